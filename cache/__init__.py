@@ -1,0 +1,15 @@
+"""The feature store: flat chunk files that any Zarr or HDF5 reader opens, and an index that says whose rows they are.
+
+with StoreWriter(path, fields, dim=768) as writer:      # resumes what is there
+    writer.append("clip1", values, content_hash)        # values: (time, 768)
+    writer.commit()
+
+store = Store(path)
+store["clip1"]                                          # (time, 768), memory-mapped
+"""
+
+from cache.layout import StoreError, differing_fields, fingerprint, replace_atomically
+from cache.store import Store
+from cache.writer import StoreWriter
+
+__all__ = ["Store", "StoreError", "StoreWriter", "differing_fields", "fingerprint", "replace_atomically"]

@@ -1,0 +1,235 @@
+"""What a profile may say: every setting with its meaning, its default and what is allowed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Modality = Literal["audio", "video", "text"]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MakeSplits(Section):
+    """Splits drawn here: grouped, stratified by label, seeded."""
+
+    val: Share = 0.0
+    test: Share = 0.0
+
+    @model_validator(mode="after")
+    def _leaves_training_units(self) -> "MakeSplits":
+        if self.val + self.test >= 1:
+            raise ValueError(f"val ({self.val}) and test ({self.test}) leave nothing to train on")
+        return self
+
+
+class AvamergDataset(Section):
+    """AvaMERG's JSON, in its mapped or its original layout."""
+
+    adapter: Literal["avamerg"]
+    root: Path  # holds json/ and, anywhere below it, the media files
+    files: dict[Literal["train", "val", "test"], str] = {  # glob patterns below root, one per split
+        "train": "json/mapped_train_data*.json",
+        "val": "json/mapped_val_data*.json",
+        "test": "json/mapped_test_data*.json",
+    }
+    units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
+    context: bool = False  # the situation text as a first clip of the conversation, role "context"
+    group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
+
+
+class TableDataset(Section):
+    """Any CSV or Parquet table with a row per clip."""
+
+    adapter: Literal["table"]
+    root: Path  # media paths in the table are relative to it, and may not leave it
+    table: str  # the CSV or Parquet file, relative to root
+    columns: dict[
+        Literal[
+            "clip_id",
+            "conversation_id",
+            "index",
+            "role",
+            "text",
+            "audio",
+            "video",
+            "split",
+            "label",
+            "group",
+            "speaker",
+        ],
+        str,
+    ]  # our name: the table's name. A column that is not named here is not read
+    metadata: list[str] = []  # free columns that heads may use
+    privileged: list[str] = []  # columns derived from the label: kept apart, refused by default
+    classes: list[str] | None = None  # the label set, in order; default: the sorted labels of the table
+    splits: MakeSplits | None = None  # draw splits here; required when columns names no split
+
+    @model_validator(mode="after")
+    def _has_what_a_table_needs(self) -> "TableDataset":
+        for needed in ("clip_id", "label"):
+            if needed not in self.columns:
+                raise ValueError(f"columns.{needed}: name the table's column for it")
+        if ("split" in self.columns) == (self.splits is not None):
+            raise ValueError("give exactly one of columns.split (a column) and splits (draw them here)")
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_column_once(self) -> "TableDataset":
+        for key, names in (("metadata + privileged", self.metadata + self.privileged), ("classes", self.classes or [])):
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{key}: {twice[0]!r} is named twice")
+        if self.columns["label"] in self.metadata + self.privileged:
+            raise ValueError(f"metadata and privileged: {self.columns['label']!r} is the label itself")
+        return self
+
+
+Dataset = Annotated[AvamergDataset | TableDataset, Field(discriminator="adapter")]
+
+
+class StoreSettings(Section):
+    backend: Literal["zarr", "hdf5"] = "zarr"
+    dtype: Literal["float16", "float32"] = "float16"
+    chunk_mb: PositiveFloat = 16  # size of one chunk file
+    commit_clips: PositiveInt = 64  # clips between two commits: what a crash can cost at most
+    max_error_share: Share = 0.01  # a pass that loses a larger share of clips ends with exit code 3
+
+
+class FaceCrop(Section):
+    """Crop the largest face, found once a clip, before the video encoder."""
+
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.3  # added on each side, as a share of the face's size
+    upsample: Annotated[int, Field(ge=0, le=3)] = 1  # finds faces down to 80 px / 2**upsample
+
+
+class Encoder(Section):
+    family: Literal[
+        "wav2vec2", "hubert", "wavlm", "whisper", "timesformer", "videomae", "image", "transformer"
+    ]  # transformer is BERT or any AutoModel text encoder; image is a backbone run on each frame
+    model: str  # a hub id, a local folder (./ or / first), or package:NAME for weights in an installed package
+    revision: str | None = None  # a commit of the hub repository: required with a hub id
+    layer: int = -1  # index into hidden_states: 0 is what enters the first layer, -1 the last layer's output
+    pooling: Literal["none", "mean"] | PositiveFloat = "none"  # over time; a number is a target rate in Hz
+    batch_size: PositiveInt = 8  # the most clips in one forward pass; never changes a value
+    n_frames: PositiveInt | None = None  # video: frames taken, evenly spaced; default: the model's own number
+    max_seconds: PositiveFloat = 30  # audio: longer clips are refused
+    face_crop: FaceCrop | None = None
+
+    @model_validator(mode="after")
+    def _hub_ids_are_pinned(self) -> "Encoder":
+        is_hub = not self.model.startswith(("package:", ".", "/", "~"))
+        if is_hub and not self.revision:
+            raise ValueError(
+                f"model {self.model!r} is a hub id and needs a revision (a commit hash); "
+                "write ./FOLDER for a local folder"
+            )
+        return self
+
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "audio": ("wav2vec2", "hubert", "wavlm", "whisper"),
+    "video": ("timesformer", "videomae", "image"),
+    "text": ("transformer",),
+}
+
+
+class Head(Section):
+    kind: Literal["sequence", "bag_of_words"] = "sequence"
+    inputs: list[Modality] = []  # stores to read
+    metadata: list[str] = []  # manifest columns to embed
+    privileged: bool = False  # allow label-derived columns in metadata; every report then says so
+
+    hidden: PositiveInt = 128  # width of projections and of each LSTM direction
+    attention_heads: PositiveInt = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides a modality or a field
+
+    loss: Literal["cross_entropy", "weighted", "focal"] = "weighted"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    epochs: PositiveInt = 30
+    patience: Annotated[int, Field(ge=0)] = 5  # epochs without a better inner-validation score; 0: never stop early
+    batch_size: PositiveInt = 32
+    c: PositiveFloat | None = None  # bag_of_words: inverse regularisation; default: chosen on an inner validation set
+
+    @model_validator(mode="after")
+    def _attention_heads_divide(self) -> "Head":
+        if 2 * self.hidden % self.attention_heads:
+            raise ValueError(f"attention_heads ({self.attention_heads}) must divide 2 * hidden ({2 * self.hidden})")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> "Head":
+        if not self.inputs and not self.metadata:
+            raise ValueError("a head needs inputs, metadata or both")
+        if self.kind == "bag_of_words" and (self.inputs != ["text"] or self.metadata):
+            raise ValueError("a bag_of_words head reads the text alone: inputs [text], no metadata")
+        return self
+
+
+Strategy = Literal["mean", "weighted", "logistic", "xgboost"]
+
+
+class Fusion(Section):
+    heads: list[str] | None = None  # heads to fuse; default: all of the profile
+    strategies: Annotated[list[Strategy], Field(min_length=1)] = ["mean", "weighted", "logistic", "xgboost"]
+    bootstrap: Annotated[int, Field(ge=100)] = 1000  # resamples behind each 95 % interval
+
+
+class Profile(Section):
+    name: Name  # outputs go to runs/<name>
+    seed: int = 0
+    folds: Annotated[int, Field(ge=2)] = 5  # grouped, stratified folds behind out-of-fold predictions
+    dataset: Dataset
+    store: StoreSettings = StoreSettings()
+    encoders: dict[Modality, Encoder]
+    heads: Annotated[dict[Name, Head], Field(min_length=1)]
+    fusion: Fusion = Fusion()
+
+    @field_validator("encoders")
+    @classmethod
+    def _families_fit(cls, encoders: dict[str, Encoder]) -> dict[str, Encoder]:
+        for modality, encoder in encoders.items():
+            if encoder.family not in FAMILIES[modality]:
+                raise ValueError(f"{modality}.family = {encoder.family!r}: one of {', '.join(FAMILIES[modality])}")
+            if encoder.face_crop and modality != "video":
+                raise ValueError(f"{modality}.face_crop: only video has faces")
+        return encoders
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> "Profile":
+        for name, head in self.heads.items():
+            missing = [m for m in head.inputs if m not in self.encoders]
+            if missing and head.kind != "bag_of_words":
+                raise ValueError(f"heads.{name}.inputs names {missing[0]!r}, which is not under encoders")
+        for name in self.fusion.heads or []:
+            if name not in self.heads:
+                raise ValueError(f"fusion.heads names {name!r}, which is not under heads")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything this profile writes lies below it, so profiles never overwrite each other."""
+        return Path("runs") / self.name
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.run_dir / "manifest.parquet"
+
+    def store_path(self, modality: str) -> Path:
+        return self.run_dir / "stores" / modality
+
+    def head_path(self, head: str) -> Path:
+        return self.run_dir / "heads" / head
+
+    @property
+    def fusion_path(self) -> Path:
+        return self.run_dir / "fusion"
