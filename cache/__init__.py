@@ -8,8 +8,16 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.layout import StoreError, differing_fields, fingerprint, replace_atomically
+from cache.layout import StoreError, differing_fields, fingerprint, replace_atomically, write_text_atomically
 from cache.store import Store
 from cache.writer import StoreWriter
 
-__all__ = ["Store", "StoreError", "StoreWriter", "differing_fields", "fingerprint", "replace_atomically"]
+__all__ = [
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "differing_fields",
+    "fingerprint",
+    "replace_atomically",
+    "write_text_atomically",
+]

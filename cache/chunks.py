@@ -103,15 +103,23 @@ class Hdf5Chunks:
         replace_atomically(self.path(i), write_file)
 
     def publish_shape(self, total_rows: int) -> None:
-        layout = h5py.VirtualLayout(shape=(total_rows, self.dim), dtype=self.dtype)
+        # h5py's own create_virtual_dataset stamps the time into the file; the same store must be the same bytes.
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_obj_track_times(False)
+        settings.set_fill_value(np.array(np.nan, dtype=self.dtype))
+        joined = h5py.h5s.create_simple((total_rows, self.dim))
         for i, start in enumerate(range(0, total_rows, self.chunk_rows)):
-            stop = min(start + self.chunk_rows, total_rows)
+            rows = min(self.chunk_rows, total_rows - start)
+            joined.select_hyperslab((start, 0), (rows, self.dim))
+            part = h5py.h5s.create_simple((rows, self.dim))
             name = self.path(i).relative_to(self.folder).as_posix()
-            layout[start:stop] = h5py.VirtualSource(name, "values", shape=(stop - start, self.dim))
+            settings.set_virtual(joined, name.encode(), b"values", part)
+        joined.select_all()
 
         def write_file(path: Path) -> None:
             with h5py.File(path, "w") as file:
-                file.create_virtual_dataset("values", layout, fillvalue=np.nan)
+                dtype = h5py.h5t.py_create(self.dtype)
+                h5py.h5d.create(file.id, b"values", dtype, h5py.h5s.create_simple((total_rows, self.dim)), settings)
 
         replace_atomically(self.folder / "values.h5", write_file)
 

@@ -122,6 +122,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())
+
+
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     write(temporary)

@@ -141,7 +141,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 class Head(Section):
-    kind: Literal["sequence", "bag_of_words"] = "sequence"
+    # sequence: attention and LSTM over the conversation's clips; linear: logistic regression on each modality's mean
+    # and deviation over time; bag_of_words: logistic regression on TF-IDF of the text
+    kind: Literal["sequence", "linear", "bag_of_words"] = "sequence"
     inputs: list[Modality] = []  # stores to read
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
@@ -158,7 +160,7 @@ class Head(Section):
     epochs: PositiveInt = 30
     patience: Annotated[int, Field(ge=0)] = 5  # epochs without a better inner-validation score; 0: never stop early
     batch_size: PositiveInt = 32
-    c: PositiveFloat | None = None  # bag_of_words: inverse regularisation; default: chosen on an inner validation set
+    c: PositiveFloat | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
 
     @model_validator(mode="after")
     def _attention_heads_divide(self) -> "Head":
@@ -172,6 +174,8 @@ class Head(Section):
             raise ValueError("a head needs inputs, metadata or both")
         if self.kind == "bag_of_words" and (self.inputs != ["text"] or self.metadata):
             raise ValueError("a bag_of_words head reads the text alone: inputs [text], no metadata")
+        if self.kind == "linear" and (not self.inputs or self.metadata):
+            raise ValueError("a linear head reads stores alone: inputs, no metadata")
         return self
 
 
@@ -226,6 +230,10 @@ class Profile(Section):
 
     def store_path(self, modality: str) -> Path:
         return self.run_dir / "stores" / modality
+
+    def receipt_path(self, modality: str) -> Path:
+        """What an extraction wrote, in a few lines: it stands for the store in dvc.yaml."""
+        return self.run_dir / "extracted" / f"{modality}.json"
 
     def head_path(self, head: str) -> Path:
         return self.run_dir / "heads" / head

@@ -1,0 +1,321 @@
+"""The manifest: the one table of clips and units that everything downstream reads.
+
+Run as a script it reads the profile's dataset and writes the manifest. Imported, it is the door through
+which the other rooms read one: ``read_manifest(path).units()``. The columns are described in docs/design.md.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import polars as pl
+
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+
+__all__ = ["Manifest", "Unit", "make_manifest", "misplaced", "read_manifest", "some", "straddling", "write_manifest"]
+
+SPLITS = ("train", "val", "test")
+ROLES = ("speaker", "listener", "listener_response", "context")
+COLUMNS: dict[str, Any] = {
+    "clip_id": pl.String,
+    "conversation_id": pl.String,
+    "turn_id": pl.String,
+    "index": pl.Int32,
+    "role": pl.String,
+    "text": pl.String,
+    "audio": pl.String,
+    "video": pl.String,
+    "split": pl.String,
+    "label": pl.String,
+    "group": pl.String,
+    "speaker": pl.String,
+}
+NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
+FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What carries a label. ``clip_ids`` are the clips it may see, in order; the last one is ``unit_id``."""
+
+    unit_id: str
+    clip_ids: tuple[str, ...]
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Clips (a row each), the root that their media paths are relative to, the classes in order, and the counts."""
+
+    clips: pl.DataFrame
+    root: Path
+    classes: tuple[str, ...]
+    counts: dict[str, Any]
+
+    def units(self) -> list[Unit]:
+        """One unit per labelled clip, in the order of the manifest; clips after the labelled one are left out."""
+        members: dict[str, list[tuple[int, str]]] = {}
+        for conversation, index, clip in self.clips.select("conversation_id", "index", "clip_id").iter_rows():
+            members.setdefault(conversation, []).append((index, clip))
+        for clips in members.values():
+            clips.sort()
+        labelled = self.clips.filter(pl.col("label").is_not_null())
+        return [
+            Unit(unit, tuple(clip for at, clip in members[conversation] if at <= index), label, split, group)
+            for unit, conversation, index, label, split, group in labelled.select(
+                "clip_id", "conversation_id", "index", "label", "split", "group"
+            ).iter_rows()
+        ]
+
+
+def make_manifest(
+    clips: pl.DataFrame, root: Path, classes: Sequence[str], counts: dict[str, Any], where: str
+) -> Manifest:
+    """Bring an adapter's table into the contract: columns, types, order, and the counts that every dataset has.
+
+    Args:
+        clips: any of the columns of the contract (those left out become null) and ``meta_``/``privileged_`` columns.
+        root: the dataset's root, kept as it is written.
+        counts: what the adapter met, added to the common counts.
+        where: names the dataset in errors.
+
+    Raises:
+        UserError: the table breaks the contract.
+    """
+    free = [name for name in clips.columns if name.startswith(FREE)]
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in COLUMNS.items() if name not in clips.columns]
+    rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), default=len(SPLITS), return_dtype=pl.Int32)
+    clips = (
+        clips.with_columns(absent)
+        .select(
+            *(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()),
+            *(pl.col(name).cast(pl.String) for name in free),
+        )
+        .sort(rank, "conversation_id", "index", maintain_order=True)
+    )
+    unlabelled = clips.group_by("conversation_id").agg(pl.col("label").is_null().all()).get_column("label").sum()
+    common = {
+        "clips": _per_split(clips),
+        "conversations": _per_split(clips.unique("conversation_id")),
+        "units": {
+            split: _per_class(clips.filter(pl.col("split") == split), classes) for split in _splits_present(clips)
+        },
+        "clips_with": {name: clips.height - clips.get_column(name).null_count() for name in ("text", "audio", "video")},
+        "conversations_without_unit": unlabelled,
+    }
+    manifest = Manifest(clips, root, tuple(classes), common | counts)
+    _check(manifest, where)
+    return manifest
+
+
+def _splits_present(clips: pl.DataFrame) -> list[str]:
+    present = set(clips.get_column("split"))
+    return [split for split in SPLITS if split in present]
+
+
+def _per_split(clips: pl.DataFrame) -> dict[str, int]:
+    return {split: clips.filter(pl.col("split") == split).height for split in _splits_present(clips)}
+
+
+def _per_class(clips: pl.DataFrame, classes: Sequence[str]) -> dict[str, int]:
+    found = dict(clips.get_column("label").drop_nulls().value_counts().iter_rows())
+    return {label: found.get(label, 0) for label in classes}
+
+
+def straddling(clips: pl.DataFrame) -> list[str]:
+    """The groups that lie in more than one split, sorted."""
+    spread = clips.group_by("group").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    return sorted(spread.get_column("group"))
+
+
+def misplaced(paths: Iterable[str | None], root: Path) -> Iterator[tuple[int, str]]:
+    """Yield (position, why) of each media path that is not a clean path below root; nulls are fine.
+
+    A clean path is relative, uses ``/``, holds no ``.``, ``..`` or empty part, and does not leave root through a
+    symbolic link. Nothing is read, and a file need not exist.
+    """
+    real_root = os.path.realpath(root)
+    folders: dict[str, bool] = {}  # a folder -> lies inside root; there are far fewer folders than files
+
+    def inside(path: str) -> bool:
+        return os.path.commonpath([real_root, os.path.realpath(path)]) == real_root
+
+    for position, path in enumerate(paths):
+        if path is None:
+            continue
+        if not path or "\0" in path or "\\" in path:
+            yield position, f"{path!r} is not a path with / between its parts"
+        elif path.startswith("/") or PureWindowsPath(path).drive:
+            yield position, f"{path!r} is absolute: give it relative to the dataset's root"
+        elif ".." in path.split("/"):
+            yield position, f"{path!r} goes up with '..'"
+        elif not {"", "."}.isdisjoint(path.split("/")):
+            yield position, f"{path!r} is not normalised: write {PurePosixPath(path).as_posix()!r}"
+        else:
+            full = os.path.join(real_root, path)  # noqa: PTH118 (hundreds of thousands of paths)
+            folder = os.path.dirname(full)  # noqa: PTH120
+            if folder not in folders:
+                folders[folder] = inside(folder)
+            if not folders[folder] or (os.path.islink(full) and not inside(full)):  # noqa: PTH114
+                yield position, f"{path!r} leaves the dataset's root {root} through a symbolic link"
+
+
+def some(values: Iterable[object], show: int = 3) -> str:
+    """The first few of many, for an error of one line: ``a, b, c (and 7 more)``."""
+    listed = [str(value) for value in values]
+    more = f" (and {len(listed) - show} more)" if len(listed) > show else ""
+    return ", ".join(listed[:show]) + more
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    """Raise UserError, with the first offenders, unless the manifest keeps every promise of docs/design.md."""
+    clips = manifest.clips
+    _check_columns(clips, where)
+
+    def refuse(broken: pl.DataFrame, what: str, name: str = "clip_id") -> None:
+        if broken.height:
+            raise UserError(f"{where}: {what}: {some(broken.get_column(name).unique(maintain_order=True))}")
+
+    if len(set(manifest.classes)) != len(manifest.classes):
+        raise UserError(f"{where}: a class is named twice in {list(manifest.classes)}")
+    for name in NEVER_NULL:
+        if clips.get_column(name).null_count():
+            refuse(clips.filter(pl.col(name).is_null()), f"{name} is missing for clip")
+    refuse(clips.filter(pl.col("clip_id").is_duplicated()), "clip_id is not unique")
+    refuse(clips.filter(~pl.col("split").is_in(SPLITS)), f"split is none of {', '.join(SPLITS)} for clip")
+    refuse(clips.filter(~pl.col("role").is_in(ROLES)), f"role is none of {', '.join(ROLES)} for clip")
+    refuse(clips.filter(~pl.col("label").is_in(manifest.classes)), "label is not among the classes for clip")
+    place = pl.struct("conversation_id", "index")
+    refuse(clips.filter(place.is_duplicated()), "two clips have the same index in conversation", "conversation_id")
+    spread = pl.col("split").n_unique().over("conversation_id") > 1
+    refuse(clips.filter(spread), "more than one split has clips of conversation", "conversation_id")
+    if clips.get_column("label").null_count() == clips.height:
+        raise UserError(f"{where}: no clip carries a label, so there is nothing to learn")
+    # An adapter that keeps published splits may say that they share groups; nobody else may let it happen.
+    groups = straddling(clips)
+    if len(groups) != manifest.counts.get("groups_across_splits", 0):
+        raise UserError(f"{where}: more than one split has clips of group: {some(groups)}; choose another group")
+    for name in ("audio", "video"):
+        problems = [f"{clips['clip_id'][at]}: {why}" for at, why in misplaced(clips.get_column(name), manifest.root)]
+        if problems:
+            raise UserError(f"{where}: {name} of {some(problems)}")
+
+
+def _check_columns(clips: pl.DataFrame, where: str) -> None:
+    for name, dtype in COLUMNS.items():
+        if name not in clips.columns:
+            raise UserError(f"{where}: lacks the column {name!r}: make the manifest again with extract/manifest.py")
+        if clips.schema[name] != dtype:
+            raise UserError(f"{where}: column {name!r} is {clips.schema[name]}, and must be {dtype.__name__}")
+    for name in clips.columns:
+        if name not in COLUMNS and not (name.startswith(FREE) and clips.schema[name] == pl.String):
+            raise UserError(
+                f"{where}: column {name!r} is unknown: free columns are strings named meta_* or privileged_*"
+            )
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Check the manifest and write it as Parquet, whole or not at all. Same input, same bytes.
+
+    Raises:
+        UserError: the manifest breaks its contract; nothing is written.
+    """
+    _check(manifest, str(path))
+    about = {"root": manifest.root.as_posix(), "classes": list(manifest.classes), "counts": manifest.counts}
+    with _published(path) as beside:
+        manifest.clips.write_parquet(beside, metadata={"emocache": json.dumps(about, ensure_ascii=False)})
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[Path]:
+    """A path to write to, renamed to ``path`` when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a manifest, ours or one that follows docs/design.md.
+
+    Raises:
+        UserError: the file is missing or broken, or lacks a column, a type or the ``emocache`` metadata.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest: make it with 'python extract/manifest.py'")
+    try:
+        metadata = pl.read_parquet_metadata(path)
+        clips = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
+    _check_columns(clips, str(path))
+    try:
+        about = json.loads(metadata["emocache"])
+        root, classes, counts = Path(about["root"]), tuple(about["classes"]), dict(about["counts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
+    return Manifest(clips, root, classes, counts)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read_dataset(profile: Profile) -> Manifest:
+    # The adapters import this module for Manifest, so they are imported when a dataset is read.
+    if profile.dataset.adapter == "avamerg":
+        from extract.avamerg import read_avamerg
+
+        return read_avamerg(profile.dataset)
+    from extract.table import read_table
+
+    return read_table(profile.dataset, profile.seed)
+
+
+def _summary(manifest: Manifest, path: Path) -> str:
+    counts = dict(manifest.counts)
+    units, clips, conversations = counts.pop("units"), counts.pop("clips"), counts.pop("conversations")
+    widths = [max(len(label), 6) for label in manifest.classes]
+    lines = [f"{path}: {sum(clips.values())} clips in {sum(conversations.values())} conversations"]
+    names = "  ".join(f"{label:>{width}}" for label, width in zip(manifest.classes, widths, strict=True))
+    lines.append(f"split    clips   units  {names}")
+    for split, per_class in units.items():
+        cells = "  ".join(f"{count:>{width}}" for count, width in zip(per_class.values(), widths, strict=True))
+        lines.append(f"{split:5} {clips[split]:>8} {sum(per_class.values()):>7}  {cells}")
+    lines += [f"{name.replace('_', ' ')}: {_in_words(value)}" for name, value in counts.items() if value]
+    return "\n".join(lines)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
+    """Read the profile's dataset and write runs/NAME/manifest.parquet: a row per clip, with its label and split.
+
+    Nothing is decoded and no model is run: this takes seconds. Printed, and kept in manifest.json beside the
+    manifest: clips and units per split and class, and what was dropped or not found, with the reason.
+    """
+    profile = load(config, overrides)
+    manifest = _read_dataset(profile)
+    path = profile.manifest_path
+    write_manifest(manifest, path)
+    with _published(path.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(_summary(manifest, path))
+
+
+if __name__ == "__main__":
+    command(main, OSError)

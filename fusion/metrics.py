@@ -1,0 +1,245 @@
+"""The one place where scores are computed: heads, fusion and report all call :func:`evaluate`.
+
+Intervals are percentile bootstrap intervals (Efron 1979) that resample whole groups, because units of one
+conversation or speaker are not independent: resampling single units would make the interval too narrow.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017
+SMALLEST_PROBABILITY = 1e-15  # log-loss of a certain mistake stays finite
+RESAMPLES_AT_ONCE = 200  # bounds memory: (resamples, classes, classes) float64
+
+
+def evaluate(
+    labels: Sequence[str],
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score predictions; the predicted class is the most probable one (the first of equals).
+
+    Args:
+        labels: (n,) true class names.
+        probabilities: (n, classes), rows summing to one.
+        classes: class names, in the order of the columns.
+        groups: (n,) what is resampled together; None: every unit is its own group.
+        bootstrap: resamples behind each 95 % interval. With 0, or with a single group (one group says nothing
+            about how groups vary), ``low`` and ``high`` are NaN.
+        seed: of the resampling.
+
+    Returns:
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``: each ``{"value", "low", "high"}``;
+        ``log_loss`` (nats), ``ece``; ``per_class``: ``{class: {"precision", "recall", "f1", "support"}}``;
+        ``confusion``: rows are true classes; ``n_units``, ``n_groups``. All plain Python, ready for JSON.
+        As in scikit-learn, balanced accuracy averages the classes that occur among the labels, macro-F1
+        those that occur among the labels or the predictions, and 0/0 counts as 0.
+
+    Raises:
+        ValueError: shapes disagree, a label is not a class, a probability is not finite, or there is no unit.
+    """
+    true = _class_numbers(labels, classes)
+    probabilities = _checked(probabilities, len(true), len(classes))
+    predicted = probabilities.argmax(axis=1)
+    n_classes = len(classes)
+    group_numbers, n_groups = _group_numbers(groups, len(true))
+    confusion = _confusions(true, predicted, np.zeros_like(true), 1, n_classes)[0]
+
+    result: dict[str, Any] = {name: {"value": float(score(confusion))} for name, score in SCORES.items()}
+    per_group = _confusions(true, predicted, group_numbers, n_groups, n_classes)
+    sampled = _bootstrap(per_group[:, None], bootstrap, seed)
+    for name in SCORES:
+        low, high = _interval(sampled[name][:, 0])
+        result[name] |= {"low": low, "high": high}
+
+    of_truth = np.clip(probabilities[np.arange(len(true)), true], SMALLEST_PROBABILITY, 1)
+    precision, recall, f1 = _precision_recall_f1(confusion)
+    return result | {
+        "log_loss": float(-np.log(of_truth).mean()),
+        "ece": _expected_calibration_error(probabilities, true),
+        "per_class": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(confusion[i].sum()),
+            }
+            for i, name in enumerate(classes)
+        },
+        "confusion": confusion.astype(int).tolist(),
+        "n_units": len(true),
+        "n_groups": n_groups,
+    }
+
+
+def majority(
+    training_labels: Sequence[str],
+    labels: Sequence[str],
+    classes: Sequence[str],
+    groups: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The baseline that always answers the most frequent training class, scored on ``labels``.
+
+    Its probabilities are the training frequencies, so its log-loss and calibration mean something.
+    Returns what :func:`evaluate` returns, and ``"class"``, the class it answers.
+    """
+    shares = np.bincount(_class_numbers(training_labels, classes), minlength=len(classes)) / len(training_labels)
+    probabilities = np.tile(shares, (len(labels), 1))
+    return evaluate(labels, probabilities, classes, groups, bootstrap, seed) | {"class": classes[int(shares.argmax())]}
+
+
+def difference(
+    labels: Sequence[str],
+    probabilities: np.ndarray,
+    other: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """How much better ``probabilities`` score than ``other`` on the same units, with paired 95 % intervals.
+
+    Both are scored on the same resamples, so what makes units hard for both cancels out.
+    Arguments and errors are those of :func:`evaluate`; returns the four scores, each ``{"value", "low", "high"}``.
+    """
+    true = _class_numbers(labels, classes)
+    group_numbers, n_groups = _group_numbers(groups, len(true))
+    pair = [
+        _confusions(true, _checked(p, len(true), len(classes)).argmax(axis=1), group_numbers, n_groups, len(classes))
+        for p in (probabilities, other)
+    ]
+    per_group = np.stack(pair, axis=1)  # (groups, 2, classes, classes)
+    sampled = _bootstrap(per_group, bootstrap, seed)
+    result = {}
+    for name, score in SCORES.items():
+        first, second = score(per_group.sum(axis=0))
+        low, high = _interval(sampled[name][:, 0] - sampled[name][:, 1])
+        result[name] = {"value": float(first - second), "low": low, "high": high}
+    return result
+
+
+# --- scores of confusion matrices: (..., classes, classes) -> (...), rows true ---
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.zeros_like(a, dtype=float), where=b > 0)
+
+
+def _precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    truth, guesses = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    return _divide(hits, guesses), _divide(hits, truth), _divide(2 * hits, truth + guesses)
+
+
+def _accuracy(confusion: np.ndarray) -> np.ndarray:
+    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
+
+
+def _balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+    occurs = confusion.sum(axis=-1) > 0
+    return _precision_recall_f1(confusion)[1].sum(axis=-1) / occurs.sum(axis=-1)
+
+
+def _macro_f1(confusion: np.ndarray) -> np.ndarray:
+    occurs = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0
+    return _precision_recall_f1(confusion)[2].sum(axis=-1) / occurs.sum(axis=-1)
+
+
+def _weighted_f1(confusion: np.ndarray) -> np.ndarray:
+    support = confusion.sum(axis=-1)
+    return (_precision_recall_f1(confusion)[2] * support).sum(axis=-1) / support.sum(axis=-1)
+
+
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
+}
+
+
+def _expected_calibration_error(probabilities: np.ndarray, true: np.ndarray) -> float:
+    """Mean distance between confidence and accuracy over bins of confidence, weighted by units (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == true
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(true))
+
+
+# --- the clustered bootstrap ---
+
+
+def _confusions(
+    true: np.ndarray, predicted: np.ndarray, group_numbers: np.ndarray, n_groups: int, n_classes: int
+) -> np.ndarray:
+    """Counts, (groups, classes, classes)."""
+    cells = (group_numbers * n_classes + true) * n_classes + predicted
+    counts = np.bincount(cells, minlength=n_groups * n_classes**2)
+    return counts.reshape(n_groups, n_classes, n_classes).astype(float)
+
+
+def _bootstrap(per_group: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Scores of resampled data, each (resamples, models), from counts per group (groups, models, classes, classes).
+
+    Groups with equal counts are interchangeable, so it is enough to draw how often each distinct pattern occurs.
+    """
+    n_groups, *shape = per_group.shape
+    patterns, occurrences = np.unique(per_group.reshape(n_groups, -1), axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    parts: dict[str, list[np.ndarray]] = {name: [np.empty((0, shape[0]))] for name in SCORES}
+    for start in range(0, resamples if n_groups > 1 else 0, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, resamples - start)
+        draws = rng.multinomial(n_groups, occurrences / n_groups, size=size).astype(float)
+        confusions = (draws @ patterns).reshape(-1, *shape)
+        for name, score in SCORES.items():
+            parts[name].append(score(confusions))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _interval(sampled: np.ndarray) -> tuple[float, float]:
+    if not len(sampled):
+        return math.nan, math.nan
+    low, high = np.percentile(sampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+# --- reading the arguments ---
+
+
+def _class_numbers(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    numbers = {name: i for i, name in enumerate(classes)}
+    unknown = [label for label in labels if label not in numbers]
+    if unknown:
+        raise ValueError(f"label {unknown[0]!r} is not one of the classes {', '.join(map(str, classes))}")
+    if not len(labels):
+        raise ValueError("no units to evaluate")
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _group_numbers(groups: Sequence[str] | None, n: int) -> tuple[np.ndarray, int]:
+    if groups is None:
+        return np.arange(n), n
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} units")
+    if any(group is None for group in groups):
+        raise ValueError("a unit's group is null: leave groups out, or name one for every unit")
+    names, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return numbers.astype(np.int64), len(names)
+
+
+def _checked(probabilities: np.ndarray, n: int, n_classes: int) -> np.ndarray:
+    probabilities = np.asarray(probabilities, dtype=float)
+    if probabilities.shape != (n, n_classes):
+        raise ValueError(f"probabilities have shape {probabilities.shape}, expected ({n}, {n_classes})")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities hold NaN or infinity")
+    return probabilities

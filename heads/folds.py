@@ -1,0 +1,75 @@
+"""Folds that never share a group: the same ones for every head of a profile."""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from configs import UserError
+from extract.manifest import Unit
+
+INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
+
+
+def assign_folds(units: Sequence[Unit], n_folds: int, seed: int) -> np.ndarray:
+    """The fold of each unit: grouped, stratified by label, decided by the units, their order and the seed alone.
+
+    Args:
+        units: all training units in the manifest's order.
+    Returns:
+        int array, shape (units,), values 0 .. n_folds - 1.
+    Raises:
+        UserError: the units cannot fill that many folds.
+    """
+    limit, reason = _most_parts(units)
+    if limit < n_folds:
+        raise UserError(f"folds = {n_folds}: the training units have {reason}: set 'folds' to {limit} or fewer")
+    folds = np.full(len(units), -1)
+    for fold, (_, part) in enumerate(_split(units, n_folds, seed)):
+        folds[part] = fold
+    if len(set(folds.tolist())) < n_folds:  # a few large groups can leave a fold empty
+        raise UserError(f"folds = {n_folds}: the groups are too few and too large to fill them: set fewer 'folds'")
+    return folds
+
+
+def carve_inner(units: Sequence[Unit], candidates: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split a fold's training part into what is fitted and what early stopping watches, by group and label.
+
+    Args:
+        units: the units that ``candidates`` indexes.
+        candidates: indices of the fold's training part; the fold that will be predicted is not among them.
+    Returns:
+        Two disjoint index arrays, (to fit, to watch), whose union is ``candidates``.
+    Raises:
+        UserError: the training part cannot be divided.
+    """
+    part = [units[i] for i in candidates]
+    limit, reason = _most_parts(part)
+    if limit < 2:
+        raise UserError(
+            f"early stopping needs a validation set, and a fold's training part has {reason}: "
+            "set the head's patience to 0, use more folds, or give a val split"
+        )
+    fit, watch = _split(part, min(INNER_PARTS, limit), seed)[0]
+    if not len(watch):
+        raise UserError("early stopping needs a validation set, and the groups are too large: set patience to 0")
+    return candidates[fit], candidates[watch]
+
+
+def _most_parts(units: Sequence[Unit]) -> tuple[int, str]:
+    """How many parts the units can be split into, and what limits it."""
+    groups = len({unit.group for unit in units})
+    largest = max(Counter(unit.label for unit in units).values(), default=0)
+    if groups <= largest:
+        return groups, f"only {groups} group(s), which no two folds may share"
+    return largest, f"no class with more than {largest} unit(s)"
+
+
+def _split(units: Sequence[Unit], n_parts: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+    labels = [unit.label for unit in units]
+    with warnings.catch_warnings():  # a class rarer than the parts is spread as far as it goes
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return list(splitter.split(np.zeros(len(units)), labels, [unit.group for unit in units]))

@@ -1,0 +1,90 @@
+"""The linear heads: logistic regression on a bag of words, or on pooled features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
+from sklearn.pipeline import Pipeline
+
+from configs import UserError
+from configs.schema import Head
+from heads.bag_of_words import text_features
+from heads.pooled import statistics_features
+
+C_GRIDS = {"bag_of_words": (1.0, 3.0, 10.0), "linear": (0.001, 0.01, 0.1)}
+SMALLEST_PROBABILITY = 1e-6  # of a class that a fold's training part lacks
+
+
+def fit_fold(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    fit: np.ndarray,
+    watch: np.ndarray,
+    head: Head,
+    n_classes: int,
+    seed: int,
+) -> tuple[Pipeline, list[dict[str, Any]]]:
+    """Fit on the units ``train``, with the head's own C or the one whose macro-F1 on ``watch`` is best.
+
+    Args:
+        rows: a row per unit, from :func:`unit_texts` or :func:`unit_statistics`.
+        labels: (units,) class numbers.
+        fit: what is fitted while C is chosen: ``train``, or a part of it where ``watch`` is the rest.
+        watch: the inner validation units; unused where the head says C.
+    Returns:
+        The pipeline, and a record per C: c, inner_loss, inner_macro_f1, best.
+    Raises:
+        UserError: the training units have no words, or are of one class only.
+    """
+    if head.c:
+        return _fit(rows[train], labels[train], head, [head.c], seed)[0], [{"c": head.c, "best": True}]
+    grid = C_GRIDS[head.kind]
+    history: list[dict[str, Any]] = []
+    pipelines = _fit(rows[fit], labels[fit], head, grid, seed)
+    for c, pipeline in zip(grid, pipelines, strict=True):
+        log_p = log_probabilities(pipeline, rows[watch], n_classes)
+        macro_f1 = f1_score(labels[watch], log_p.argmax(1), average="macro", zero_division=0)
+        inner_loss = log_loss(labels[watch], np.exp(log_p), labels=range(log_p.shape[1]))
+        history.append({"c": c, "inner_loss": float(inner_loss), "inner_macro_f1": float(macro_f1)})
+    best = max(range(len(grid)), key=lambda i: (history[i]["inner_macro_f1"], -history[i]["inner_loss"]))
+    for i, record in enumerate(history):
+        record["best"] = i == best
+    if len(fit) == len(train):
+        return pipelines[best], history
+    return _fit(rows[train], labels[train], head, [grid[best]], seed)[0], history
+
+
+def _fit(rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], seed: int) -> list[Pipeline]:
+    """A pipeline for each C, sharing its features; each fit starts from the last one's coefficients."""
+    if len(set(labels.tolist())) < 2:
+        raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
+    features = text_features(rows) if head.kind == "bag_of_words" else statistics_features()
+    try:
+        inputs = features.fit_transform(rows)
+    except ValueError as error:  # scikit-learn: "empty vocabulary", "no terms remain"
+        raise UserError(f"{head.kind} head: the training units hold nothing to learn from ({error})") from error
+    weights = "balanced" if head.loss == "weighted" else None
+    pipelines, start = [], None
+    for c in cs:
+        # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
+        model = LogisticRegression(
+            C=c, class_weight=weights, solver="newton-cg", max_iter=1000, random_state=seed, warm_start=True
+        )
+        if start is not None:
+            model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
+        start = model.fit(inputs, labels)
+        pipelines.append(Pipeline([("features", features), ("model", model)]))
+    return pipelines
+
+
+def log_probabilities(pipeline: Pipeline, rows: np.ndarray, n_classes: int) -> np.ndarray:
+    """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
+    if not len(rows):
+        return np.empty((0, n_classes))
+    p = np.full((len(rows), n_classes), 0.0)
+    p[:, pipeline.classes_] = pipeline.predict_proba(rows)
+    p = np.maximum(p, SMALLEST_PROBABILITY)
+    return np.log(p / p.sum(1, keepdims=True))

@@ -1,0 +1,267 @@
+"""What users and other rooms rely on: what goes in comes out, from any reader, after any interruption."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorstore
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint
+
+FIELDS = {"family": "test", "layer": 3}
+BACKENDS = ["zarr", "hdf5"]
+
+
+def features(n_clips: int, dim: int = 8, seed: int = 0, longest: int = 30) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {f"clip{i}": rng.normal(size=(rng.integers(1, longest), dim)).astype(np.float32) for i in range(n_clips)}
+
+
+def write(path: Path, clips: dict[str, np.ndarray], every: int = 7, **options: object) -> None:
+    dim = next(iter(clips.values())).shape[1]
+    options = {"chunk_mb": 0.001, **options}
+    with StoreWriter(path, FIELDS, dim, **options) as writer:  # type: ignore[arg-type]
+        for i, (clip_id, values) in enumerate(clips.items()):
+            if clip_id not in writer.content_hashes:
+                writer.append(clip_id, values, f"hash of {clip_id}")
+            if i % every == 0:
+                writer.commit()
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    dim=st.integers(1, 17),
+    chunk_mb=st.floats(1e-5, 0.01),
+    every=st.integers(1, 9),
+    dtype=st.sampled_from(["float16", "float32"]),
+)
+def test_what_goes_in_comes_out(tmp_path_factory, backend, lengths, dim, chunk_mb, every, dtype):
+    rng = np.random.default_rng(len(lengths))
+    clips = {f"ö{i}": rng.normal(size=(n, dim)).astype(np.float32) for i, n in enumerate(lengths)}
+    path = tmp_path_factory.mktemp("store") / "audio"
+    write(path, clips, every, backend=backend, dtype=dtype, chunk_mb=chunk_mb)
+    store = Store(path)
+    assert store.clip_ids == list(clips)
+    assert store.lengths == {clip_id: len(values) for clip_id, values in clips.items()}
+    for clip_id, values in clips.items():
+        assert store[clip_id].dtype == dtype
+        np.testing.assert_array_equal(store[clip_id], values.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_backends_return_identical_bytes_and_foreign_readers_agree(tmp_path, dtype):
+    clips = features(40)
+    for backend in BACKENDS:
+        write(tmp_path / backend, clips, backend=backend, dtype=dtype)
+    flat = np.concatenate([values.astype(dtype) for values in clips.values()])
+    ours = [np.concatenate([Store(tmp_path / b)[clip_id] for clip_id in clips]) for b in BACKENDS]
+    by_zarr = zarr.open_array(tmp_path / "zarr" / "values.zarr", mode="r")[:]
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "zarr" / "values.zarr")}}
+    by_tensorstore = tensorstore.open(spec, read=True).result().read().result()
+    with h5py.File(tmp_path / "hdf5" / "values.h5") as file:
+        by_h5py = file["values"][:]
+    for values in (*ours, by_zarr, by_tensorstore, by_h5py):
+        assert values.dtype == dtype
+        assert values.tobytes() == flat.tobytes()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_are_read_only(tmp_path, backend):
+    write(tmp_path / "s", features(20), backend=backend)
+    store = Store(tmp_path / "s")
+    for clip_id in store.clip_ids:
+        with pytest.raises(ValueError, match="read-only"):
+            store[clip_id][0, 0] = 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_interrupted_and_resumed_store_is_byte_identical(tmp_path, backend):
+    clips = features(50)
+    write(tmp_path / "whole", clips, backend=backend)
+    half = dict(list(clips.items())[:22])
+    write(tmp_path / "resumed", half, backend=backend)
+    write(tmp_path / "resumed", clips, backend=backend)
+    assert all_files(tmp_path / "whole") == all_files(tmp_path / "resumed")
+
+
+WRITE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_store import features, write
+print("ready", flush=True)
+write(Path({path!r}), features(400, dim=64), every=3, backend={backend!r})
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_at_any_moment_what_was_committed_is_whole(tmp_path, backend):
+    clips = features(400, dim=64)
+    write(tmp_path / "whole", clips, every=3, backend=backend)
+    path = tmp_path / "killed"
+    code = WRITE_UNTIL_KILLED.format(tests=str(Path(__file__).parent), path=str(path), backend=backend)
+    rng, kills = np.random.default_rng(0), 0
+    for _ in range(6):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            child.wait(timeout=rng.uniform(0.0, 0.3))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+        child.stdout.close()
+        if (path / "store.json").is_file():
+            store = Store(path)
+            for clip_id in store.clip_ids:
+                np.testing.assert_array_equal(store[clip_id], clips[clip_id].astype(np.float16))
+    assert kills > 0
+    write(path, clips, every=3, backend=backend)
+    whole, resumed = Store(tmp_path / "whole"), Store(path)
+    assert resumed.clip_ids == whole.clip_ids
+    leftovers = {name for name in all_files(path) if name.endswith(".partial")}
+    assert {k: v for k, v in all_files(path).items() if k not in leftovers} == all_files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_replacing_and_dropping_clips(tmp_path, backend):
+    clips = features(20)
+    write(tmp_path / "s", clips, backend=backend)
+    with StoreWriter(tmp_path / "s", FIELDS, 8, backend=backend) as writer:
+        writer.append("clip3", clips["clip3"] + 1, "other content")
+        writer.drop("clip5")
+        assert writer.dead_rows == len(clips["clip3"]) + len(clips["clip5"])
+    store = Store(tmp_path / "s")
+    assert "clip5" not in store
+    assert len(store) == 19
+    np.testing.assert_array_equal(store["clip3"], (clips["clip3"] + 1).astype(np.float16))
+    np.testing.assert_array_equal(store["clip4"], clips["clip4"].astype(np.float16))
+    with pytest.raises(KeyError, match="clip5"):
+        store["clip5"]
+
+
+def test_another_fingerprint_sets_the_store_aside_and_takes_it_back(tmp_path):
+    clips = features(10)
+    write(tmp_path / "s", clips)
+    with StoreWriter(tmp_path / "s", {**FIELDS, "layer": 4}, 8) as writer:
+        assert writer.content_hashes == {}
+        assert writer.moved_aside is not None
+        assert Store(writer.moved_aside).clip_ids == list(clips)
+    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
+        assert list(writer.content_hashes) == list(clips)
+
+
+def test_a_lost_chunk_is_noticed_and_only_its_clips_are_redone(tmp_path):
+    clips = features(40)
+    write(tmp_path / "s", clips)
+    lost = sorted((tmp_path / "s" / "values.zarr" / "c").iterdir())[1] / "0"
+    lost.unlink()
+    with pytest.raises(StoreError, match="chunk file is missing"):
+        Store(tmp_path / "s")
+    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
+        kept = len(writer.content_hashes)
+    assert 0 < kept < 40
+    write(tmp_path / "s", clips)
+    store = Store(tmp_path / "s")
+    for clip_id, values in clips.items():
+        np.testing.assert_array_equal(store[clip_id], values.astype(np.float16))
+
+
+def test_a_lost_chunk_reads_as_nan_elsewhere_and_never_as_zeros(tmp_path):
+    write(tmp_path / "s", features(40))
+    (tmp_path / "s" / "values.zarr" / "c" / "0" / "0").unlink()
+    assert np.isnan(zarr.open_array(tmp_path / "s" / "values.zarr", mode="r")[0]).all()
+
+
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
+    clips = features(5)
+    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
+        with pytest.raises(StoreError, match=f"another extraction is writing this store .process {os.getpid()}"):
+            StoreWriter(tmp_path / "s", FIELDS, 8)
+        writer.append("clip0", clips["clip0"], "h")
+    assert Store(tmp_path / "s").clip_ids == ["clip0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((0, 8), np.float32), "time >= 1"),
+        (np.zeros((3, 7), np.float32), "expected"),
+        (np.zeros(8, np.float32), "expected"),
+        (np.full((2, 8), np.nan, np.float32), "NaN"),
+        (np.full((2, 8), 1e6, np.float32), "exceed float16"),
+    ],
+)
+def test_bad_values_are_refused_and_leave_no_trace(tmp_path, values, message):
+    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer, pytest.raises(ValueError, match=message):
+        writer.append("bad", values, "h")
+    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
+        writer.append("good", np.ones((2, 8), np.float32), "h")
+    assert Store(tmp_path / "s").clip_ids == ["good"]
+
+
+def test_what_is_no_store_says_so(tmp_path):
+    with pytest.raises(StoreError, match=r"no store\.json"):
+        Store(tmp_path)
+    write(tmp_path / "s", features(3))
+    (tmp_path / "s" / "index.parquet").write_bytes(b"nonsense")
+    with pytest.raises(StoreError, match=r"index\.parquet: damaged index"):
+        Store(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text("{")
+    with pytest.raises(StoreError, match=r"store\.json: damaged header"):
+        Store(tmp_path / "s")
+
+
+def test_the_index_is_a_table_that_anyone_can_read(tmp_path):
+    clips = features(4)
+    write(tmp_path / "s", clips)
+    table = pq.read_table(tmp_path / "s" / "index.parquet").to_pydict()
+    assert table["clip_id"] == list(clips)
+    assert table["length"] == [len(v) for v in clips.values()]
+    assert table["start"] == [sum(table["length"][:i]) for i in range(4)]
+    assert set(table["fingerprint"]) == {Store(tmp_path / "s").fingerprint}
+    assert table["content_hash"][2] == "hash of clip2"
+
+
+def _read(store: Store, clip_id: str, queue: "multiprocessing.Queue[np.ndarray]") -> None:
+    queue.put(np.array(store[clip_id]))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_store_goes_to_worker_processes(tmp_path, method):
+    clips = features(6)
+    write(tmp_path / "s", clips)
+    store = Store(tmp_path / "s")
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    worker = context.Process(target=_read, args=(store, "clip4", queue))
+    worker.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), clips["clip4"].astype(np.float16))
+    worker.join()
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=6))
+def test_a_fingerprint_depends_on_content_and_not_on_order(fields):
+    shuffled = dict(reversed(fields.items()))
+    assert fingerprint(fields) == fingerprint(shuffled)
+    changed = {**fields, "layer": object}
+    changed["layer"] = "another" if fields.get("layer") != "another" else "third"
+    assert fingerprint(changed) != fingerprint(fields)
+    assert differing_fields(fields, changed) == ["layer"]
