@@ -1,4 +1,4 @@
-"""What fusion leaves behind: predictions, metrics.json, confusion.csv, summary.txt and the fitted model."""
+"""What fusion leaves behind: predictions, metrics.json, headline.json, confusion.csv, summary.txt, the fitted model."""
 
 import json
 import math
@@ -17,7 +17,9 @@ def write_outputs(found: Fusion, folder: Path) -> str:
     """Write all but the pictures and the report into ``folder``; returns the summary that is to be printed."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "predictions.parquet", found.units, found.log_p[found.chosen])
-    (folder / "metrics.json").write_text(json.dumps(flat_metrics(found), indent=1, allow_nan=False) + "\n")
+    metrics = flat_metrics(found)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    (folder / "headline.json").write_text(json.dumps(headline(metrics), indent=1, allow_nan=False) + "\n")
 
     is_headline = found.units.splits == found.headline
     predicted = found.log_p[found.chosen][is_headline].argmax(axis=1)
@@ -45,6 +47,14 @@ def flat_metrics(found: Fusion) -> dict[str, Any]:
         "heads": {head: by_split[f"head:{head}"] for head in found.units.heads},
         "strategies": {name: by_split[name] for name in found.strategies},
     }
+
+
+def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that fit a line of ``dvc metrics show``: the fusion, the best head and the majority class."""
+    split = metrics["headline"]["split"]
+    rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "majority": metrics["majority"][split]}
+    scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items()}
+    return {"split": split, "strategy": metrics["headline"]["strategy"], **scores}
 
 
 def _flat(score: dict[str, Any]) -> dict[str, Any]:
