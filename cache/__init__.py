@@ -10,7 +10,7 @@ store["clip1"]                                          # (time, 768), memory-ma
 
 from cache.layout import StoreError, differing_fields, fingerprint, replace_atomically, write_text_atomically
 from cache.store import Store
-from cache.writer import StoreWriter
+from cache.writer import StoreWriter, look_ahead
 
 __all__ = [
     "Store",
@@ -18,6 +18,7 @@ __all__ = [
     "StoreWriter",
     "differing_fields",
     "fingerprint",
+    "look_ahead",
     "replace_atomically",
     "write_text_atomically",
 ]

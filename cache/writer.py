@@ -9,14 +9,15 @@ from typing import Any, Self
 import numpy as np
 
 from cache.chunks import open_chunks
-from cache.layout import Entry, Header, StoreError, fingerprint, read_index, values_hash, write_index
+from cache.layout import Entry, Header, StoreError, differing_fields, fingerprint, read_index, values_hash, write_index
 
 
 class StoreWriter:
     """Creates a store, or goes on with the one that is there.
 
-    A store with another fingerprint is set aside as ``<path>.<its fingerprint>`` (nothing computed is lost), and one
-    that was set aside before with the wanted fingerprint is taken back. ``moved_aside`` says where the old one is.
+    A store with another fingerprint or backend is set aside as ``<path>.<its fingerprint>.<its backend>`` (nothing
+    computed is lost), and one that was set aside before and is what is wanted now is taken back. ``moved_aside`` says
+    where the old one is.
 
     Args:
         path: the store's folder; its parent is created.
@@ -44,10 +45,8 @@ class StoreWriter:
         chunk_mb: float = 16,
     ) -> None:
         self.path = Path(path)
-        # The layout is part of the fingerprint's identity only where it changes values: dtype is, the backend is not.
-        fields = {**fields, "dtype": dtype}
         chunk_rows = max(1, int(chunk_mb * 2**20) // (dim * np.dtype(dtype).itemsize))
-        self._header = Header(backend, dtype, dim, chunk_rows, fingerprint(fields), fields)
+        self._header = _header(fields, dim, dtype, backend, chunk_rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self.path)
         try:
@@ -133,18 +132,17 @@ class StoreWriter:
         self._chunks.write(self._tail_chunk, self._tail[: self._n_tail])
 
     def _set_other_store_aside(self) -> Path | None:
-        moved = None
+        wanted, moved = self._header, None
         if (self.path / "store.json").is_file():
             present = Header.read(self.path)
-            if present.fingerprint == self.fingerprint and present.backend == self._header.backend:
+            if _same_kind(present, wanted):
                 return None
-            suffix = present.fingerprint if present.fingerprint != self.fingerprint else present.backend
-            moved = _aside(self.path, suffix)
+            moved = _aside(self.path, present)
             if moved.exists():
                 raise StoreError(f"{moved}: is in the way of the former {self.path.name} store; remove one of them")
             self.path.rename(moved)
-        former = _aside(self.path, self.fingerprint)
-        if former.is_dir() and Header.read(former).backend == self._header.backend:
+        former = _aside(self.path, wanted)
+        if former.is_dir():
             former.rename(self.path)
         return moved
 
@@ -187,8 +185,37 @@ class StoreWriter:
             self._next_row -= self._next_row % rows
 
 
-def _aside(path: Path, suffix: str) -> Path:
-    return path.with_name(f"{path.name}.{suffix}")
+def look_ahead(
+    path: Path, fields: dict[str, Any], dtype: str = "float16", backend: str = "zarr"
+) -> tuple[dict[str, str], list[str]]:
+    """What a :class:`StoreWriter` with these arguments would find, without changing anything.
+
+    Returns:
+        Content hashes by clip id, as in ``StoreWriter.content_hashes``, and the names of the settings in which the
+        store that is there differs (it would be set aside).
+    """
+    wanted = _header(fields, 0, dtype, backend, 0)
+    differing: list[str] = []
+    for folder in (path, _aside(path, wanted)):
+        if (folder / "store.json").is_file():
+            present = Header.read(folder)
+            if _same_kind(present, wanted):
+                return {clip_id: entry.content_hash for clip_id, entry in read_index(folder)[0].items()}, differing
+            differing = differing_fields(present.fields, wanted.fields) or ["backend"]
+    return {}, differing
+
+
+def _header(fields: dict[str, Any], dim: int, dtype: str, backend: str, chunk_rows: int) -> Header:
+    fields = {**fields, "dtype": dtype}  # dtype changes values; the backend and the size of chunks do not
+    return Header(backend, dtype, dim, chunk_rows, fingerprint(fields), fields)
+
+
+def _same_kind(a: Header, b: Header) -> bool:
+    return (a.fingerprint, a.backend) == (b.fingerprint, b.backend)
+
+
+def _aside(path: Path, header: Header) -> Path:
+    return path.with_name(f"{path.name}.{header.fingerprint}.{header.backend}")
 
 
 def _take_lock(path: Path) -> int:

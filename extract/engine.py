@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from cache import Store, StoreWriter, differing_fields, fingerprint, replace_atomically
+from cache import StoreWriter, replace_atomically
 from configs.schema import StoreSettings
 from extract.encoder import ClipError, LoadedEncoder, Prepared
 from extract.media import MediaError
@@ -63,26 +63,6 @@ class Plan:
 
 def open_writer(path: Path, encoder: LoadedEncoder, settings: StoreSettings) -> StoreWriter:
     return StoreWriter(path, encoder.fields, encoder.dim, settings.dtype, settings.backend, settings.chunk_mb)
-
-
-def look_ahead(path: Path, encoder: LoadedEncoder, settings: StoreSettings) -> tuple[dict[str, str], list[str]]:
-    """What :func:`open_writer` would find, without changing anything.
-
-    Returns:
-        Content hashes of the clips that would be reused, and the settings in which the present store differs.
-    """
-    fields = {**encoder.fields, "dtype": settings.dtype}
-    wanted = fingerprint(fields)
-    differing: list[str] = []
-    for folder in (path, path.with_name(f"{path.name}.{wanted}")):  # the second: set aside earlier, taken back now
-        if not (folder / "index.parquet").is_file():
-            continue
-        store = Store(folder)
-        if (store.fingerprint, store.backend) == (wanted, settings.backend):
-            index = pl.read_parquet(folder / "index.parquet", columns=["clip_id", "content_hash"])
-            return dict(index.iter_rows()), differing
-        differing = differing_fields(store.fields, fields) or ["backend"]
-    return {}, differing
 
 
 def plan_pass(clips: list[Clip], stored: dict[str, str], workers: int) -> Plan:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +30,7 @@ class Run:
     privileged: list[str] = field(default_factory=list)  # heads that read label-derived columns
     counts: dict[str, Any] = field(default_factory=dict)  # what the dataset adapter met
     stores: list[tuple[str, str, str]] = field(default_factory=list)  # modality, encoder, fingerprint
-    errors: list[tuple[str, str, str, int]] = field(default_factory=list)  # modality, stage, reason, clips
+    errors: list[tuple[str, str, str, list[str]]] = field(default_factory=list)  # modality, stage, reason, clip ids
 
 
 def gather(files: dict[str, Path], profile: Profile | None, config: str | None, command_line: str) -> Run:
@@ -49,7 +48,7 @@ def gather(files: dict[str, Path], profile: Profile | None, config: str | None, 
         command_line,
     ]
     stores: list[tuple[str, str, str]] = []
-    errors: list[tuple[str, str, str, int]] = []
+    errors: list[tuple[str, str, str, list[str]]] = []
     for modality, encoder in profile.encoders.items():
         fingerprint = _json(profile.store_path(modality) / "store.json").get("fingerprint")
         if fingerprint is not None:
@@ -142,12 +141,14 @@ def _class_counts(found: Fusion) -> dict[str, list[int]]:
     }
 
 
-def _errors(modality: str, path: Path) -> list[tuple[str, str, str, int]]:
+def _errors(modality: str, path: Path) -> list[tuple[str, str, str, list[str]]]:
+    """Reasons with the clips that failed for them, the most frequent first."""
     if not path.is_file():
         return []
-    table = pl.read_parquet(path, columns=["stage", "reason"])
-    reasons = Counter((str(stage), str(reason)) for stage, reason in table.iter_rows())
-    return [(modality, stage, reason, count) for (stage, reason), count in reasons.most_common()]
+    clips: dict[tuple[str, str], list[str]] = {}
+    for clip_id, stage, reason in pl.read_parquet(path, columns=["clip_id", "stage", "reason"]).iter_rows():
+        clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))
+    return [(modality, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint
+from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint, look_ahead
 
 FIELDS = {"family": "test", "layer": 3}
 BACKENDS = ["zarr", "hdf5"]
@@ -166,6 +166,18 @@ def test_another_fingerprint_sets_the_store_aside_and_takes_it_back(tmp_path):
         assert Store(writer.moved_aside).clip_ids == list(clips)
     with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
         assert list(writer.content_hashes) == list(clips)
+
+
+def test_backends_change_places_as_often_as_one_likes(tmp_path):
+    clips = features(10)
+    for backend in ["zarr", "hdf5", "zarr", "hdf5"]:
+        write(tmp_path / "s", clips, backend=backend)
+        assert Store(tmp_path / "s").backend == backend
+        assert look_ahead(tmp_path / "s", FIELDS, backend=backend)[1] == []
+    hashes, differing = look_ahead(tmp_path / "s", FIELDS, backend="zarr")
+    assert list(hashes) == list(clips)
+    assert differing == ["backend"]
+    assert look_ahead(tmp_path / "s", {**FIELDS, "layer": 4}) == ({}, ["layer"])
 
 
 def test_a_lost_chunk_is_noticed_and_only_its_clips_are_redone(tmp_path):

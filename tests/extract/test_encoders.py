@@ -14,10 +14,11 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from conftest import MODALITIES, N_FRAMES, SIZE, Load, relative_error, write_video
+from checkpoints import MODALITIES, N_FRAMES, SIZE
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from media_tools import Load, relative_error, write_video
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 import soundfile
-from conftest import Load, relative_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from media_tools import Load, relative_error
 
 from cache import Store
 from configs.schema import StoreSettings

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from media_tools import write_video
 
 from extract.media import SAMPLE_RATE, MediaError, decode_audio, decode_frames, resize_and_crop
 

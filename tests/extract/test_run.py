@@ -15,15 +15,15 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from conftest import Run
+from media_tools import Run
 
 from cache import Store
 from configs import load as load_profile
 from extract import manifest
 from extract import run as run_module
 from extract.encoder import LoadedEncoder
+from extract.extraction import load_encoder
 from extract.manifest import read_manifest
-from extract.run import load_encoder
 
 FILES = {"clip_id": "id", "conversation_id": "talk", "index": "at", "role": "role", "split": "part", "label": "emotion"}
 READ = [f"c{i}" for i in range(7)]  # c7 is what the listener answers: no unit reads it
@@ -166,7 +166,7 @@ def test_another_setting_sets_the_former_store_aside(profile: dict[str, Any], ru
     run(*AUDIO)
     first = Store(STORE)
     code, out, _ = run(*AUDIO, "encoders.audio.layer=1")
-    aside = Path(f"{STORE}.{first.fingerprint}")
+    aside = Path(f"{STORE}.{first.fingerprint}.zarr")
     assert (code, computed(out)) == (0, 7)
     assert f"settings changed: the former store is kept at {aside}" in out
     assert Store(aside).clip_ids == first.clip_ids

@@ -1,0 +1,137 @@
+"""A head of a profile, trained in folds: every training unit is predicted by the model that did not see it."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from tqdm import tqdm
+
+from cache import Store
+from configs import Profile, UserError
+from configs.schema import Head
+from extract.manifest import Manifest, Unit
+from heads import linear, training
+from heads.batches import UnitData
+from heads.folds import assign_folds, carve_inner
+from heads.outputs import Predictions, prediction_table, score, summary, write_outputs
+from heads.saved import TrainedHead, read_units
+
+
+def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
+    """Train the head ``name`` in the profile's folds, write its folder and print its scores.
+
+    Raises:
+        UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
+            that the manifest lacks.
+        StoreError: a store is damaged.
+    """
+    settings = profile.heads[name]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    units = manifest.units()
+    training_units = [unit for unit in units if unit.split == "train"]
+    if not training_units:
+        raise UserError(f"{profile.manifest_path}: no labelled clip in the train split")
+    folds = np.full(len(units), -1)
+    folds[[unit.split == "train" for unit in units]] = assign_folds(training_units, profile.folds, profile.seed)
+    for label in manifest.classes:
+        if label not in {unit.label for unit in training_units}:
+            typer.echo(f"warning: class {label!r} has no training unit: no head can learn it", err=True)
+
+    trained, data, history = train_folds(name, settings, profile, manifest, units, folds)
+    predictions = predict_all(trained, data, units, folds)
+    scores = score(predictions, units, manifest.classes, profile.seed)
+    privileged = settings.privileged and any(
+        f"privileged_{field}" in manifest.clips.columns for field in settings.metadata
+    )
+    title = f"head {name}" + (" (PRIVILEGED: reads fields derived from the label)" if privileged else "")
+    table = prediction_table(predictions, units, folds, manifest.classes)
+    files = {"metrics.json": {"privileged": privileged} | scores, "history.json": history}
+    write_outputs(profile.head_path(name), table, files, trained)
+    print(summary(scores, title))
+    print(f"written to {profile.head_path(name)}")
+
+
+def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
+    """The stores that a head reads."""
+    stores: dict[str, Store] = {}
+    for modality in head.inputs if head.kind != "bag_of_words" else []:
+        path = profile.store_path(modality)
+        if not path.exists():
+            raise UserError(f"{path}: no such store: make it with 'python extract/run.py --modality {modality}'")
+        stores[modality] = Store(path)
+    return stores
+
+
+def check_contents(data: UnitData, profile: Profile) -> None:
+    """Refuse a store that holds nothing of this manifest: the head would learn from missing vectors alone."""
+    for modality, features in data.features.items():
+        if features.dim is None:
+            raise UserError(
+                f"{profile.store_path(modality)}: holds none of this manifest's clips: "
+                f"run 'python extract/run.py --modality {modality}'"
+            )
+
+
+def inner_sets(units: list[Unit], folds: np.ndarray, fold: int, needed: bool, seed: int) -> tuple[np.ndarray, ...]:
+    """Index arrays for a fold: its training part; what of it is fitted; what early stopping watches.
+
+    The watched units are the val split, or else a part of the training part; never the fold itself, never test.
+    ``folds`` is the fold of each unit, -1 outside the training split.
+    """
+    train = np.flatnonzero((folds >= 0) & (folds != fold))
+    val = np.array([i for i, unit in enumerate(units) if unit.split == "val"], dtype=int)
+    if not needed:
+        return train, train, val[:0]
+    if len(val):
+        return train, train, val
+    return train, *carve_inner(units, train, seed)
+
+
+def train_folds(
+    name: str, head: Head, profile: Profile, manifest: Manifest, units: list[Unit], folds: np.ndarray
+) -> tuple[TrainedHead, UnitData | np.ndarray, list[dict[str, Any]]]:
+    """A model per fold, what they read, and a record of every epoch."""
+    stores = open_stores(profile, head)
+    data = read_units(head, manifest, units, stores)
+    if isinstance(data, UnitData):
+        check_contents(data, profile)
+    labels = np.array([manifest.classes.index(unit.label) for unit in units])
+    needed = head.patience > 0 if head.kind == "sequence" else head.c is None
+    models: list[Any] = []
+    history = []
+    steps = profile.folds * (head.epochs if isinstance(data, UnitData) else 1)
+    with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as progress:
+        for fold in range(profile.folds):
+            seed = profile.seed * 1000 + fold
+            train, fit, watch = inner_sets(units, folds, fold, needed, seed)
+            model: Any
+            if isinstance(data, UnitData):
+                model, records = training.fit_fold(
+                    data, fit, watch, head, len(manifest.classes), seed, lambda _: progress.update()
+                )
+            else:
+                model, records = linear.fit_fold(data, labels, train, fit, watch, head, len(manifest.classes), seed)
+            models.append(model)
+            history += [{"fold": fold} | record for record in records]
+            progress.update((fold + 1) * steps // profile.folds - progress.n)
+    about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
+    return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
+
+
+def predict_all(trained: TrainedHead, data: UnitData | np.ndarray, units: list[Unit], folds: np.ndarray) -> Predictions:
+    """For each split present (indices of its units, log-probabilities (units, classes)); training units out of fold."""
+    n_folds = len(trained.models)
+    oof = np.flatnonzero(folds >= 0)
+    log_p = np.empty((len(units), len(trained.classes)))
+    for fold in range(n_folds):
+        part = np.flatnonzero(folds == fold)
+        log_p[part] = trained.log_probabilities(fold, data, part)
+    result = {"oof": (oof, log_p[oof])}
+    for split in ("val", "test"):
+        part = np.array([i for i, unit in enumerate(units) if unit.split == split], dtype=int)
+        if len(part):
+            result[split] = part, training.average([trained.log_probabilities(k, data, part) for k in range(n_folds)])
+    return result

@@ -1,0 +1,68 @@
+"""A small project folder, as a user has it after cloning, with tiny encoders in place of the sample's real ones."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from checkpoints import save_checkpoints
+
+REPOSITORY = Path(__file__).parents[2]
+COPIED = ["cache", "configs", "extract", "fusion", "heads", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"]
+TINY = {  # modality: what the profile says of its encoder instead
+    "audio": {"family": "wav2vec2", "model": "./models/wav2vec2", "pooling": 5.0},
+    "video": {"family": "image", "model": "./models/resnet", "n_frames": 2},
+    "text": {"family": "transformer", "model": "./models/distilbert", "pooling": "mean"},
+}
+HEADS = ["audio", "text", "metadata", "video_text_metadata"]  # of the sample's: enough to see who reads what
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files in a folder that is no git repository; profile ``sample`` with tiny random encoders."""
+    root = tmp_path_factory.mktemp("project")
+    for name in COPIED:
+        source, target = REPOSITORY / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    save_checkpoints(root / "models", ["wav2vec2", "resnet", "vit", "distilbert"])
+    path = root / "configs" / "sample.yaml"
+    profile = yaml.safe_load(path.read_text())
+    profile["encoders"] = TINY
+    profile["folds"] = 2
+    profile["heads"] = {name: profile["heads"][name] for name in HEADS}
+    for head in profile["heads"].values():
+        if head.get("kind", "sequence") == "sequence":
+            head |= {"epochs": 1, "hidden": 8}
+    profile["fusion"] = {"bootstrap": 100}
+    path.write_text(yaml.safe_dump(profile, sort_keys=False))
+    shell_in(root)("dvc config --local core.no_scm true")
+    return root
+
+
+def shell_in(folder: Path) -> Shell:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def run(line: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400
+        )
+        assert done.returncode == code, f"{line}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell(project: Path) -> Shell:
+    """``shell(line, code=0)``: a command line in the project folder, as if typed there with the environment active."""
+    return shell_in(project)

@@ -1,0 +1,114 @@
+"""``dvc repro`` as a user sees it: everything once, nothing twice, and after a change only what reads it."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from conftest import Shell
+
+
+def ran(printed: str) -> list[str]:
+    return re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def first(shell: Shell) -> list[str]:
+    return ran(shell("dvc repro").stdout)
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def edit(project: Path, old: str, new: str) -> None:
+    path = project / "configs" / "sample.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    time.sleep(0.01)  # DVC looks at a file again when its time stamp changes
+    path.write_text(text.replace(old, new))
+
+
+def test_everything_runs_once_and_leaves_what_the_readme_promises(first, project, shell):
+    heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
+    expected = ["manifest", "extract@audio", "extract@video", "extract@text", "inputs", "fuse"]
+    assert sorted(first) == sorted(expected + [f"head@{head}" for head in heads])
+    run = project / "runs" / "sample"
+    errors = {
+        m: pl.read_parquet(run / "stores" / m / "errors.parquet")["clip_id"].to_list() for m in ("audio", "video")
+    }
+    assert [len(errors["audio"]), len(errors["video"])] == [1, 1]  # the two files that are broken on purpose
+    for head in heads:
+        assert (run / "heads" / head / "predictions.parquet").is_file()
+    metrics = json.loads((run / "fusion" / "metrics.json").read_text())
+    assert metrics["headline"]["split"] == "test"
+    assert metrics["headline"]["n_units"] == 21
+    assert set(metrics["heads"]) == set(heads)
+    report = (run / "fusion" / "report.html").read_text()
+    for clip_id in errors["audio"] + errors["video"]:
+        assert clip_id in report
+
+
+def test_a_second_run_does_nothing(first, shell):
+    assert ran(shell("dvc repro").stdout) == []
+
+
+def test_metrics_and_plots_show(first, project, shell):
+    shown = shell("dvc metrics show --md").stdout
+    assert "fused.macro_f1" in shown
+    assert len(shown.splitlines()[0]) < 300  # a line that one can read
+    shell("dvc plots show")
+    assert "confusion" in (project / "dvc_plots" / "index.html").read_text()
+
+
+def test_a_learning_rate_retrains_that_head_and_the_fusion_alone(first, project, shell):
+    edit(project, "  text:\n    inputs:\n    - text\n", "  text:\n    inputs:\n    - text\n    lr: 0.002\n")
+    assert set(ran(shell("dvc repro").stdout)) == {"inputs", "head@text", "fuse"}
+
+
+def test_another_video_encoder_reaches_what_reads_video_alone(first, project, shell):
+    heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
+    audio = project / "runs" / "sample" / "stores" / "audio"
+    before = times(audio)
+    edit(project, "./models/resnet", "./models/vit")
+    readers = {f"head@{name}" for name, head in heads.items() if "video" in head.get("inputs", [])}
+    assert set(ran(shell("dvc repro").stdout)) == {"extract@video", "inputs", "fuse"} | readers
+    assert times(audio) == before
+    asides = [path.name for path in audio.parent.iterdir() if path.name.startswith("video.")]
+    assert len(asides) == 1  # DVC did not delete the former store, and neither did the pass
+
+
+def test_profiles_do_not_touch_each_other(first, project, shell):
+    before = times(project / "runs" / "sample")
+    text = (project / "configs" / "sample.yaml").read_text()
+    (project / "configs" / "other.yaml").write_text(text.replace("name: sample", "name: other", 1))
+    shell("python extract/manifest.py --config other")
+    shell("python extract/run.py --config other --modality text")
+    shell("python heads/train.py --config other --head text")
+    assert (project / "runs" / "other" / "heads" / "text" / "predictions.parquet").is_file()
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (project / "runs" / "sample").rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("python extract/run.py --modality smell", "smell"),
+        ("python extract/run.py --modality audio encoders.audio.layr=2", "encoders.audio.layr: no such setting"),
+        ("python heads/train.py --head nose", "nose"),
+        ("python heads/train.py --head audio heads.audio.lr=fast", "heads.audio.lr = 'fast'"),
+        ("python heads/train.py --head audio --config nowhere", "configs/nowhere.yaml: no such profile"),
+        ("python fusion/stack.py fusion.strategies=[magic]", "fusion.strategies.0 = 'magic'"),
+        ("python fusion/stack.py name=fresh", "python heads/train.py"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_before_any_work(first, shell, line, says):
+    done = shell(line, code=2)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    if "--modality smell" not in line:  # the option parser frames its own message
+        assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,63 @@
+"""Every command in the README runs, and means what the README says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from conftest import REPOSITORY, Shell
+
+from configs.schema import Encoder
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.strip().splitlines()]
+# What runs around the tests and not within them: .ci/run calls both targets on a clean clone, and they install.
+BY_CI = {
+    "make demo",
+    "make test",
+    "source .venv/bin/activate",
+    "python3 -m venv .venv && source .venv/bin/activate",
+    "pip install -r requirements.txt",
+    "pip install -e '.[sample]'",
+}
+
+
+@pytest.fixture(scope="module")
+def foreign(project: Path) -> None:
+    """The prediction tables that the README's last example fuses."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(["happy", "sad"], 60)
+    for name, strength in (("a", 2.0), ("b", 1.0)):
+        score = np.where(labels == "happy", strength, -strength) + rng.normal(size=60)
+        p = 1 / (1 + np.exp(-score))
+        table = {"unit_id": np.arange(60), "label": labels, "fold": np.arange(60) % 5, "p_happy": p, "p_sad": 1 - p}
+        pl.DataFrame(table).write_csv(project / f"{name}.csv")
+
+
+def test_the_four_commands_are_there():
+    for line in ("dvc repro", "extract/run.py --modality video", "heads/train.py --head audio", "fusion/stack.py"):
+        assert any(line in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in BY_CI])
+def test_a_command_of_the_readme_runs(line: str, foreign: None, shell: Shell):
+    assert shell(line).stdout
+
+
+def test_commands_in_the_text_exist(shell: Shell):
+    for script in sorted(set(re.findall(r"`python (\w+/\w+\.py)", README))):
+        assert "Usage" in shell(f"python {script} --help").stdout
+
+
+def test_the_encoder_example_is_valid():
+    (example,) = [block for language, block in BLOCKS if language == "yaml"]
+    for encoder in yaml.safe_load(example)["encoders"].values():
+        Encoder.model_validate(encoder)
+
+
+def test_files_that_the_readme_names_exist():
+    for name in re.findall(r"[`(]((?:configs|docs)/[\w./]+|[A-Z]+\.md|requirements[\w-]*\.txt)[`)]", README):
+        assert (REPOSITORY / name).exists() or name == "configs/mine.yaml", name
