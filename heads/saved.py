@@ -154,7 +154,8 @@ def _load_fold(folder: Path, fold: dict[str, Any]) -> FoldModel | Pipeline:
     if not path.is_file():
         raise UserError(f"{path}: not found: train the head again")
     if path.suffix == ".skops":
-        return skops.io.load(path, trusted=[])  # scikit-learn's and NumPy's own types, and nothing else
+        # scikit-learn's own types, and the one of NumPy that an imputer keeps; nothing else
+        return skops.io.load(path, trusted=["numpy.dtype"])
     network = SequenceHead(HeadSizes(**fold["sizes"])).to(training.default_device())
     network.load_state_dict(load_file(path))
     network.eval()

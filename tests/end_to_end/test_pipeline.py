@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import Shell
 
+pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
+
 
 def ran(printed: str) -> list[str]:
     return re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)

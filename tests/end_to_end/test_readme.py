@@ -11,6 +11,8 @@ from conftest import REPOSITORY, Shell
 
 from configs.schema import Encoder
 
+pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
+
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.strip().splitlines()]

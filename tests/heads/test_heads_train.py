@@ -48,6 +48,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: SimpleName
     heads = {
         "both": tools.head_settings(metadata=["age"], epochs=3, patience=2),
         "words": {"kind": "bag_of_words", "inputs": ["text"]},
+        "pooled": {"kind": "linear", "inputs": ["audio", "text"]},
         "cause": tools.head_settings(inputs=[], metadata=["cause"], epochs=2),
         "wrong": tools.head_settings(metadata=["shoe_size"]),
     }
@@ -60,7 +61,7 @@ def stores() -> dict[str, Any]:
     return {name: Store(Path("runs/tiny/stores") / name) for name in ("audio", "text")}
 
 
-@pytest.mark.parametrize("head", ["both", "words"])
+@pytest.mark.parametrize("head", ["both", "words", "pooled"])
 def test_outputs_keep_their_contract(
     workspace: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str], head: str
 ) -> None:
@@ -93,7 +94,7 @@ def test_outputs_keep_their_contract(
     assert all({"inner_loss", "inner_macro_f1", "best"} <= set(record) for record in history)
 
 
-@pytest.mark.parametrize("head", ["both", "words"])
+@pytest.mark.parametrize("head", ["both", "words", "pooled"])
 def test_loaded_head_predicts_what_was_written(workspace: Path, run: Callable[..., int], head: str) -> None:
     run("--head", head)
     manifest, trained = read_manifest("runs/tiny/manifest.parquet"), load_head(HEAD / head / "model")
@@ -197,7 +198,7 @@ def test_privileged_runs_say_so(workspace: Path, run: Callable[..., int], capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--head", "voice"], "--head voice: no such head in the profile; it has: both, words, cause, wrong"),
+        (["--head", "voice"], "--head voice: no such head in the profile; it has: both, words, pooled, cause, wrong"),
         (["--head", "wrong"], "metadata names 'shoe_size', which the manifest lacks; it has: age, cause"),
         (["--head", "cause"], "metadata names 'cause', which is derived from the label"),
         (["--head", "both", "folds=40"], "folds = 40: the training units have"),
