@@ -17,6 +17,7 @@ from extract.encoder import (
     Prepared,
     cannot_be_loaded,
     choose_hidden,
+    drop_unused_layers,
     load_network,
     try_out,
 )
@@ -43,6 +44,7 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
             extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise cannot_be_loaded(spec, error) from error
+    drop_unused_layers(network, spec.layer)
     if extractor.sampling_rate != SAMPLE_RATE:
         raise UserError(f"model {spec.model!r}: wants {extractor.sampling_rate} Hz, only {SAMPLE_RATE} Hz is supported")
     is_whisper = spec.family == "whisper"

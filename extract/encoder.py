@@ -148,6 +148,20 @@ def try_out(
         raise UserError(f"model {spec.model!r}: does not take what its processor gives: {reason}") from error
 
 
+def drop_unused_layers(network: Any, layer: int) -> None:
+    """Cut off the transformer layers above ``hidden_states[layer]``: they cost time and change nothing below them.
+
+    One layer more than needed stays: the last of ``hidden_states`` is not the plain output of a layer in every model.
+    A layer counted from the end keeps them all.
+    """
+    n_layers = getattr(network.config, "num_hidden_layers", 0)
+    for owner in network.modules():
+        for name in ("layer", "layers"):
+            stack = getattr(owner, name, None)
+            if isinstance(stack, torch.nn.ModuleList) and len(stack) == n_layers and 0 <= layer < n_layers:
+                setattr(owner, name, stack[: layer + 1])
+
+
 def choose_hidden(hidden_states: tuple[torch.Tensor, ...], spec: Encoder) -> torch.Tensor:
     """The layer that the profile asks for: index 0 enters the first layer, the last leaves the last one."""
     try:

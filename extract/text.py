@@ -15,6 +15,7 @@ from extract.encoder import (
     Prepared,
     cannot_be_loaded,
     choose_hidden,
+    drop_unused_layers,
     load_network,
     try_out,
 )
@@ -29,6 +30,7 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         raise UserError(f"text.pooling = {spec.pooling:g}: a text has no duration; use none or mean")
     folder = find_folder(spec)
     network, config = load_network(spec, folder, (), device)
+    drop_unused_layers(network, spec.layer)
     if not any(list(folder.glob(pattern)) for pattern in TOKENIZERS):  # transformers would make up an empty vocabulary
         raise UserError(f"model {spec.model!r}: holds no tokenizer ({', '.join(TOKENIZERS)})")
     try:

@@ -11,7 +11,15 @@ import torch
 
 from configs import UserError
 from configs.schema import Encoder
-from extract.encoder import ENCODER_VERSION, LoadedEncoder, Prepared, choose_hidden, load_network, try_out
+from extract.encoder import (
+    ENCODER_VERSION,
+    LoadedEncoder,
+    Prepared,
+    choose_hidden,
+    drop_unused_layers,
+    load_network,
+    try_out,
+)
 from extract.faces import crop_face, face_detector
 from extract.media import DECODING, decode_frames, resize_and_crop
 from extract.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
@@ -86,6 +94,7 @@ def _from_folder(spec: Encoder, device: torch.device) -> tuple[Network, ImageFor
     folder = find_folder(spec)
     types = () if spec.family == "image" else (spec.family,)
     network, config = load_network(spec, folder, types, device)
+    drop_unused_layers(network, spec.layer)
     n_frames: int = spec.n_frames or getattr(config, "num_frames", None) or DEFAULT_IMAGE_FRAMES
     if spec.family != "image" and n_frames != config.num_frames:
         raise UserError(f"n_frames = {n_frames}: {spec.model} takes {config.num_frames} frames")

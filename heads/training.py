@@ -35,7 +35,7 @@ def fit_fold(
     head: Head,
     n_classes: int,
     seed: int,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_epoch: Callable[[dict[str, Any]], object] = lambda record: None,
 ) -> tuple[FoldModel, list[dict[str, Any]]]:
     """Train on the units ``fit``; stop early on the units ``watch`` and return the best epoch.
 
@@ -57,7 +57,7 @@ def _fit_fold(
     head: Head,
     n_classes: int,
     generator: torch.Generator,
-    on_epoch: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[dict[str, Any]], object],
 ) -> tuple[FoldModel, list[dict[str, Any]]]:
     vocabularies = fit_vocabularies(data, fit)
     sizes = HeadSizes(
