@@ -33,10 +33,12 @@ help:
 	@touch $@
 
 demo: .venv/installed-sample .dvc/config.local
+	@grep -q -- '- configs/sample.yaml' dvc.yaml || { echo "dvc.yaml names another profile: run it with 'dvc repro'"; exit 2; }
 	@echo "== Running the pipeline on the embedded sample (what is up to date is skipped)"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo
 	@cat runs/sample/fusion/summary.txt
+	@echo "report: runs/sample/fusion/report.html"
 
 test: .venv/installed-test
 	$(BIN)/ruff check .

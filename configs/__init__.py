@@ -65,6 +65,8 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path}: a profile is a mapping of settings, found {type(settings).__name__}")
+    if path.parent == Path("configs") and settings.get("name") != path.stem:  # dvc.yaml finds a profile by its name
+        raise UserError(f"{path}: name = {settings.get('name')!r}: must be {path.stem!r}, as the file is called")
     for override in overrides or []:
         _apply(settings, override)
     try:
@@ -121,7 +123,7 @@ def _first_problem(error: ValidationError) -> str:
         return f"{key}: no such setting{more}"
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return f"{key}{given}: {message}{more}"
+    return f"{key}{given}: {message}{more}" if key else f"{message}{more}"
 
 
 def command(main: Callable[..., None], *expected: type[Exception]) -> None:

@@ -29,6 +29,8 @@ def extract(profile: Profile, manifest: Manifest, modality: Modality, device: st
         StoreError: another process writes the store, or it is damaged.
     """
     clips = clips_with_media(manifest, modality)
+    if not clips:
+        raise UserError(f"{profile.manifest_path}: no labelled conversation has {modality}; does the dataset name it?")
     started = time.perf_counter()
     encoder = load_encoder(profile, modality, device)
     store_path = profile.store_path(modality)
@@ -103,7 +105,7 @@ def _describe(modality: str, plan: Plan) -> str:
 def _report_failures(failures: list[Failure], n_clips: int, max_share: float, path: Path) -> None:
     if not failures:
         return
-    print(f"{len(failures)} clips are missing this modality because they failed ({path}):")
+    print(f"failed, and therefore missing this modality: {len(failures)} ({path})")
     for failure in failures[:20]:
         print(f"  {failure.clip_id}  {failure.stage}: {failure.reason}")
     if len(failures) > 20:

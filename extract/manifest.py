@@ -91,14 +91,14 @@ def make_manifest(
     free = [name for name in clips.columns if name.startswith(FREE)]
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in COLUMNS.items() if name not in clips.columns]
     rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), default=len(SPLITS), return_dtype=pl.Int32)
-    clips = (
-        clips.with_columns(absent)
-        .select(
+    try:
+        clips = clips.with_columns(absent).select(
             *(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()),
             *(pl.col(name).cast(pl.String) for name in free),
         )
-        .sort(rank, "conversation_id", "index", maintain_order=True)
-    )
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{where}: a column is not of its type: {str(error).splitlines()[0]}") from error
+    clips = clips.sort(rank, "conversation_id", "index", maintain_order=True)
     unlabelled = clips.group_by("conversation_id").agg(pl.col("label").is_null().all()).get_column("label").sum()
     common = {
         "clips": _per_split(clips),

@@ -243,3 +243,8 @@ def _checked(probabilities: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities hold NaN or infinity")
     return probabilities
+
+
+def interval(score: dict[str, float], spec: str = ".3f") -> str:
+    """``[0.612, 0.704]``, or a dash where one group cannot give an interval."""
+    return "[-]" if math.isnan(score["low"]) else f"[{score['low']:{spec}}, {score['high']:{spec}}]"

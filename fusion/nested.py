@@ -18,9 +18,9 @@ from fusion.strategies import STRATEGIES, Fitted, Single, Strategy
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
-DECIMALS = 3  # macro-F1 scores that agree to this many decimals count as equal
+DECIMALS = 3  # scores that agree to this many decimals count as equal
 RULE = (
-    f"the highest cross-fitted macro-F1 on oof (equal to {DECIMALS} decimals: the lower log-loss), "
+    f"the highest cross-fitted macro-F1 on oof (equal to {DECIMALS} decimals: the lower log-loss, then the simpler), "
     "every single head among the candidates"
 )
 
@@ -70,7 +70,7 @@ def fuse(
         notes.append(f"{short}: only the mean is used.")
 
     candidates: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
-    candidates |= {name: STRATEGIES[name] for name in strategies}
+    candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
     log_p, fitted = {}, {}
     with tqdm(total=len(candidates) * (len(folds) + 1), desc="fusing", unit="fit", disable=None) as progress:
         for name, strategy in candidates.items():
@@ -140,7 +140,8 @@ def cross_fit(
 
 
 def _rank(score: dict[str, Any]) -> tuple[float, float]:
-    return -round(score["macro_f1"]["value"], DECIMALS), score["log_loss"]
+    """Sorting is stable and candidates stand from single heads to trees: among equals the simplest comes first."""
+    return -round(score["macro_f1"]["value"], DECIMALS), round(score["log_loss"], DECIMALS)
 
 
 def _notes(

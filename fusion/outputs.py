@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from fusion.metrics import SCORES
+from fusion.metrics import SCORES, interval
 from fusion.nested import RULE, Fusion
 from fusion.predictions import write
 
@@ -105,8 +105,3 @@ def _line(name: str, score: dict[str, Any], width: int, is_chosen: bool) -> str:
 
 def display_name(name: str) -> str:
     return f"head {name.removeprefix('head:')}" if name.startswith("head:") else name
-
-
-def interval(score: dict[str, float], spec: str = ".3f") -> str:
-    """``[0.612, 0.704]``, or a dash where one group cannot give an interval."""
-    return "[-]" if math.isnan(score["low"]) else f"[{score['low']:{spec}}, {score['high']:{spec}}]"

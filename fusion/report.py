@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 
 from configs import Profile
-from fusion.nested import RULE, Fusion
-from fusion.outputs import display_name, interval
+from fusion.metrics import interval
+from fusion.nested import FEW_GROUPS, RULE, Fusion
+from fusion.outputs import display_name
 from fusion.predictions import SPLITS
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -117,14 +118,16 @@ def plain_reading(found: Fusion) -> list[str]:
     ]
     gain = found.gains[found.best_head]["macro_f1"]
     head, size = found.best_head, abs(gain["value"])
+    few = score["n_groups"] < FEW_GROUPS
+    certainty = f"a hint, no more, from {score['n_groups']} groups" if few else "more than chance explains"
     if found.chosen.startswith("head:"):
         sentences.append(f"No way of combining heads did better on training units than head {head} by itself.")
     elif math.isnan(gain["low"]):
         sentences.append(f"It differs from the best single head, {head}, by {gain['value']:+.3f}.")
     elif gain["low"] > 0:
-        sentences.append(f"It beats the best single head, {head}, by {size:.3f}: more than chance explains.")
+        sentences.append(f"It beats the best single head, {head}, by {size:.3f}: {certainty}.")
     elif gain["high"] < 0:
-        sentences.append(f"It is worse than the best single head, {head}, by {size:.3f}: more than chance explains.")
+        sentences.append(f"It is worse than the best single head, {head}, by {size:.3f}: {certainty}.")
     else:
         direction = "above" if gain["value"] >= 0 else "below"
         sentences.append(f"It is {size:.3f} {direction} the best single head, {head}; so small a gap can be chance.")

@@ -99,7 +99,7 @@ def train_folds(
     if isinstance(data, UnitData):
         check_contents(data, profile)
     labels = np.array([manifest.classes.index(unit.label) for unit in units])
-    needed = head.patience > 0 if head.kind == "sequence" else head.c is None
+    needed = head.patience > 0 if isinstance(data, UnitData) else head.c is None
     models: list[Any] = []
     history = []
     steps = profile.folds * (head.epochs if isinstance(data, UnitData) else 1)

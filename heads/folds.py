@@ -49,12 +49,14 @@ def carve_inner(units: Sequence[Unit], candidates: np.ndarray, seed: int) -> tup
     limit, reason = _most_parts(part)
     if limit < 2:
         raise UserError(
-            f"early stopping needs a validation set, and a fold's training part has {reason}: "
-            "set the head's patience to 0, use more folds, or give a val split"
+            f"a fold's training part has {reason}, too little for an inner validation set: set the head's patience "
+            "to 0 (a linear head's c to a number), use more folds, or give a val split"
         )
     fit, watch = _split(part, min(INNER_PARTS, limit), seed)[0]
     if not len(watch):
-        raise UserError("early stopping needs a validation set, and the groups are too large: set patience to 0")
+        raise UserError(
+            "the groups are too large for an inner validation set: set the head's patience to 0 (a linear head's c)"
+        )
     return candidates[fit], candidates[watch]
 
 

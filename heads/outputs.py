@@ -1,6 +1,7 @@
 """What a trained head leaves behind: predictions, scores, and the folder that holds them."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from extract.manifest import Unit
-from fusion.metrics import SCORES, evaluate, majority
+from fusion.metrics import SCORES, evaluate, interval, majority
 from heads.saved import TrainedHead, save_head
 
 Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)
@@ -58,11 +59,21 @@ def write_outputs(path: Path, table: pl.DataFrame, files: dict[str, Any], traine
     save_head(trained, fresh / "model")
     table.write_parquet(fresh / "predictions.parquet")
     for name, content in files.items():
-        (fresh / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+        (fresh / name).write_text(text + "\n", encoding="utf-8")
     if path.exists():
         path.rename(old)
     fresh.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _without_nan(content: Any) -> Any:
+    """NaN (an interval that one group cannot give) becomes null: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def summary(scores: dict[str, Any], title: str) -> str:
@@ -70,6 +81,6 @@ def summary(scores: dict[str, Any], title: str) -> str:
     lines = [title, f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
     for split, result in scores.items():
         for row, values in ((split, result), ("  majority", result["majority_class"])):
-            cells = [f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in (values[name] for name in SCORES)]
+            cells = [f"{values[name]['value']:.3f} {interval(values[name])}" for name in SCORES]
             lines.append(f"{row:<16}{values['n_units']:>7}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)

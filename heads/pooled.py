@@ -7,6 +7,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from configs import UserError
 from extract.manifest import Manifest, Unit
 from heads.batches import Source
 
@@ -14,7 +15,11 @@ OTHERS = ("listener", "listener_response")  # whose clips say little about how t
 
 
 def unit_statistics(manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:
-    """(units, 2 * sum of the modalities' dims) float32; NaN where a unit's speaker has nothing in a modality."""
+    """(units, 2 * sum of the modalities' dims) float32; NaN where a unit's speaker has nothing in a modality.
+
+    Raises:
+        UserError: a source holds nothing of any unit.
+    """
     roles = dict(zip(manifest.clips["clip_id"], manifest.clips["role"], strict=True))
     parts = []
     for source in sources.values():
@@ -24,6 +29,8 @@ def unit_statistics(manifest: Manifest, units: Sequence[Unit], sources: Mapping[
             steps = [np.asarray(source[clip_id], dtype=np.float32) for clip_id in spoken]
             rows.append(_mean_and_deviation(np.concatenate(steps)) if steps else None)
         width = next((len(row) for row in rows if row is not None), 0)
+        if not width:
+            raise UserError("linear head: a store holds none of the units' clips; run the extraction for this manifest")
         parts.append(np.stack([np.full(width, np.nan, np.float32) if row is None else row for row in rows]))
     return np.concatenate(parts, axis=1)
 

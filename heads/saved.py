@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 from zipfile import BadZipFile
 
 import numpy as np
@@ -79,11 +79,15 @@ def read_units(
     settings: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]
 ) -> UnitData | np.ndarray:
     """What a head with these settings reads of some units: tensors, or a row per unit for a linear head."""
-    if settings.kind == "bag_of_words":
-        return unit_texts(manifest, units)
-    if settings.kind == "linear":
-        return unit_statistics(manifest, units, sources)
-    return UnitData(manifest, units, sources, settings.metadata, settings.privileged)
+    match settings.kind:
+        case "bag_of_words":
+            return unit_texts(manifest, units)
+        case "linear":
+            return unit_statistics(manifest, units, sources)
+        case "sequence":
+            return UnitData(manifest, units, sources, settings.metadata, settings.privileged)
+        case _:
+            assert_never(settings.kind)
 
 
 def predict(head: TrainedHead, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:

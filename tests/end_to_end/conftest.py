@@ -34,6 +34,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, target)
     save_checkpoints(root / "models", ["wav2vec2", "resnet", "vit", "distilbert"])
+    pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
+    pipeline["vars"] = ["configs/sample.yaml"]  # whatever profile is selected in this checkout
+    (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     path = root / "configs" / "sample.yaml"
     profile = yaml.safe_load(path.read_text())
     profile["encoders"] = TINY

@@ -19,7 +19,7 @@ from media_tools import Run
 
 from cache import Store
 from configs import load as load_profile
-from extract import manifest
+from extract import extraction, manifest
 from extract import run as run_module
 from extract.encoder import LoadedEncoder
 from extract.extraction import load_encoder
@@ -206,7 +206,7 @@ def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monk
     assert run(*AUDIO)[0] == 0
     whole = {path.relative_to(STORE): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
     shutil.rmtree(STORE)
-    load: Callable[..., LoadedEncoder] = run_module.LOADERS["audio"]
+    load: Callable[..., LoadedEncoder] = extraction.LOADERS["audio"]
     calls = 0
 
     def load_interrupted(*arguments: Any) -> LoadedEncoder:
@@ -221,7 +221,7 @@ def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monk
 
         return replace(encoder, hidden=hidden)
 
-    monkeypatch.setitem(run_module.LOADERS, "audio", load_interrupted)
+    monkeypatch.setitem(extraction.LOADERS, "audio", load_interrupted)
     code, _, err = run(*AUDIO)
     assert code == 130
     assert err.endswith("interrupted: what was committed is kept; run the same command to go on\n")

@@ -58,7 +58,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_written(run: Path) -> None:
     out = run / "runs/mine/fusion"
-    names = {"predictions.parquet", "metrics.json", "confusion.csv", "summary.txt", "report.html", "model"}
+    names = {
+        "predictions.parquet",
+        "metrics.json",
+        "headline.json",
+        "confusion.csv",
+        "summary.txt",
+        "report.html",
+        "model",
+    }
     assert {path.name for path in out.iterdir()} == names | {"confusion_matrix.png", "per_class.png", "strategies.png"}
     for picture in out.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -164,7 +172,7 @@ def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monk
             {"config": "mine.yaml", "overrides": ["name=other"]},
             "make it with: python heads/train.py --config mine.yaml",
         ),
-        ({"config": "mine.yaml", "strategy": "median"}, "--strategy median: one of mean, weighted"),
+        ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of mean, weighted"),
         ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),
         ({"predictions": [Path("a.csv")], "out": Path("o"), "overrides": ["seed=1"]}, "seed=1: changes a profile"),
         ({"predictions": [Path("a.csv")] * 2, "out": Path("o")}, "the same file is named twice"),
