@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +10,19 @@ from transformers import AutoFeatureExtractor
 from configs import UserError
 from configs.schema import Encoder
 from extract.encoder import (
-    ENCODER_VERSION,
     ClipError,
     LoadedEncoder,
     Prepared,
     cannot_be_loaded,
     choose_hidden,
     drop_unused_layers,
+    fingerprint_fields,
     load_network,
     try_out,
 )
 from extract.media import DECODING, SAMPLE_RATE, decode_audio
 from extract.packaged import WHISPER_TINY, whisper_tiny
-from extract.weights import find_folder, model_files, weights_hash
+from extract.weights import find_folder, model_files
 
 SAMPLES_PER_STEP = 320  # of all four families: 50 time steps a second
 MIN_SAMPLES = 400  # receptive field of the convolutions of Wav2Vec2 and its kin: 25 ms
@@ -69,18 +68,6 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         return choose_hidden(network(**inputs, output_hidden_states=True).hidden_states, spec)  # (batch, time, dim)
 
     dim = try_out(hidden, prepare_samples(np.zeros(MIN_SAMPLES, dtype=np.float32)), spec, device)
-    return LoadedEncoder(dim, _fields(spec, extractor, files), prepare, hidden, spec.pooling, device)
-
-
-def _fields(spec: Encoder, extractor: Any, files: list[Path]) -> dict[str, Any]:
-    return {
-        "encoder_version": ENCODER_VERSION,
-        "family": spec.family,
-        "weights": weights_hash(files),
-        "revision": spec.revision,
-        "layer": spec.layer,
-        "pooling": spec.pooling,
-        "max_seconds": spec.max_seconds,
-        "decoding": DECODING,
-        "processor": json.loads(extractor.to_json_string()),
-    }
+    processor = json.loads(extractor.to_json_string())
+    fields = fingerprint_fields(spec, files, max_seconds=spec.max_seconds, decoding=DECODING, processor=processor)
+    return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)

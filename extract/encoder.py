@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.weights import weights_hash
 
 ENCODER_VERSION = 1  # raise it when code in this folder changes the values an encoder gives
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
@@ -126,6 +127,19 @@ def load_network(
             f"missing, {absent[0]} for one"
         )
     return network.eval().requires_grad_(False).to(device), config
+
+
+def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[str, Any]:
+    """What every encoder's fingerprint is made of, and what a modality adds; where the files lie does not enter."""
+    common = {
+        "encoder_version": ENCODER_VERSION,
+        "family": spec.family,
+        "weights": weights_hash(files),
+        "revision": spec.revision,
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+    }
+    return common | more
 
 
 def cannot_be_loaded(spec: Encoder, error: Exception) -> UserError:

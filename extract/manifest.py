@@ -7,13 +7,13 @@ which the other rooms read one: ``read_manifest(path).units()``. The columns are
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import polars as pl
 
+from cache import replace_atomically, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 
 __all__ = ["Manifest", "Unit", "make_manifest", "misplaced", "read_manifest", "some", "straddling", "write_manifest"]
@@ -228,20 +228,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     _check(manifest, str(path))
     about = {"root": manifest.root.as_posix(), "classes": list(manifest.classes), "counts": manifest.counts}
-    with _published(path) as beside:
-        manifest.clips.write_parquet(beside, metadata={"emocache": json.dumps(about, ensure_ascii=False)})
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to ``path`` when the block ends well and removed when it does not."""
+    metadata = {"emocache": json.dumps(about, ensure_ascii=False)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_atomically(path, lambda beside: manifest.clips.write_parquet(beside, metadata=metadata))
 
 
 def read_manifest(path: Path | str) -> Manifest:
@@ -312,8 +301,8 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     manifest = _read_dataset(profile)
     path = profile.manifest_path
     write_manifest(manifest, path)
-    with _published(path.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
+    write_text_atomically(path.with_suffix(".json"), counts)
     print(_summary(manifest, path))
 
 

@@ -9,17 +9,17 @@ from transformers import AutoTokenizer
 from configs import UserError
 from configs.schema import Encoder
 from extract.encoder import (
-    ENCODER_VERSION,
     ClipError,
     LoadedEncoder,
     Prepared,
     cannot_be_loaded,
     choose_hidden,
     drop_unused_layers,
+    fingerprint_fields,
     load_network,
     try_out,
 )
-from extract.weights import find_folder, model_files, weights_hash
+from extract.weights import find_folder, model_files
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # a folder holds one of these
 
@@ -54,13 +54,6 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     def hidden(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return choose_hidden(network(**inputs, output_hidden_states=True).hidden_states, spec)  # (batch, tokens, dim)
 
-    fields = {
-        "encoder_version": ENCODER_VERSION,
-        "family": spec.family,
-        "weights": weights_hash(model_files(folder)),  # the tokenizer's files are among them
-        "revision": spec.revision,
-        "layer": spec.layer,
-        "pooling": spec.pooling,
-    }
+    fields = fingerprint_fields(spec, model_files(folder))  # the tokenizer's files are among them
     dim = try_out(hidden, prepare("a"), spec, device)
     return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)

@@ -12,18 +12,18 @@ import torch
 from configs import UserError
 from configs.schema import Encoder
 from extract.encoder import (
-    ENCODER_VERSION,
     LoadedEncoder,
     Prepared,
     choose_hidden,
     drop_unused_layers,
+    fingerprint_fields,
     load_network,
     try_out,
 )
 from extract.faces import crop_face, face_detector
 from extract.media import DECODING, decode_frames, resize_and_crop
 from extract.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
-from extract.weights import find_folder, model_files, weights_hash
+from extract.weights import find_folder, model_files
 
 DEFAULT_IMAGE_FRAMES = 8  # frames for image backbones, which have no number of their own
 
@@ -63,18 +63,14 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 
     blank = np.zeros((n_frames, image_format.size, image_format.size, 3), dtype=np.uint8)
     dim = try_out(hidden, Prepared({"images": blank}), spec, device)
-    fields = {
-        "encoder_version": ENCODER_VERSION,
-        "family": spec.family,
-        "weights": weights_hash(files),
-        "revision": spec.revision,
-        "layer": spec.layer,
-        "pooling": spec.pooling,
-        "n_frames": n_frames,
-        "decoding": DECODING,
-        "processor": asdict(image_format),
-        "face_crop": spec.face_crop.model_dump() if spec.face_crop else None,
-    }
+    fields = fingerprint_fields(
+        spec,
+        files,
+        n_frames=n_frames,
+        decoding=DECODING,
+        processor=asdict(image_format),
+        face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
+    )
     return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)
 
 
