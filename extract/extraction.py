@@ -30,7 +30,9 @@ def extract(profile: Profile, manifest: Manifest, modality: Modality, device: st
     """
     clips = clips_with_media(manifest, modality)
     if not clips:
-        raise UserError(f"{profile.manifest_path}: no labelled conversation has {modality}; does the dataset name it?")
+        raise UserError(
+            f"{profile.manifest_path}: no labelled conversation has {modality}: see what extract/manifest.py printed"
+        )
     started = time.perf_counter()
     encoder = load_encoder(profile, modality, device)
     store_path = profile.store_path(modality)
