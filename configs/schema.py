@@ -178,6 +178,11 @@ class Head(Section):
             raise ValueError("a linear head reads stores alone: inputs, no metadata")
         return self
 
+    @property
+    def stores(self) -> list[Modality]:
+        """The modalities that are read from stores; a bag of words reads its text from the manifest."""
+        return [] if self.kind == "bag_of_words" else self.inputs
+
 
 Strategy = Literal["mean", "weighted", "logistic", "xgboost"]
 
@@ -211,8 +216,8 @@ class Profile(Section):
     @model_validator(mode="after")
     def _names_meet(self) -> "Profile":
         for name, head in self.heads.items():
-            missing = [m for m in head.inputs if m not in self.encoders]
-            if missing and head.kind != "bag_of_words":
+            missing = [m for m in head.stores if m not in self.encoders]
+            if missing:
                 raise ValueError(f"heads.{name}.inputs names {missing[0]!r}, which is not under encoders")
         for name in self.fusion.heads or []:
             if name not in self.heads:

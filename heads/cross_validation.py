@@ -57,7 +57,7 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
     """The stores that a head reads."""
     stores: dict[str, Store] = {}
-    for modality in head.inputs if head.kind != "bag_of_words" else []:
+    for modality in head.stores:
         path = profile.store_path(modality)
         if not path.exists():
             raise UserError(f"{path}: no such store: make it with 'python extract/run.py --modality {modality}'")

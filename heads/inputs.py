@@ -21,7 +21,7 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for name, head in profile.heads.items():
         stores = {}
-        for modality in head.inputs if head.kind != "bag_of_words" else []:
+        for modality in head.stores:
             receipt = profile.receipt_path(modality)
             if not receipt.is_file():
                 raise UserError(f"{receipt}: not there; make it with: python extract/run.py --modality {modality}")
