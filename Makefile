@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean help
+.PHONY: demo test soak clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
 	@echo "make test   install what tests need, check style and types, run the tests"
+	@echo "make soak   the long variants of the crash, fuzz and size tests (about half an hour)"
 	@echo "make clean  remove the sample's results (runs/sample)"
 
 .venv/installed: requirements.txt pyproject.toml
@@ -45,6 +46,10 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+# Long variants of the crash, fuzz and size tests: a hundred kills, a thousand damaged files, hour-long clips.
+soak: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak -n 2 --dist loadgroup -s
 
 clean:
 	rm -rf runs/sample

@@ -8,7 +8,8 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.layout import StoreError, differing_fields, fingerprint, replace_atomically, write_text_atomically
+from cache.files import StoreError, attach, replace_atomically, write_text_atomically
+from cache.layout import differing_fields, fingerprint
 from cache.store import Store
 from cache.writer import StoreWriter, look_ahead
 
@@ -16,6 +17,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreWriter",
+    "attach",
     "differing_fields",
     "fingerprint",
     "look_ahead",

@@ -1,13 +1,15 @@
 """Reading a store: memory-mapped, by clip."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.chunks import open_chunks
-from cache.layout import Header, StoreError, read_index
+from cache.files import StoreError
+from cache.layout import Header, live_chunks, read_index_table
 
 _OPEN_CHUNKS = 256  # each open map holds a file descriptor, and a process often may have 1024
 
@@ -24,14 +26,18 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._header = Header.read(self.path)
-        self._entries, self._total_rows = read_index(self.path)
+        index, self._total_rows = read_index_table(self.path)
+        self._places = {clip_id: place for place, clip_id in enumerate(index.column("clip_id").to_pylist())}
+        starts, lengths = (index.column(name).to_numpy() for name in ("start", "length"))
         self._chunks = open_chunks(
             self._header.backend, self.path, self.dim, self._header.dtype, self._header.chunk_rows
         )
+        for i in live_chunks(starts, lengths, self._header.chunk_rows):
+            if not self._chunks.path(int(i)).is_file():
+                raise StoreError(f"{self._chunks.path(int(i))}: a chunk file is missing; run the extraction again")
+        # 16 bytes a clip, and unlike numpy's own indexing a memoryview gives plain integers
+        self._starts, self._lengths = memoryview(starts), memoryview(lengths)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-        for i in self._chunks_in_use():
-            if not self._chunks.path(i).is_file():
-                raise StoreError(f"{self._chunks.path(i)}: a chunk file is missing; run the extraction again")
 
     @property
     def dim(self) -> int:
@@ -56,47 +62,44 @@ class Store:
 
     @property
     def clip_ids(self) -> list[str]:
-        return list(self._entries)
+        return list(self._places)
 
     @property
     def lengths(self) -> dict[str, int]:
         """Time steps of each clip."""
-        return {clip_id: entry.length for clip_id, entry in self._entries.items()}
+        return dict(zip(self._places, self._lengths, strict=True))
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
     def __contains__(self, clip_id: object) -> bool:
-        return clip_id in self._entries
+        return clip_id in self._places
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
         """A clip's values, (time, dim), read-only. A view of the mapped file unless the rows cross a chunk's end."""
-        try:
-            entry = self._entries[clip_id]
-        except KeyError:
-            raise KeyError(f"{self.path}: no clip {clip_id!r}; it is missing, see errors.parquet") from None
-        rows, parts = self._header.chunk_rows, []
-        start, stop = entry.start, entry.start + entry.length
-        while start < stop:
-            i, offset = divmod(start, rows)
-            n = min(stop - start, rows - offset)
-            parts.append(self._chunk(i)[offset : offset + n])
-            start += n
+        parts = list(self.parts(clip_id))
         if len(parts) == 1:
             return parts[0]
         joined = np.concatenate(parts)
         joined.flags.writeable = False
         return joined
 
+    def parts(self, clip_id: str) -> Iterator[np.ndarray]:
+        """A clip's values in order, as views of the mapped files: (time, dim) each, never larger than a chunk."""
+        try:
+            place = self._places[clip_id]
+        except KeyError:
+            raise KeyError(f"{self.path}: no clip {clip_id!r}; it is missing, see errors.parquet") from None
+        start, rows = self._starts[place], self._header.chunk_rows
+        stop = start + self._lengths[place]
+        while start < stop:
+            i, offset = divmod(start, rows)
+            n = min(stop - start, rows - offset)
+            yield self._chunk(i)[offset : offset + n]
+            start += n
+
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.path,)  # a worker process opens its own maps
-
-    def _chunks_in_use(self) -> list[int]:
-        rows = self._header.chunk_rows
-        used: set[int] = set()
-        for entry in self._entries.values():
-            used.update(range(entry.start // rows, (entry.start + entry.length - 1) // rows + 1))
-        return sorted(used)
 
     def _chunk(self, i: int) -> np.ndarray:
         if i in self._maps:

@@ -1,15 +1,36 @@
 """Writing a store: whole chunks published by rename, the index committed last, one writer at a time."""
 
-import fcntl
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from cache.chunks import open_chunks
-from cache.layout import Entry, Header, StoreError, differing_fields, fingerprint, read_index, values_hash, write_index
+from cache.files import StoreError, explained, publish, settle_checksums, sync, take_lock
+from cache.layout import (
+    INDEX,
+    Entry,
+    Header,
+    all_finite,
+    differing_fields,
+    fingerprint,
+    index_bytes,
+    new_values_hash,
+    read_index,
+    read_index_table,
+)
+
+
+class Mark(NamedTuple):
+    """A moment between two commits, to which a writer can go back."""
+
+    commits: int
+    n_changes: int
+    next_row: int
 
 
 class StoreWriter:
@@ -28,7 +49,8 @@ class StoreWriter:
         chunk_mb: megabytes (2**20 bytes) of one chunk file.
 
     Raises:
-        StoreError: another process writes this store, or it is damaged.
+        StoreError: another process writes this store, it is damaged, or the system refuses to write (full disk, quota,
+            permissions): from here, from :meth:`append` and from :meth:`commit`.
     """
 
     _tail: np.ndarray  # (chunk_rows, dim), the chunk being filled
@@ -47,14 +69,17 @@ class StoreWriter:
         self.path = Path(path)
         chunk_rows = max(1, int(chunk_mb * 2**20) // (dim * np.dtype(dtype).itemsize))
         self._header = _header(fields, dim, dtype, backend, chunk_rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self.path)
-        try:
-            self.moved_aside = self._set_other_store_aside()
-            self._open()
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._commits = 0
+        self._changes: list[tuple[str, Entry | None]] = []  # since the last commit: clip id, its former entry
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = take_lock(self.path)
+            try:
+                self.moved_aside = self._set_other_store_aside()
+                self._open()
+            except BaseException:
+                os.close(self._lock)
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -83,53 +108,124 @@ class StoreWriter:
         """Rows of clips that were replaced or dropped."""
         return self._next_row - sum(entry.length for entry in self._entries.values())
 
-    def append(self, clip_id: str, values: np.ndarray, content_hash: str) -> None:
-        """Add or replace a clip. It counts from the next :meth:`commit`.
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._entries
+
+    def append(self, clip_id: str, values: np.ndarray | Iterable[np.ndarray], content_hash: str) -> None:
+        """Add or replace a clip, whole or not at all. It counts from the next :meth:`commit`.
 
         Args:
-            values: (time, dim), at least one time step, finite.
+            values: (time, dim), at least one time step, finite; or an iterable of such parts in their order, of which
+                one at a time is held in memory.
 
         Raises:
             ValueError: wrong shape, NaN or infinity, or too large for the store's dtype.
+            StoreError: the system refuses to write.
+
+        Whatever is raised, by the iterable too: the writer is as before the call.
         """
-        if values.ndim != 2 or len(values) == 0 or values.shape[1] != self._header.dim:
-            raise ValueError(f"features of shape {values.shape}, expected (time >= 1, {self._header.dim})")
-        if not np.isfinite(values).all():
-            raise ValueError("features hold NaN or infinity")
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(values, dtype=self._header.dtype)
-        if not np.isfinite(stored).all():
-            raise ValueError(f"features exceed {self._header.dtype} (largest {np.abs(values).max():.3g})")
-        self._entries.pop(clip_id, None)  # a replaced clip moves to the end, with its rows
-        self._entries[clip_id] = Entry(self._next_row, len(stored), content_hash, values_hash(stored))
-        self._next_row += len(stored)
-        self._changed = True
-        while len(stored):
-            part = stored[: len(self._tail) - self._n_tail]
-            self._tail[self._n_tail : self._n_tail + len(part)] = part
-            self._n_tail += len(part)
-            stored = stored[len(part) :]
-            if self._n_tail == len(self._tail):
-                self._publish_tail()
-                self._n_tail, self._tail_chunk = 0, self._tail_chunk + 1
+        before = self.mark()
+        try:
+            values_hash = new_values_hash()
+            for part in [values] if isinstance(values, np.ndarray) else values:
+                self._add_rows(part, values_hash)
+            length = self._next_row - before.next_row
+            if length == 0:
+                raise ValueError(f"features of shape (0, {self._header.dim}), expected (time >= 1, {self._header.dim})")
+            self._changes.append((clip_id, self._entries.get(clip_id)))
+            self._entries[clip_id] = Entry(before.next_row, length, content_hash, values_hash.hexdigest())
+            self._changed = True
+        except BaseException:
+            self.rollback(before)
+            raise
 
     def drop(self, clip_id: str) -> None:
         """Forget a clip: it is missing from the next :meth:`commit` on."""
-        del self._entries[clip_id]
+        self._changes.append((clip_id, self._entries.pop(clip_id)))
         self._changed = True
 
+    def mark(self) -> Mark:
+        """The present moment, for :meth:`rollback`. Costs nothing; good until the next :meth:`commit`."""
+        return Mark(self._commits, len(self._changes), self._next_row)
+
+    def rollback(self, mark: Mark) -> None:
+        """Undo everything that was appended or dropped since ``mark``.
+
+        Raises:
+            ValueError: there was a commit since, which cannot be undone.
+        """
+        if mark.commits != self._commits:
+            raise ValueError("a commit came after the mark; what is committed cannot be undone")
+        if self.mark() == mark:
+            return
+        for clip_id, former in reversed(self._changes[mark.n_changes :]):
+            if former is None:
+                del self._entries[clip_id]
+            else:
+                self._entries[clip_id] = former
+        del self._changes[mark.n_changes :]
+        self._rewind(mark.next_row)
+        self._changed = True  # chunk files on disk may hold rows that were undone: the next commit replaces them
+
     def commit(self) -> None:
-        """Publish everything appended so far; a crash after it costs nothing that came before it."""
+        """Publish everything appended so far; a crash after it costs nothing that came before it.
+
+        Raises:
+            StoreError: the system refuses to write. What was committed before is whole, and calling it again goes on.
+        """
         if not self._changed:
             return
-        if self._n_tail:
-            self._publish_tail()
-        self._chunks.publish_shape(self._next_row)
-        write_index(self.path, self._entries, self._next_row, self.fingerprint)
+        with explained(self.path):
+            if self._n_tail:
+                self._publish_tail()
+            self._chunks.sync(self._unsynced)
+            shape_name, shape = self._chunks.shape_file(self._next_row)
+            index = index_bytes(self._entries, self._next_row, self.fingerprint)
+            # Even if it fails from here on, the new index may be in place: these rows can no longer be undone.
+            self._commits += 1
+            self._changes.clear()
+            self._committed_rows = self._next_row
+            publish(self.path, {shape_name: shape, INDEX: index})
         self._changed = False
+        self._unsynced.clear()
+
+    def _add_rows(self, part: np.ndarray, values_hash: Any) -> None:
+        if part.ndim != 2 or part.shape[1] != self._header.dim:
+            raise ValueError(f"features of shape {part.shape}, expected (time >= 1, {self._header.dim})")
+        while len(part):
+            stored = self._tail[self._n_tail : self._n_tail + len(part)]
+            taken = part[: len(stored)]
+            with np.errstate(over="ignore"):
+                stored[...] = taken
+            if not all_finite(stored):
+                if not np.isfinite(taken).all():
+                    raise ValueError("features hold NaN or infinity")
+                raise ValueError(f"features exceed {self._header.dtype} (largest {np.abs(taken).max():.3g})")
+            values_hash.update(stored)
+            self._n_tail += len(stored)
+            self._next_row += len(stored)
+            part = part[len(stored) :]
+            if self._n_tail == len(self._tail):
+                with explained(self.path):
+                    self._publish_tail()
+                self._n_tail, self._tail_chunk = 0, self._tail_chunk + 1
 
     def _publish_tail(self) -> None:
-        self._chunks.write(self._tail_chunk, self._tail[: self._n_tail])
+        # A chunk that replaces committed rows must be on the disk before it does; the others have time until a commit.
+        replaces = self._tail_chunk * self._header.chunk_rows < self._committed_rows
+        self._chunks.write(self._tail_chunk, self._tail[: self._n_tail], durable=replaces)
+        self._unsynced.add(self._tail_chunk)
+
+    def _rewind(self, next_row: int) -> None:
+        """Make ``next_row``, which lies before the present one, the next to be written."""
+        chunk, n_tail = divmod(next_row, self._header.chunk_rows)
+        if chunk < self._tail_chunk and n_tail:  # the chunk was published when it was full: take its first rows back
+            self._tail[:n_tail] = self._chunks.map(chunk, n_tail)
+        for i in range(chunk + (n_tail > 0), self._tail_chunk + 1):
+            with suppress(OSError):  # a chunk that the index does not name harms nobody
+                self._chunks.remove(i)
+            self._unsynced.discard(i)
+        self._next_row, self._tail_chunk, self._n_tail = next_row, chunk, n_tail
 
     def _set_other_store_aside(self) -> Path | None:
         wanted, moved = self._header, None
@@ -148,22 +244,39 @@ class StoreWriter:
 
     def _open(self) -> None:
         self.path.mkdir(exist_ok=True)
+        sync(self.path.parent)
+        settle_checksums(self.path)
         if (self.path / "store.json").is_file():
             self._header = Header.read(self.path)  # chunk_rows is the store's own, whatever the setting says now
         else:
             self._header.write(self.path)
-        self._chunks = open_chunks(
-            self._header.backend, self.path, self._header.dim, self._header.dtype, self._header.chunk_rows
-        )
-        self._entries, self._next_row = read_index(self.path)
-        self._changed = not (self.path / "index.parquet").is_file()  # an empty store is a store, too
-        self._forget_clips_of_lost_chunks()
         rows = self._header.chunk_rows
-        self._tail_chunk = self._next_row // rows
-        self._n_tail = self._next_row % rows
+        self._chunks = open_chunks(self._header.backend, self.path, self._header.dim, self._header.dtype, rows)
+        self._entries, self._next_row = read_index(self.path)
+        self._changed = not (self.path / INDEX).is_file()  # an empty store is a store, too
+        self._forget_clips_of_lost_chunks()
+        self._committed_rows = self._next_row
+        self._unsynced: set[int] = set()  # chunks that a power cut could still take
+        self._tail_chunk, self._n_tail = divmod(self._next_row, rows)
         self._tail = np.empty((rows, self._header.dim), dtype=self._header.dtype)
         if self._n_tail:  # the last chunk grows by being replaced: its committed rows go along
-            self._tail[: self._n_tail] = self._chunks.map(self._tail_chunk, self._n_tail)
+            if not self._chunks.crc_is_right(self._tail_chunk):
+                raise StoreError(
+                    f"{self._chunks.path(self._tail_chunk)}: damaged; python cache/verify.py {self.path} --repair"
+                )
+            committed = self._chunks.map(self._tail_chunk, self._n_tail)
+            self._tail[: self._n_tail] = committed
+            self._changed |= not self._chunks.is_exactly(self._tail_chunk, committed)
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Remove what an interrupted writer left behind: rows that no index names, and half-written files."""
+        n_chunks = -(-self._next_row // self._header.chunk_rows)
+        for i in self._chunks.present():
+            if i >= n_chunks:
+                self._chunks.remove(i)
+        for leftover in self.path.rglob(".*.partial"):
+            leftover.unlink()
 
     def _forget_clips_of_lost_chunks(self) -> None:
         """Clips whose chunk file is gone or cut are no longer in the store: the pass redoes them."""
@@ -171,7 +284,7 @@ class StoreWriter:
         lost: set[int] = set()
         for i in range(-(-self._next_row // rows)):
             try:
-                self._chunks.map(i, min(rows, self._next_row - i * rows))
+                self._chunks.check_size(i, min(rows, self._next_row - i * rows))
             except StoreError:
                 lost.add(i)
         if not lost:
@@ -180,6 +293,8 @@ class StoreWriter:
             first, last = entry.start // rows, (entry.start + entry.length - 1) // rows
             if lost.intersection(range(first, last + 1)):
                 self.drop(clip_id)
+        for i in lost:
+            self._chunks.remove(i)
         if self._next_row // rows in lost:
             # The lost rows of the tail belong to nobody now: what follows them is written from the chunk's start.
             self._next_row -= self._next_row % rows
@@ -200,7 +315,9 @@ def look_ahead(
         if (folder / "store.json").is_file():
             present = Header.read(folder)
             if _same_kind(present, wanted):
-                return {clip_id: entry.content_hash for clip_id, entry in read_index(folder)[0].items()}, differing
+                index, _ = read_index_table(folder)
+                hashes = zip(index.column("clip_id").to_pylist(), index.column("content_hash").to_pylist(), strict=True)
+                return dict(hashes), differing
             differing = differing_fields(present.fields, wanted.fields) or ["backend"]
     return {}, differing
 
@@ -216,17 +333,3 @@ def _same_kind(a: Header, b: Header) -> bool:
 
 def _aside(path: Path, header: Header) -> Path:
     return path.with_name(f"{path.name}.{header.fingerprint}.{header.backend}")
-
-
-def _take_lock(path: Path) -> int:
-    """An advisory lock beside the store; the kernel frees it however the process ends."""
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreError(f"{path}: another extraction is writing this store (process {holder})") from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock

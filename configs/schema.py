@@ -1,15 +1,32 @@
 """What a profile may say: every setting with its meaning, its default and what is allowed."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Modality = Literal["audio", "video", "text"]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+://[^/\s]+(/[^/]+)*/?", text):
+        raise ValueError("is no URL of object storage: write s3://bucket/prefix")
+    return text.removesuffix("/")
+
+
+def _place(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    return _url(given) if "://" in given else Path(given)
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Place = Annotated[Path | str, BeforeValidator(_place)]  # a folder, or a URL as a string
 
 
 class Section(BaseModel):
@@ -29,11 +46,29 @@ class MakeSplits(Section):
         return self
 
 
-class AvamergDataset(Section):
-    """AvaMERG's JSON, in its mapped or its original layout."""
+class DatasetFiles(Section):
+    """Where a dataset lies."""
+
+    root: Path  # the folder that holds the annotations and, unless media_root says otherwise, the media
+    media_root: Place | None = None  # where the media are, if elsewhere: a folder, or s3://bucket/prefix
+
+    @property
+    def media(self) -> Path | str:
+        """What media paths are relative to; a string is a URL."""
+        return self.root if self.media_root is None else self.media_root
+
+    @field_validator("root")
+    @classmethod
+    def _is_local(cls, root: Path) -> Path:
+        if re.match(r"[a-z0-9]{2,}:/", root.as_posix()):
+            raise ValueError("must be a local folder; only media may be elsewhere: media_root")
+        return root
+
+
+class AvamergDataset(DatasetFiles):
+    """AvaMERG's JSON, in its mapped or its original layout; the media files lie anywhere below the media's root."""
 
     adapter: Literal["avamerg"]
-    root: Path  # holds json/ and, anywhere below it, the media files
     files: dict[Literal["train", "val", "test"], str] = {  # glob patterns below root, one per split
         "train": "json/mapped_train_data*.json",
         "val": "json/mapped_val_data*.json",
@@ -44,11 +79,10 @@ class AvamergDataset(Section):
     group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
 
 
-class TableDataset(Section):
-    """Any CSV or Parquet table with a row per clip."""
+class TableDataset(DatasetFiles):
+    """Any CSV or Parquet table with a row per clip. Media paths are relative to the media's root, and stay below it."""
 
     adapter: Literal["table"]
-    root: Path  # media paths in the table are relative to it, and may not leave it
     table: str  # the CSV or Parquet file, relative to root
     columns: dict[
         Literal[
@@ -98,8 +132,9 @@ class StoreSettings(Section):
     backend: Literal["zarr", "hdf5"] = "zarr"
     dtype: Literal["float16", "float32"] = "float16"
     chunk_mb: PositiveFloat = 16  # size of one chunk file
-    commit_clips: PositiveInt = 64  # clips between two commits: what a crash can cost at most
+    commit_seconds: Annotated[float, Field(ge=0)] = 20  # a commit follows the first block that ends after this long
     max_error_share: Share = 0.01  # a pass that loses a larger share of clips ends with exit code 3
+    url: Url | None = None  # s3://bucket/prefix: a copy of each store is kept there, and fetched where there is none
 
 
 class FaceCrop(Section):
@@ -117,9 +152,16 @@ class Encoder(Section):
     revision: str | None = None  # a commit of the hub repository: required with a hub id
     layer: int = -1  # index into hidden_states: 0 is what enters the first layer, -1 the last layer's output
     pooling: Literal["none", "mean"] | PositiveFloat = "none"  # over time; a number is a target rate in Hz
-    batch_size: PositiveInt = 8  # the most clips in one forward pass; never changes a value
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # what the network computes in
+    runtime: Literal["torch", "openvino"] = "torch"  # openvino: a faster CPU runtime, installed as an extra
+    batch_tokens: PositiveInt = 8192  # the most time steps or tokens in a forward pass, padding counted
+    block_clips: PositiveInt | None = None  # clips sorted into batches at a time; default: audio 64, video 16, text 256
     n_frames: PositiveInt | None = None  # video: frames taken, evenly spaced; default: the model's own number
-    max_seconds: PositiveFloat = 30  # audio: longer clips are refused
+    # Longer audio is cut into overlapping windows of this length, longer video into equal segments no longer than it,
+    # longer text into overlapping windows of the model's own limit.
+    window_seconds: Annotated[float, Field(ge=1)] = 30
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
+    decode_timeout: PositiveFloat = 60  # seconds without a sign of life after which a decoder is stopped
     face_crop: FaceCrop | None = None
 
     @model_validator(mode="after")
@@ -235,6 +277,10 @@ class Profile(Section):
 
     def store_path(self, modality: str) -> Path:
         return self.run_dir / "stores" / modality
+
+    def store_url(self, modality: str) -> str | None:
+        """Where the copy of a store is kept, if anywhere."""
+        return None if self.store.url is None else f"{self.store.url}/{modality}"
 
     def receipt_path(self, modality: str) -> Path:
         """What an extraction wrote, in a few lines: it stands for the store in dvc.yaml."""

@@ -1,7 +1,7 @@
 """Audio encoders: Wav2Vec2, HuBERT, WavLM, and the encoder of Whisper."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -9,34 +9,38 @@ from transformers import AutoFeatureExtractor
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.decoding import AudioTask, Decoded
 from extract.encoder import (
-    ClipError,
     LoadedEncoder,
     Prepared,
+    Stream,
+    Window,
     cannot_be_loaded,
     choose_hidden,
     drop_unused_layers,
     fingerprint_fields,
     load_network,
+    run_by,
     try_out,
 )
-from extract.media import DECODING, SAMPLE_RATE, decode_audio
+from extract.media import DECODING, SAMPLE_RATE, ClipError, MediaError
+from extract.networks import ReadyNetwork, steps_after
 from extract.packaged import WHISPER_TINY, whisper_tiny
 from extract.weights import find_folder, model_files
 
 SAMPLES_PER_STEP = 320  # of all four families: 50 time steps a second
 MIN_SAMPLES = 400  # receptive field of the convolutions of Wav2Vec2 and its kin: 25 ms
+SHORT_WINDOWS = 2  # a clip of more windows is streamed, and never held as a whole
 
 
 def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     """Args: spec, an ``audio`` encoder of a profile. Raises UserError where it cannot be loaded."""
     if spec.model == WHISPER_TINY and spec.family == "whisper":
         network, extractor, files = whisper_tiny()
-        network = network.eval().requires_grad_(False).to(device)
     else:
         folder = find_folder(spec)
         files = model_files(folder)
-        network, _ = load_network(spec, folder, (spec.family,), device)
+        network, _ = load_network(spec, folder, (spec.family,))
         if spec.family == "whisper":
             network = network.encoder
         try:
@@ -47,27 +51,101 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     if extractor.sampling_rate != SAMPLE_RATE:
         raise UserError(f"model {spec.model!r}: wants {extractor.sampling_rate} Hz, only {SAMPLE_RATE} Hz is supported")
     is_whisper = spec.family == "whisper"
-    if is_whisper and spec.max_seconds * SAMPLE_RATE > extractor.n_samples:
+    if is_whisper and spec.window_seconds * SAMPLE_RATE > extractor.n_samples:
         longest = extractor.n_samples / SAMPLE_RATE
-        raise UserError(f"max_seconds = {spec.max_seconds:g}: {spec.model} hears no more than {longest:g} s")
+        raise UserError(f"window_seconds = {spec.window_seconds:g}: {spec.model} hears no more than {longest:g} s")
+    if not is_whisper and np.prod(network.config.conv_stride) != SAMPLES_PER_STEP:
+        raise UserError(f"model {spec.model!r}: its convolutions do not step by {SAMPLES_PER_STEP} samples")
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
-    def prepare(path: Path) -> Prepared:
-        return prepare_samples(decode_audio(path, spec.max_seconds))
+    def n_steps(n_samples: int) -> int:
+        if is_whisper:  # it sees 30 s whatever a window's length; the steps past its end are not its own
+            return -(-n_samples // SAMPLES_PER_STEP)
+        return steps_after(n_samples, network.config.conv_kernel, network.config.conv_stride)
 
-    def prepare_samples(samples: np.ndarray) -> Prepared:
-        if len(samples) < MIN_SAMPLES:
-            raise ClipError(f"{len(samples)} samples, shorter than {MIN_SAMPLES / SAMPLE_RATE * 1000:.0f} ms")
-        seconds = len(samples) / SAMPLE_RATE
-        name = "input_features" if is_whisper else "input_values"
-        array = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")[name][0].astype(np.float32)
-        # Whisper sees 30 s whatever the clip's length; the steps past the clip's end are not its own.
-        n_steps = -(-len(samples) // SAMPLES_PER_STEP) if is_whisper else None
-        return Prepared({name: array}, seconds, n_steps)
+    cut = WindowCutter(spec, n_steps)
 
-    def hidden(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return choose_hidden(network(**inputs, output_hidden_states=True).hidden_states, spec)  # (batch, time, dim)
+    def prepare(clip: Decoded) -> Prepared:
+        samples = clip.data
+        assert samples is not None
+        if clip.n < MIN_SAMPLES:
+            raise ClipError(f"{clip.n} samples, shorter than {MIN_SAMPLES / SAMPLE_RATE * 1000:.0f} ms")
+        if not is_whisper:  # scaled as a whole; Whisper's extractor scales each of its windows
+            samples = extract_features(samples)
+        return Prepared(list(windows(iter([samples]), clip.n)), n_steps(clip.n), clip.seconds)
 
-    dim = try_out(hidden, prepare_samples(np.zeros(MIN_SAMPLES, dtype=np.float32)), spec, device)
+    def prepare_long(stream: Stream) -> Prepared:
+        about = next(stream)
+        if getattr(extractor, "do_normalize", False) and not is_whisper:
+            # As transformers' feature extractor scales a clip, with statistics of all of it.
+            scale = 1 / np.sqrt(about.variance + 1e-7)
+            stream = (((block - about.mean) * scale).astype(np.float32) for block in stream)
+        return Prepared(windows(stream, about.n), n_steps(about.n), about.seconds)
+
+    def extract_features(samples: np.ndarray) -> np.ndarray:
+        name = extractor.model_input_names[0]
+        return extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")[name][0].astype(np.float32)
+
+    def windows(blocks: Iterator[np.ndarray], n_samples: int) -> Iterator[Window]:
+        for samples, keep in cut(blocks, n_samples):
+            if is_whisper:
+                yield Window({"input_features": extract_features(samples)}, keep, network.config.max_source_positions)
+            else:
+                yield Window({"input_values": samples}, keep, len(samples) // SAMPLES_PER_STEP)
+
+    def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
+        return choose_hidden(ready.hidden_states(inputs, lengths), spec)  # (batch, time, dim)
+
+    def noise(n_samples: int) -> Window:
+        samples = np.random.default_rng(0).normal(scale=0.1, size=n_samples).astype(np.float32)
+        return next(iter(prepare(Decoded(n_samples / SAMPLE_RATE, n_samples, samples)).windows))
+
+    _, dim = try_out(hidden, noise(MIN_SAMPLES).inputs, spec, device)
+    run, runtime = run_by(hidden, ready.network, spec, [(noise(MIN_SAMPLES), 2), (noise(16000), 3)])
     processor = json.loads(extractor.to_json_string())
-    fields = fingerprint_fields(spec, files, max_seconds=spec.max_seconds, decoding=DECODING, processor=processor)
-    return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)
+    cutting = {"window_seconds": spec.window_seconds, "overlap": spec.overlap}
+    fields = fingerprint_fields(spec, files, decoding=DECODING, processor=processor, **cutting, **runtime)
+    task = AudioTask(short_samples=cut.window + (SHORT_WINDOWS - 1) * cut.hop)
+    pad_values = None if is_whisper else {"input_values": 0}
+    return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device, pad_values)
+
+
+class WindowCutter:
+    """Cuts a clip into overlapping windows whose kept time steps follow each other without gap or repetition.
+
+    Window k begins at sample ``k * hop``, a multiple of a time step, so step i of it is step ``k * hop / 320 + i`` of
+    the clip: the same samples as if the clip were seen at once. Of the steps that two windows share, the first half
+    is taken from the earlier and the second half from the later one, where each has more context.
+
+    Args:
+        n_steps: time steps of so many samples.
+    """
+
+    def __init__(self, spec: Encoder, n_steps: Callable[[int], int]) -> None:
+        steps = int(spec.window_seconds * SAMPLE_RATE) // SAMPLES_PER_STEP
+        self._half_overlap = max(1, round(steps * spec.overlap / 2))  # steps
+        self.window = steps * SAMPLES_PER_STEP  # samples
+        self.hop = (steps - 2 * self._half_overlap) * SAMPLES_PER_STEP
+        self._n_steps = n_steps
+
+    def __call__(self, blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[tuple[np.ndarray, slice]]:
+        """Yield each window's samples and which of its steps to keep, holding about a window at a time.
+
+        Args:
+            blocks: (samples,) arrays that follow each other, ``n_samples`` in all.
+        """
+        n_windows = 1 + max(0, -(-(n_samples - self.window) // self.hop))
+        blocks = iter(blocks)
+        held = np.empty(0, dtype=np.float32)
+        for k in range(n_windows):
+            start, is_last = k * self.hop, k == n_windows - 1
+            length = n_samples - start if is_last else self.window
+            while len(held) < length:
+                more = next(blocks, None)
+                if more is None:
+                    raise MediaError("it changed while it was read")
+                held = np.concatenate([held, more])
+            hop_steps, first = self.hop // SAMPLES_PER_STEP, self._half_overlap if k else 0
+            stop = self._n_steps(n_samples) - k * hop_steps if is_last else hop_steps + self._half_overlap
+            yield held[:length], slice(first, stop)
+            held = held[self.hop :]

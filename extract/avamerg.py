@@ -126,8 +126,9 @@ def read_avamerg(dataset: AvamergDataset) -> Manifest:
         UserError: a file is missing or broken, a record lacks a key or has a wrong type, a turn occurs twice, a
             conversation lies in two splits, or a media name is ambiguous.
     """
-    if not dataset.root.is_dir():
-        raise UserError(f"dataset.root = {str(dataset.root)!r}: no such folder")
+    for name, folder in (("root", dataset.root), ("media_root", dataset.media)):
+        if isinstance(folder, Path) and not folder.is_dir():
+            raise UserError(f"dataset.{name} = {str(folder)!r}: no such folder")
     counts: dict[str, Any] = {}
     conversations = _read_turns(dataset, counts)
     every_turn = [turn for turns in conversations.values() for turn in turns]
@@ -135,7 +136,7 @@ def read_avamerg(dataset: AvamergDataset) -> Manifest:
         turn.original or any(u.audio_name or u.audio_path or u.video_name or u.video_path for u in turn.utterances)
         for turn in every_turn
     )
-    media = MediaIndex(dataset.root if wants_media else None)
+    media = MediaIndex(dataset.media if wants_media else None)
     groups = _groups(dataset, conversations)
     tally: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -155,7 +156,7 @@ def read_avamerg(dataset: AvamergDataset) -> Manifest:
     counts["links_not_followed"] = media.links[:3]
     if dataset.group != "conversation":  # the published splits share speakers: say so, and leave them as published
         counts["groups_across_splits"] = len(straddling(clips))
-    return make_manifest(clips, dataset.root, CLASSES, counts, str(dataset.root))
+    return make_manifest(clips, dataset.media, CLASSES, counts, str(dataset.root))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

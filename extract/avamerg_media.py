@@ -1,4 +1,4 @@
-"""Where AvaMERG's media files lie: one walk below the dataset's root, then look-ups."""
+"""Where AvaMERG's media files lie: one walk below their root, or one listing of object storage, then look-ups."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from configs import UserError
 from extract.manifest import some
+from extract.sources import remote_files
 
 __all__ = ["MediaIndex", "padded"]
 
@@ -24,7 +25,7 @@ def padded(conversation: str) -> str:
 class MediaIndex:
     """Where the media files lie below root: one walk, then look-ups by path, by name, and by who says what."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | str | None) -> None:
         self.root = root
         self.paths: set[str] = set()
         self.by_name: dict[str, list[str]] = {}
@@ -70,8 +71,11 @@ class MediaIndex:
         return found[0] if found else None
 
 
-def _walk(root: Path, links: list[str]) -> Iterator[str]:
+def _walk(root: Path | str, links: list[str]) -> Iterator[str]:
     """Every file below root as a path with /; hidden ones (such as macOS's ``._`` doubles) are left out."""
+    if isinstance(root, str):
+        yield from sorted(path for path in remote_files(root) if not re.search(r"(^|/)\.", path))
+        return
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(folder).relative_to(root).as_posix()

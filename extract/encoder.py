@@ -1,7 +1,7 @@
 """What every encoder has in common: settings in, `(time, dim)` arrays out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -14,28 +14,28 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.decoding import Task
 from extract.weights import weights_hash
 
-ENCODER_VERSION = 1  # raise it when code in this folder changes the values an encoder gives
+Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
+Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
+
+ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
 
 
-class ClipError(Exception):
-    """A clip that this encoder cannot take, in one line."""
-
-
 @dataclass(frozen=True)
-class Prepared:
-    """A clip decoded and ready for the network.
+class Window:
+    """A piece of a clip that the network takes at once; most clips are one window.
 
-    ``inputs``: arrays without a batch dimension; clips whose shapes agree may share a batch.
-    ``seconds``: how long the clip is, None for text. ``n_steps``: time steps that are the clip's own where the
-    network's input is padded by its own rule (Whisper: 30 s), else None.
+    ``inputs``: arrays without a batch dimension. ``keep``: which time steps of the network's output are the clip's:
+    windows overlap, and each step is taken from the window in which it is farther from the edge.
+    ``n_tokens``: what it costs, in time steps, tokens or patches.
     """
 
     inputs: dict[str, np.ndarray]
-    seconds: float | None = None
-    n_steps: int | None = None
+    keep: slice
+    n_tokens: int
 
     @property
     def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -43,62 +43,153 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A clip ready for the network: its ``windows`` in order, ``n_steps`` time steps in all.
+
+    ``seconds`` is how long the clip is, None for text. Windows of a long clip come from a stream, once.
+    """
+
+    windows: Iterable[Window]
+    n_steps: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class LoadedEncoder:
     """A frozen network with everything around it that decides its values.
 
-    ``prepare`` takes a media path or a text and may raise ClipError or MediaError; it runs in worker threads.
-    ``hidden`` takes stacked inputs and gives (batch, time, dim). ``fields`` is what the fingerprint is made of.
+    ``task`` says how a media file is decoded, None for text. ``prepare`` takes what was decoded, or the text, and may
+    raise ClipError; ``prepare_long`` takes the stream of a clip too long to be held at once. ``hidden`` takes stacked
+    inputs, and the rows' lengths where they are padded, and gives (batch, time, dim). ``pad_values``, where the network
+    can take a batch of clips of several lengths: what stands behind the shorter ones, by input (default 0).
+    ``fields`` is what the fingerprint is made of.
     """
 
     dim: int
     fields: dict[str, Any]
+    task: Task | None
     prepare: Callable[[Any], Prepared]
-    hidden: Callable[[dict[str, torch.Tensor]], torch.Tensor]
-    pooling: Literal["none", "mean"] | float
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    prepare_long: Callable[[Stream], Prepared] | None
+    hidden: Hidden
+    spec: Encoder
+    device: torch.device
+    pad_values: dict[str, int] | None = None
 
     @torch.inference_mode()
-    def encode(self, clips: list[Prepared]) -> list[np.ndarray]:
-        """Features of clips whose ``shapes`` agree: a (time, dim) float32 array for each.
+    def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
+        """For each batch the kept time steps of its windows: (time, dim) float32 arrays.
 
-        No clip is ever padded to another's length, so what a clip gives does not depend on its batch.
+        While a GPU works on a batch, the next one is stacked and sent, and the last one's output fetched.
         """
-        stacked = {
-            name: torch.from_numpy(np.stack([clip.inputs[name] for clip in clips])).to(self.device)
-            for name in clips[0].inputs
-        }
-        hidden = self.hidden(stacked).float().cpu().numpy()  # (batch, time, dim)
-        return [
-            pool_time(values[: clip.n_steps], self.pooling, clip.seconds)
-            for values, clip in zip(hidden, clips, strict=True)
-        ]
+        in_flight: tuple[list[Window], torch.Tensor, torch.cuda.Event | None] | None = None
+        for windows in batches:
+            inputs, lengths = stack(windows, self.pad_values or {})
+            try:
+                hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
+            except torch.OutOfMemoryError as error:
+                tokens = self.spec.batch_tokens
+                where = f"the memory of {self.device}"
+                raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
+            done = None
+            if hidden.is_cuda:
+                on_host = torch.empty(hidden.shape, pin_memory=True)
+                hidden = on_host.copy_(hidden, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record()
+            if in_flight is not None:
+                yield _kept(*in_flight)
+            in_flight = windows, hidden, done
+        if in_flight is not None:
+            yield _kept(*in_flight)
+
+    def _to_device(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        if self.device.type != "cuda":
+            return tensors
+        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def alone(self, source: Path | str) -> np.ndarray:
+        """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
+
+        Raises:
+            MediaError, ClipError: it cannot be decoded, or this encoder cannot take it.
+        """
+        clip = self.prepare(source) if isinstance(source, str) else self._decoded_here(source)
+        pieces = (kept for (kept,) in self.encode([window] for window in clip.windows))
+        return np.concatenate(list(self.pooled(clip, pieces)))
+
+    def _decoded_here(self, path: Path) -> Prepared:
+        assert self.task is not None
+        assert self.prepare_long is not None
+        decoded = self.task.decode(path, lambda: None)
+        if decoded.data is None:
+            return self.prepare_long(self.task.stream(path, lambda: None))
+        return self.prepare(decoded)
+
+    def pooled(self, clip: Prepared, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """A clip's features, part after part, from the kept steps of its windows."""
+        return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
 
 
-def pool_time(hidden: np.ndarray, pooling: Literal["none", "mean"] | float, seconds: float | None) -> np.ndarray:
+def _kept(windows: list[Window], hidden: torch.Tensor, done: torch.cuda.Event | None) -> list[np.ndarray]:
+    if done is not None:
+        done.synchronize()
+    return [values[window.keep] for values, window in zip(hidden.numpy(), windows, strict=True)]
+
+
+def stack(windows: list[Window], pad_values: dict[str, int]) -> tuple[dict[str, np.ndarray], list[int] | None]:
+    """Inputs of a batch, (batch, ...); where lengths differ, the shorter rows are padded at their end, and the
+    lengths of their own are given too."""
+    if all(window.shapes == windows[0].shapes for window in windows):
+        return {name: np.stack([window.inputs[name] for window in windows]) for name in windows[0].inputs}, None
+    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
+    batch = {}
+    for name, first in windows[0].inputs.items():
+        batch[name] = np.full((len(windows), max(lengths)), pad_values.get(name, 0), dtype=first.dtype)
+        for row, window in zip(batch[name], windows, strict=True):
+            row[: len(window.inputs[name])] = window.inputs[name]
+    return batch, lengths
+
+
+def pool_time(
+    pieces: Iterable[np.ndarray], n_steps: int, pooling: Literal["none", "mean"] | float, seconds: float | None
+) -> Iterator[np.ndarray]:
     """Average over time: nothing, everything, or down to a rate.
 
     Args:
-        hidden: (time, dim).
+        pieces: (time, dim) arrays that follow each other, ``n_steps`` time steps in all.
         pooling: ``none``, ``mean``, or a target rate in Hz. For a rate, time is cut into ``round(seconds * rate)``
             parts whose lengths differ by one step at most, and each is averaged; never more parts than steps.
         seconds: the clip's duration, needed for a rate.
+
+    Yields:
+        (time, dim) float32 arrays; a part that spans two pieces comes when it is complete.
     """
     if pooling == "none":
-        return np.ascontiguousarray(hidden)
-    if pooling == "mean":
-        return hidden.mean(axis=0, keepdims=True)
-    if seconds is None:
-        raise ValueError("a rate in Hz needs a clip that has a duration")
-    parts = min(len(hidden), max(1, round(seconds * pooling)))
-    edges = np.linspace(0, len(hidden), parts + 1).astype(int)
-    sums = np.add.reduceat(hidden, edges[:-1], axis=0)  # (parts, dim)
-    return sums / np.diff(edges)[:, None].astype(hidden.dtype)
+        yield from (np.ascontiguousarray(piece) for piece in pieces)
+        return
+    n_parts = 1
+    if pooling != "mean":
+        if seconds is None:
+            raise ValueError("a rate in Hz needs a clip that has a duration")
+        n_parts = min(n_steps, max(1, round(seconds * pooling)))
+    edges = np.linspace(0, n_steps, n_parts + 1).astype(int)  # part k is steps edges[k] to edges[k + 1]
+    seen, part, begun = 0, 0, np.float64(0)
+    for piece in pieces:
+        inside = edges[(edges > seen) & (edges < seen + len(piece))] - seen
+        sums = np.add.reduceat(piece, np.append(0, inside), axis=0).astype(np.float64)  # (parts touched, dim)
+        sums[0] += begun
+        seen += len(piece)
+        complete = len(sums) if seen == edges[part + len(sums)] else len(sums) - 1
+        begun = np.float64(0) if complete == len(sums) else sums[-1]
+        lengths = np.diff(edges[part : part + complete + 1])
+        part += complete
+        if complete:
+            yield (sums[:complete] / lengths[:, None]).astype(np.float32)
 
 
-def load_network(
-    spec: Encoder, folder: Path, model_types: tuple[str, ...], device: torch.device
-) -> tuple[Any, PretrainedConfig]:
-    """``AutoModel.from_pretrained`` on a folder, frozen, in fp32; the folder's architecture must be the family's.
+def load_network(spec: Encoder, folder: Path, model_types: tuple[str, ...]) -> tuple[Any, PretrainedConfig]:
+    """``AutoModel.from_pretrained`` on a folder, in fp32; the folder's architecture must be the family's.
 
     Raises:
         UserError: it cannot be read, is of another family, or lacks weights, which would silently be random.
@@ -126,7 +217,7 @@ def load_network(
             f"model {spec.model!r}: not a whole {config.model_type} checkpoint: {len(absent)} of its weights are "
             f"missing, {absent[0]} for one"
         )
-    return network.eval().requires_grad_(False).to(device), config
+    return network, config
 
 
 def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[str, Any]:
@@ -138,6 +229,8 @@ def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[st
         "revision": spec.revision,
         "layer": spec.layer,
         "pooling": spec.pooling,
+        "precision": spec.precision,
+        "runtime": spec.runtime,
     }
     return common | more
 
@@ -148,18 +241,41 @@ def cannot_be_loaded(spec: Encoder, error: Exception) -> UserError:
 
 @torch.inference_mode()
 def try_out(
-    hidden: Callable[[dict[str, torch.Tensor]], torch.Tensor], clip: Prepared, spec: Encoder, device: torch.device
-) -> int:
-    """Width of the features, by running a clip: a layer or a processor that does not fit ends here, before any work.
+    hidden: Hidden,
+    inputs: dict[str, np.ndarray],
+    spec: Encoder,
+    device: torch.device,
+) -> tuple[int, int]:
+    """Time steps and width of a window's features, by running it: a layer or a processor that does not fit ends here,
+    before any work.
 
     Raises:
-        UserError: the network refuses the clip, or has no such layer.
+        UserError: the network refuses the window, or has no such layer.
     """
     try:
-        return hidden({name: torch.from_numpy(array)[None].to(device) for name, array in clip.inputs.items()}).shape[-1]
+        batch = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
+        _, n_steps, dim = hidden(batch, None).shape
     except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"model {spec.model!r}: does not take what its processor gives: {reason}") from error
+    return n_steps, dim
+
+
+def run_by(
+    hidden: Hidden, network: Any, spec: Encoder, examples: list[tuple[Window, int]]
+) -> tuple[Hidden, dict[str, Any]]:
+    """``hidden`` on the runtime that the profile asks for, and what this adds to the fingerprint.
+
+    Args:
+        examples: windows that differ in all in which windows do, and how many of each to try at once.
+    """
+    if spec.runtime == "torch":
+        return hidden, {}
+    from extract.openvino_runtime import openvino_hidden, openvino_version
+
+    batches = [{name: torch.from_numpy(x) for name, x in stack([window] * n, {})[0].items()} for window, n in examples]
+    compiled = openvino_hidden(network, lambda inputs: hidden(inputs, None), batches, spec.precision)
+    return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
 
 
 def drop_unused_layers(network: Any, layer: int) -> None:

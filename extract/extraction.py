@@ -6,22 +6,28 @@ import time
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from cache import Store, look_ahead, write_text_atomically
+from cache.remote import BackgroundPush, fetch
 from configs import Profile, UserError
 from configs.schema import Modality
-from extract.audio import load_audio_encoder
-from extract.encoder import LoadedEncoder
-from extract.engine import Clip, Failure, Plan, open_writer, plan_pass, run_pass, write_errors
+from extract.blocks import Failure
+from extract.engine import Plan, open_writer, plan_pass, run_pass, write_errors
 from extract.manifest import Manifest
-from extract.text import load_text_encoder
-from extract.video import load_video_encoder
+from extract.means import Means, computing, load_encoder
+from extract.sources import Clip, Sources
 
-LOADERS = {"audio": load_audio_encoder, "video": load_video_encoder, "text": load_text_encoder}
+BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
 
 
-def extract(profile: Profile, manifest: Manifest, modality: Modality, device: str, workers: int, dry_run: bool) -> None:
+def extract(
+    profile: Profile,
+    manifest: Manifest,
+    modality: Modality,
+    means: Means,
+    dry_run: bool = False,
+    rehash: bool = False,
+) -> None:
     """Bring the store of one modality up to date, or (``dry_run``) say what that would take.
 
     Raises:
@@ -34,25 +40,37 @@ def extract(profile: Profile, manifest: Manifest, modality: Modality, device: st
             f"{profile.manifest_path}: no labelled conversation has {modality}: see what extract/manifest.py printed"
         )
     started = time.perf_counter()
-    encoder = load_encoder(profile, modality, device)
+    encoder = load_encoder(profile, modality, means.device)
     store_path = profile.store_path(modality)
+    block_clips = profile.encoders[modality].block_clips or BLOCK_CLIPS[modality]
+    sources = Sources(store_path.with_name(f".{modality}.sources.parquet"), trust=not rehash)
     if dry_run:
         stored, differing = look_ahead(store_path, encoder.fields, profile.store.dtype, profile.store.backend)
         if differing:
             print(f"settings changed ({', '.join(differing)}): the store at {store_path} would be set aside")
-        print(_describe(modality, plan_pass(clips, stored, workers)))
+        print(_describe(modality, plan_pass(clips, stored, sources, block_clips, means.workers)))
         return
     with open_writer(store_path, encoder, profile.store) as writer:
         if writer.moved_aside:
             print(f"settings changed: the former store is kept at {writer.moved_aside}; delete it if it is not needed")
-        plan = plan_pass(clips, writer.content_hashes, workers)
+    push = None
+    if url := profile.store_url(modality):
+        fetch(url, store_path)
+        push = BackgroundPush(store_path, url)
+    with open_writer(store_path, encoder, profile.store) as writer:
+        plan = plan_pass(clips, writer.content_hashes, sources, block_clips, means.workers)
+        sources.save()
         print(_describe(modality, plan))
-        batch_size = profile.encoders[modality].batch_size
-        failures = run_pass(plan, encoder, writer, profile.store.commit_clips, batch_size, workers)
-    write_errors(store_path / "errors.parquet", failures)
+        with computing(means, profile.encoders[modality], modality, encoder) as compute:
+            failures = run_pass(
+                plan, compute(plan.blocks), writer, profile.store.commit_seconds, committed=push or (lambda: None)
+            )
+    write_errors(store_path, failures)
+    if push:
+        push.finish()
     write_receipt(profile.receipt_path(modality), store_path, len(clips), failures)
     seconds = time.perf_counter() - started
-    rate = f" ({len(plan.compute) / seconds:.1f} clips/s)" if plan.compute else ""
+    rate = f" ({plan.n_compute / seconds:.1f} clips/s)" if plan.n_compute else ""
     print(f"{modality}: {len(clips) - len(failures)} of {len(clips)} clips in {store_path}, {seconds:.1f} s{rate}")
     _report_failures(failures, len(clips), profile.store.max_error_share, store_path / "errors.parquet")
 
@@ -67,7 +85,7 @@ def clips_with_media(manifest: Manifest, modality: str) -> list[Clip]:
     rows = present.select("clip_id", modality).iter_rows()
     if modality == "text":
         return [Clip(clip_id, text) for clip_id, text in rows]
-    return [Clip(clip_id, manifest.root / path) for clip_id, path in rows]
+    return [Clip(clip_id, manifest.media(path)) for clip_id, path in rows]
 
 
 def write_receipt(path: Path, store_path: Path, n_clips: int, failures: list[Failure]) -> None:
@@ -86,20 +104,10 @@ def write_receipt(path: Path, store_path: Path, n_clips: int, failures: list[Fai
     write_text_atomically(path, json.dumps(receipt, indent=2) + "\n")
 
 
-def load_encoder(profile: Profile, modality: Modality, device: str) -> LoadedEncoder:
-    """The profile's encoder for a modality on a device (``auto``: a GPU if there is one)."""
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return LOADERS[modality](profile.encoders[modality], torch.device(chosen))
-
-
 def _describe(modality: str, plan: Plan) -> str:
-    new = len(plan.compute) - plan.n_changed
+    new = plan.n_compute - plan.n_changed
     return (
-        f"{modality}: {len(plan.compute)} clips to compute ({new} new, {plan.n_changed} changed), "
+        f"{modality}: {plan.n_compute} clips to compute ({new} new, {plan.n_changed} changed), "
         f"{plan.n_reused} reused, {len(plan.failures)} cannot be read, {len(plan.drop)} to leave the store"
     )
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from cache import replace_atomically, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from extract.sources import RemoteFile
 
 __all__ = ["Manifest", "Unit", "make_manifest", "misplaced", "read_manifest", "some", "straddling", "write_manifest"]
 
@@ -51,12 +52,19 @@ class Unit:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Clips (a row each), the root that their media paths are relative to, the classes in order, and the counts."""
+    """Clips (a row each), the root that their media paths are relative to, the classes in order, and the counts.
+
+    The root is a folder, or as a string the URL of object storage.
+    """
 
     clips: pl.DataFrame
-    root: Path
+    root: Path | str
     classes: tuple[str, ...]
     counts: dict[str, Any]
+
+    def media(self, path: str) -> Path | RemoteFile:
+        """The file or the object behind one of the manifest's paths."""
+        return RemoteFile(self.root, path) if isinstance(self.root, str) else self.root / path
 
     def units(self) -> list[Unit]:
         """One unit per labelled clip, in the order of the manifest; clips after the labelled one are left out."""
@@ -75,13 +83,13 @@ class Manifest:
 
 
 def make_manifest(
-    clips: pl.DataFrame, root: Path, classes: Sequence[str], counts: dict[str, Any], where: str
+    clips: pl.DataFrame, root: Path | str, classes: Sequence[str], counts: dict[str, Any], where: str
 ) -> Manifest:
     """Bring an adapter's table into the contract: columns, types, order, and the counts that every dataset has.
 
     Args:
         clips: any of the columns of the contract (those left out become null) and ``meta_``/``privileged_`` columns.
-        root: the dataset's root, kept as it is written.
+        root: what media paths are relative to, kept as it is written.
         counts: what the adapter met, added to the common counts.
         where: names the dataset in errors.
 
@@ -134,11 +142,11 @@ def straddling(clips: pl.DataFrame) -> list[str]:
     return sorted(spread.get_column("group"))
 
 
-def misplaced(paths: Iterable[str | None], root: Path) -> Iterator[tuple[int, str]]:
+def misplaced(paths: Iterable[str | None], root: Path | str) -> Iterator[tuple[int, str]]:
     """Yield (position, why) of each media path that is not a clean path below root; nulls are fine.
 
     A clean path is relative, uses ``/``, holds no ``.``, ``..`` or empty part, and does not leave root through a
-    symbolic link. Nothing is read, and a file need not exist.
+    symbolic link (object storage has none). Nothing is read, and a file need not exist.
     """
     real_root = os.path.realpath(root)
     folders: dict[str, bool] = {}  # a folder -> lies inside root; there are far fewer folders than files
@@ -157,7 +165,7 @@ def misplaced(paths: Iterable[str | None], root: Path) -> Iterator[tuple[int, st
             yield position, f"{path!r} goes up with '..'"
         elif not {"", "."}.isdisjoint(path.split("/")):
             yield position, f"{path!r} is not normalised: write {PurePosixPath(path).as_posix()!r}"
-        else:
+        elif isinstance(root, Path):
             full = os.path.join(real_root, path)  # noqa: PTH118 (hundreds of thousands of paths)
             folder = os.path.dirname(full)  # noqa: PTH120
             if folder not in folders:
@@ -227,7 +235,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         UserError: the manifest breaks its contract; nothing is written.
     """
     _check(manifest, str(path))
-    about = {"root": manifest.root.as_posix(), "classes": list(manifest.classes), "counts": manifest.counts}
+    root = manifest.root.as_posix() if isinstance(manifest.root, Path) else manifest.root
+    about = {"root": root, "classes": list(manifest.classes), "counts": manifest.counts}
     metadata = {"emocache": json.dumps(about, ensure_ascii=False)}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_atomically(path, lambda beside: manifest.clips.write_parquet(beside, metadata=metadata))
@@ -250,7 +259,8 @@ def read_manifest(path: Path | str) -> Manifest:
     _check_columns(clips, str(path))
     try:
         about = json.loads(metadata["emocache"])
-        root, classes, counts = Path(about["root"]), tuple(about["classes"]), dict(about["counts"])
+        root = about["root"] if "://" in about["root"] else Path(about["root"])
+        classes, counts = tuple(about["classes"]), dict(about["counts"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
     return Manifest(clips, root, classes, counts)

@@ -1,22 +1,58 @@
 """From a media file to arrays: one decoder (FFmpeg through PyAV), one resampler, one resizer.
 
-What is decided here enters every fingerprint as ``DECODING``; raise its version when a change alters values.
+Everything here streams: memory does not grow with a clip's length. What is decided here enters every fingerprint as
+``DECODING``; raise its version when a change alters values.
 """
 
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import cv2
 import numpy as np
 import soxr
+from av.stream import Disposition
+
+from extract.completeness import missing_end
 
 SAMPLE_RATE = 16_000  # Hz; every supported audio encoder was trained at it
-DECODING = {"version": 1, "sample_rate": SAMPLE_RATE, "downmix": "mean", "resampler": "soxr-HQ", "frames": "by-time"}
+DECODING = {
+    "version": 2,
+    "sample_rate": SAMPLE_RATE,
+    "downmix": "mean without LFE",
+    "resampler": "soxr-HQ",
+    "frames": "by-time",
+}
+MAX_SECONDS = 24 * 3600  # a header or a timestamp that says more is damaged
+SAMPLE_RATES = range(1000, 768_001)  # Hz
+
+# Containers of sound and moving pictures. What is not here is refused, above all what makes FFmpeg open other files or
+# the network (playlists, scripts, DASH, SDP, image sequences). Together with the protocol "fd" nothing but the one
+# file that is already open can be read.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dv,eac3,flac,flv,gif,ivf,matroska,mov,mp3,mpeg,mpegts,mxf,"
+    "nistsphere,nut,ogg,rm,tta,voc,w64,wav,wv"
+)
+
+
+# Containers that state a stream's length: by how much it may fall short, in seconds and as a share of it. An MP4's
+# times include what edit lists and codecs' delays take away.
+TOLERANCE = {"mov,mp4,m4a,3gp,3g2,mj2": (0.5, 0.05), "flac": (0.01, 0)}
+
+Stream = TypeVar("Stream", av.AudioStream, av.VideoStream)
 
 
 class MediaError(Exception):
     """A file that cannot be decoded, in one line and in the decoder's own words."""
+
+
+class ClipError(Exception):
+    """A clip that this encoder cannot take, in one line."""
 
 
 @dataclass(frozen=True)
@@ -30,123 +66,249 @@ class Frames:
     seconds: float
 
 
-def decode_audio(path: Path, max_seconds: float) -> np.ndarray:
-    """The first audio stream as (samples,) float32 mono at ``SAMPLE_RATE``; channels are averaged.
+Beat = Callable[[], None]  # called with every packet: decoding is getting on
+
+
+def audio_blocks(path: Path, beat: Beat = lambda: None) -> Iterator[np.ndarray]:
+    """The first audio stream in pieces of any length: (samples,) float32 mono at ``SAMPLE_RATE``.
+
+    Channels are averaged; a low-frequency effects channel is left out where the file names one, as in ITU-R BS.775.
+    What an encoder put before and after the sound to fill its blocks is left out as FFmpeg does. Timestamps are not
+    looked at: silence that is in the file stays, a gap between packets is closed.
 
     Raises:
-        MediaError: no such file, no audio stream, nothing decodable, cut short, or longer than ``max_seconds``.
+        MediaError: no such file, no audio stream, nothing decodable, damaged, cut short, or not finite. Cut files are
+            found before the first piece where the container tells, or after the last.
     """
-    resampler: soxr.ResampleStream | None = None
-    parts: list[np.ndarray] = []
     n_samples = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise MediaError("it has no audio stream")
-            stream = container.streams.audio[0]
-            declared = _declared_seconds(container, stream)
-            to_float = av.AudioResampler(format="fltp")  # sample format only: soxr changes the rate
-            for decoded in container.decode(stream):
-                for frame in to_float.resample(decoded):
-                    mono = frame.to_ndarray().mean(axis=0, dtype=np.float32)  # (channels, samples) -> (samples,)
-                    if resampler is None:
-                        resampler = soxr.ResampleStream(frame.sample_rate, SAMPLE_RATE, 1, quality="HQ")
-                    parts.append(resampler.resample_chunk(mono))
-                    n_samples += len(parts[-1])
-                    if n_samples > max_seconds * SAMPLE_RATE:
-                        raise MediaError(f"longer than max_seconds = {max_seconds:g}")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_reason(error)) from error
-    if resampler is not None:
-        parts.append(resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True))
-    audio = np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
-    if len(audio) == 0:
-        raise MediaError("its audio stream holds no samples")
-    _refuse_cut(len(audio) / SAMPLE_RATE, declared)
-    return audio
+    with _opened(path) as container:
+        stream = _first_decodable(container.streams.audio, "audio")
+        declared = _declared_seconds(container, stream)
+        for block in filter(len, _resampled(_decoded(container, stream, beat))):
+            if not np.isfinite(block).all():
+                raise MediaError("its samples are not all finite numbers")
+            n_samples += len(block)
+            if n_samples > MAX_SECONDS * SAMPLE_RATE:
+                raise MediaError(f"longer than {MAX_SECONDS // 3600} hours")
+            yield block
+        if n_samples == 0:
+            raise MediaError("its audio stream holds no samples")
+        _refuse_cut(n_samples / SAMPLE_RATE, declared, container.format.name)
+
+
+def decode_audio(path: Path) -> np.ndarray:
+    """All of :func:`audio_blocks` in one piece."""
+    return np.concatenate(list(audio_blocks(path)))
+
+
+def time_span(path: Path, beat: Beat = lambda: None) -> tuple[float, float]:
+    """When the first frame of a video is shown and for how long the clip lasts, in seconds; decodes nothing.
+
+    Raises:
+        MediaError: no such file, no video stream, no frames, or cut short.
+    """
+    first, last = float("inf"), float("-inf")
+    n_packets = 0
+    with _opened(path) as container:
+        stream = _first_decodable(_moving_pictures(container), "video")
+        for packet in container.demux(stream):
+            beat()
+            n_packets += packet.size > 0
+            # An edit list may keep packets that are decoded only because later ones need them.
+            if packet.pts is None or packet.time_base is None or packet.is_discard:
+                continue
+            start = float(packet.pts * packet.time_base)
+            first = min(first, start)
+            last = max(last, start + float((packet.duration or 0) * packet.time_base))
+        if last < first:
+            raise MediaError("its frames carry no times" if n_packets else "its video stream holds no frames")
+        if last - first > MAX_SECONDS:
+            raise MediaError(f"its timestamps span {last - first:.3g} s, more than {MAX_SECONDS // 3600} hours")
+        _refuse_cut(last - first, _declared_seconds(container, stream), container.format.name)
+    return first, last - first
+
+
+def frames_at(path: Path, times: list[float], beat: Beat = lambda: None) -> Iterator[np.ndarray]:
+    """The frame on screen at each of ``times`` (ascending, in seconds): (height, width, 3) uint8 RGB, upright.
+
+    Frames are chosen by presentation time, so variable frame rates and reordered packets do not matter. One pass from
+    the start; one frame is held at a time. Transparency is dropped; rotation is the container's.
+
+    Raises:
+        MediaError: none of the frames can be decoded, or one is damaged.
+    """
+    with _opened(path) as container:
+        stream = _first_decodable(_moving_pictures(container), "video")
+        wanted = iter(times)
+        time = next(wanted, None)
+        on_screen: av.VideoFrame | None = None
+        for frame in _decoded(container, stream, beat):
+            if frame.time is None:
+                continue
+            if on_screen is None:
+                matrix = _display_matrix(frame)  # of the first alone: looking at it makes a frame outlive its use
+            image: np.ndarray | None = None
+            while on_screen is not None and time is not None and frame.time > time:
+                image = _upright_rgb(on_screen, matrix) if image is None else image
+                yield image
+                time = next(wanted, None)
+            on_screen = frame
+            if time is None:
+                return
+        if on_screen is None:
+            raise MediaError("none of its frames can be decoded")
+        image = _upright_rgb(on_screen, matrix)
+        while time is not None:
+            yield image
+            time = next(wanted, None)
+
+
+def middles(first: float, seconds: float, parts: int) -> list[float]:
+    """The middle of each of so many equal parts of a clip."""
+    step = seconds / parts
+    return [first + (k + 0.5) * step for k in range(parts)]
 
 
 def decode_frames(path: Path, n_frames: int) -> Frames:
     """``n_frames`` frames, each the one on screen in the middle of one of ``n_frames`` equal parts of the clip.
 
-    Frames are chosen by presentation time, so variable frame rates and reordered packets do not matter; a clip with
-    fewer frames repeats them. Frames are turned upright by the container's rotation flag.
-
-    Raises:
-        MediaError: no such file, no video stream, nothing decodable, or cut short.
+    A clip with fewer frames repeats them. Raises MediaError as :func:`time_span` and :func:`frames_at`, and where the
+    size of the picture changes.
     """
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError("it has no video stream")
-            stream = container.streams.video[0]
-            declared = _declared_seconds(container, stream)
-            spans = [
-                (float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base))
-                for packet in container.demux(stream)
-                if packet.pts is not None and packet.time_base is not None
-            ]
-            if not spans:
-                raise MediaError("its video stream holds no frames")
-            first = min(start for start, _ in spans)
-            last = max(start + duration for start, duration in spans)
-        _refuse_cut(last - first, declared)
-        step = (last - first) / n_frames
-        wanted = [first + (k + 0.5) * step for k in range(n_frames)]
-        images = _frames_on_screen(path, wanted)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_reason(error)) from error
-    return Frames(images, seconds=last - first)
+    first, seconds = time_span(path)
+    images = list(frames_at(path, middles(first, seconds, n_frames)))
+    if len({image.shape for image in images}) > 1:
+        raise MediaError("its picture changes size")
+    return Frames(np.stack(images), seconds)
 
 
-def _frames_on_screen(path: Path, times: list[float]) -> np.ndarray:
-    """(len(times), height, width, 3); ``times`` ascend. Holds one decoded frame beside the chosen ones."""
-    chosen: list[np.ndarray] = []
-    on_screen: av.VideoFrame | None = None
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # clips are decoded side by side: threads within one only compete
-        for frame in container.decode(stream):
-            if frame.time is None:
-                continue
-            while on_screen is not None and len(chosen) < len(times) and frame.time > times[len(chosen)]:
-                chosen.append(_upright_rgb(on_screen))
-            on_screen = frame
-            if len(chosen) == len(times):
-                break
-    if on_screen is None:
-        raise MediaError("none of its frames can be decoded")
-    while len(chosen) < len(times):
-        chosen.append(_upright_rgb(on_screen))
-    return np.stack(chosen)
+def resize_and_crop(images: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """Scale the shorter side to ``size`` and cut the middle square: (h, w, 3) each -> (n, size, size, 3) uint8.
+
+    Takes one image after the other, so a generator's are never held all at once.
+    """
+    return np.stack([_middle_square(image, size) for image in images])
 
 
-def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")  # (height, width, 3)
-    return np.rot90(image, k=round(frame.rotation / 90) % 4)
-
-
-def resize_and_crop(images: np.ndarray, size: int) -> np.ndarray:
-    """Scale the shorter side to ``size`` and cut the middle square: (n, h, w, 3) -> (n, size, size, 3) uint8."""
-    height, width = images.shape[1:3]
+def _middle_square(image: np.ndarray, size: int) -> np.ndarray:
+    height, width = image.shape[:2]
     scale = size / min(height, width)
     new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     top, left = (new_height - size) // 2, (new_width - size) // 2
-    resized = [cv2.resize(image, (new_width, new_height), interpolation=method) for image in images]
-    return np.stack([image[top : top + size, left : left + size] for image in resized])
+    resized = cv2.resize(image, (new_width, new_height), interpolation=method)
+    return resized[top : top + size, left : left + size]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """The container of a file, with everything that goes wrong in it as MediaError.
+
+    The file is opened here and handed to FFmpeg as a descriptor: FFmpeg never sees a name, which it might take for a
+    URL, a pattern or an option.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not be waited for
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise MediaError("not a regular file")
+            if found.st_size == 0:
+                raise MediaError("the file is empty")
+            options = {"fd": str(descriptor), "protocol_whitelist": "fd", "format_whitelist": FORMATS}
+            try:
+                container = av.open("fd:", options=options, metadata_errors="replace")
+            except av.ArgumentError as error:  # what FFmpeg says of a format that is not in the list
+                raise MediaError("not a format of audio or video that is read here") from error
+            with container:
+                missing = missing_end(descriptor, container.format.name)
+                if missing:
+                    raise MediaError(f"cut short: {missing}")
+                yield container
+        finally:
+            os.close(descriptor)
+    except MemoryError as error:
+        raise MediaError("decoding it takes more memory than there is") from error
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(_reason(error)) from error
+
+
+def _moving_pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """Video streams; the cover picture of a song is none."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _first_decodable(streams: Sequence[Stream], kind: str) -> Stream:
+    if not streams:
+        raise MediaError(f"it has no {kind} stream")
+    if streams[0].codec_context is None:
+        raise MediaError(f"no decoder for its {kind} stream")
+    streams[0].codec_context.thread_count = 1  # clips are decoded side by side: threads within one only compete
+    return streams[0]
+
+
+def _decoded(container: av.container.InputContainer, stream: Any, beat: Beat) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        beat()
+        yield from packet.decode()
+
+
+def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
+    """Mono at ``SAMPLE_RATE``, in pieces (samples,) float32; rate, layout and sample format may change on the way."""
+    form: tuple[str, str, int] | None = None
+    resampler: soxr.ResampleStream | None = None
+    rate = 0
+    for frame in frames:
+        if (frame.format.name, frame.layout.name, frame.sample_rate) != form:
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            to_float = av.AudioResampler(format="fltp")  # sample format only: soxr changes the rate
+            names = [channel.name for channel in frame.layout.channels]
+            heard = [i for i, name in enumerate(names) if name not in ("LFE", "LFE2")] or list(range(len(names)))
+        if resampler is None or frame.sample_rate != rate:
+            if resampler is not None:
+                yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+            rate = frame.sample_rate
+            if rate not in SAMPLE_RATES:
+                raise MediaError(f"its sample rate of {rate} Hz is outside {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz")
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, quality="HQ")
+        for piece in to_float.resample(frame):
+            channels = piece.to_ndarray()  # (channels, samples)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused where it arrives
+                mono = channels[heard].mean(axis=0, dtype=np.float32)
+            yield resampler.resample_chunk(mono)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """ISO 14496-12, 6.2.2: (a, b, c, d) shows a point (x, y) at (a x + c y, b x + d y), y pointing down."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _upright_rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """(height, width, 3), turned by quarters and mirrored."""
+    image = frame.to_ndarray(format="rgb24")
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _declared_seconds(container: av.container.InputContainer, stream: av.AudioStream | av.VideoStream) -> float:
     """How long the stream says it is; 0 where that is not stated, or only estimated from the file's size."""
-    if "mp4" not in container.format.name or stream.duration is None or stream.time_base is None:
+    if container.format.name not in TOLERANCE or stream.duration is None or stream.time_base is None:
         return 0
     return float(stream.duration * stream.time_base)
 
 
-def _refuse_cut(seconds: float, declared: float) -> None:
-    """An MP4 whose end is missing decodes without complaint up to where it was cut."""
-    if seconds < declared - max(0.5, 0.05 * declared):
+def _refuse_cut(seconds: float, declared: float, format_name: str) -> None:
+    """Much less than declared: the end is missing, though what is there decodes without complaint."""
+    absolute, share = TOLERANCE.get(format_name, (0, 0))
+    if seconds < declared - max(absolute, share * declared):
         raise MediaError(f"cut short: {seconds:.2f} s of the {declared:.2f} s that it declares")
 
 

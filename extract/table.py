@@ -8,6 +8,7 @@ import polars as pl
 from configs import UserError
 from configs.schema import TableDataset
 from extract.manifest import SPLITS, Manifest, make_manifest, misplaced, some
+from extract.sources import remote_files
 from extract.splits import connected, make_splits
 
 __all__ = ["read_table"]
@@ -47,10 +48,10 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
     clips = clips.with_columns(pl.when(pl.all() != "").then(pl.all())).with_row_index("row", offset=1)
     clips = _with_ids(clips, path)
     classes = _classes(clips, dataset, path)
-    clips = _with_media(clips, dataset.root, path)
+    clips = _with_media(clips, dataset.media, path)
     clips = _with_groups(clips)
     clips, counts = _with_splits(clips, dataset, seed, path)
-    return make_manifest(clips.drop("row"), dataset.root, classes, counts, str(path))
+    return make_manifest(clips.drop("row"), dataset.media, classes, counts, str(path))
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -100,17 +101,20 @@ def _classes(clips: pl.DataFrame, dataset: TableDataset, path: Path) -> list[str
     return dataset.classes
 
 
-def _with_media(clips: pl.DataFrame, root: Path, path: Path) -> pl.DataFrame:
+def _with_media(clips: pl.DataFrame, root: Path | str, path: Path) -> pl.DataFrame:
     """Write separators as /, and see that every file that is named is there: a table is explicit."""
-    for kind in ("audio", "video"):
-        if kind not in clips.columns:
-            continue
+    kinds = [kind for kind in ("audio", "video") if kind in clips.columns]
+    objects = remote_files(root) if kinds and isinstance(root, str) else set()
+    for kind in kinds:
         tidy = pl.col(kind).str.replace_all(r"\\", "/").str.replace_all(r"/(\./|/)*", "/").str.replace(r"^(\./)+", "")
         clips = clips.with_columns(tidy.alias(kind))
         files = clips.get_column(kind).to_list()
         problems = [f"row {at + 1}: {why}" for at, why in misplaced(files, root)]
         if not problems:
-            absent = {file: not (root / file).is_file() for file in dict.fromkeys(files) if file is not None}
+            named = dict.fromkeys(file for file in files if file is not None)
+            absent = {
+                file: not (root / file).is_file() if isinstance(root, Path) else file not in objects for file in named
+            }
             problems = [
                 f"row {at + 1}: no file {file!r} below {root}" for at, file in enumerate(files) if absent.get(file)
             ]

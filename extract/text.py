@@ -1,5 +1,6 @@
 """Text encoders: BERT and any other encoder that ``AutoModel`` loads. A time step is a token."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,19 @@ from transformers import AutoTokenizer
 from configs import UserError
 from configs.schema import Encoder
 from extract.encoder import (
-    ClipError,
     LoadedEncoder,
     Prepared,
+    Window,
     cannot_be_loaded,
     choose_hidden,
     drop_unused_layers,
     fingerprint_fields,
     load_network,
+    run_by,
     try_out,
 )
+from extract.media import ClipError
+from extract.networks import ReadyNetwork
 from extract.weights import find_folder, model_files
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # a folder holds one of these
@@ -29,7 +33,7 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     if isinstance(spec.pooling, float):
         raise UserError(f"text.pooling = {spec.pooling:g}: a text has no duration; use none or mean")
     folder = find_folder(spec)
-    network, config = load_network(spec, folder, (), device)
+    network, config = load_network(spec, folder, ())
     drop_unused_layers(network, spec.layer)
     if not any(list(folder.glob(pattern)) for pattern in TOKENIZERS):  # transformers would make up an empty vocabulary
         raise UserError(f"model {spec.model!r}: holds no tokenizer ({', '.join(TOKENIZERS)})")
@@ -42,18 +46,52 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     padding = getattr(getattr(network, "embeddings", None), "padding_idx", None)
     max_tokens = min(tokenizer.model_max_length, positions - (0 if padding is None else padding + 1))
 
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
+
     def prepare(text: str) -> Prepared:
         encoded: dict[str, Any] = tokenizer(text, verbose=False)
         n_tokens = len(encoded["input_ids"])
         if n_tokens == 0:
             raise ClipError("the text has no tokens")
-        if n_tokens > max_tokens:
-            raise ClipError(f"{n_tokens} tokens, and {spec.model} takes {max_tokens}")
-        return Prepared({name: np.array(values, dtype=np.int64) for name, values in encoded.items()})
+        if n_tokens <= max_tokens:
+            whole = {name: np.array(values, dtype=np.int64) for name, values in encoded.items()}
+            return Prepared([Window(whole, slice(0, n_tokens), n_tokens)], n_tokens)
+        if not tokenizer.is_fast:
+            raise ClipError(f"{n_tokens} tokens, {spec.model} takes {max_tokens}, and its tokenizer cuts no windows")
+        windows = list(_windows(tokenizer, text, max_tokens, round(spec.overlap * max_tokens)))
+        return Prepared(windows, n_tokens)
 
-    def hidden(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return choose_hidden(network(**inputs, output_hidden_states=True).hidden_states, spec)  # (batch, tokens, dim)
+    def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
+        return choose_hidden(ready.hidden_states(inputs, lengths), spec)  # (batch, tokens, dim)
 
-    fields = fingerprint_fields(spec, model_files(folder))  # the tokenizer's files are among them
-    dim = try_out(hidden, prepare("a"), spec, device)
-    return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)
+    short, longer = (next(iter(prepare(text).windows)) for text in ("a", "a b c d " * 10))
+    _, dim = try_out(hidden, short.inputs, spec, device)
+    run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
+    fields = fingerprint_fields(spec, model_files(folder), overlap=spec.overlap, **runtime)  # the tokenizer's, too
+    pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
+    return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
+
+
+def _windows(tokenizer: Any, text: str, max_tokens: int, overlap: int) -> Iterator[Window]:
+    """Overlapping windows, each with the special tokens around it; kept are those of the text's two ends only.
+
+    Of ``overlap`` tokens that two windows share, the first half is taken from the earlier one.
+    """
+    encoded = tokenizer(
+        text,
+        truncation=True,
+        max_length=max_tokens,
+        stride=overlap,
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    special = encoded.pop("special_tokens_mask")
+    del encoded["overflow_to_sample_mapping"]
+    n_windows = len(special)
+    for k in range(n_windows):
+        inputs = {name: np.array(values[k], dtype=np.int64) for name, values in encoded.items()}
+        own = np.flatnonzero(np.array(special[k]) == 0)  # places of the text's tokens between the special ones
+        first = 0 if k == 0 else int(own[0]) + overlap // 2
+        stop = len(special[k]) if k == n_windows - 1 else int(own[-1]) + 1 - (overlap - overlap // 2)
+        yield Window(inputs, slice(first, stop), len(special[k]))

@@ -11,20 +11,27 @@ import torch
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.decoding import Decoded, VideoTask
 from extract.encoder import (
     LoadedEncoder,
     Prepared,
+    Stream,
+    Window,
     choose_hidden,
     drop_unused_layers,
     fingerprint_fields,
     load_network,
+    run_by,
     try_out,
 )
-from extract.faces import crop_face, face_detector
-from extract.media import DECODING, decode_frames, resize_and_crop
+from extract.faces import face_detector
+from extract.media import DECODING
+from extract.networks import ReadyNetwork
 from extract.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
 from extract.weights import find_folder, model_files
 
+PATCH = 16  # pixels, of most vision transformers: what an image costs is counted in these
+SHORT_SEGMENTS = 2  # a clip of more segments is streamed, and never held as a whole
 DEFAULT_IMAGE_FRAMES = 8  # frames for image backbones, which have no number of their own
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -46,64 +53,77 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     """Args: spec, a ``video`` encoder of a profile. Raises UserError where it cannot be loaded."""
     if spec.face_crop:
         face_detector()  # where it is not installed, that is said now and not after the first clips
-    states, image_format, n_frames, files = (
+    network, states, image_format, n_frames, files = (
         _packaged(spec, device) if spec.model == EFFICIENTNET_LITE0 else _from_folder(spec, device)
     )
     mean = torch.tensor(image_format.mean, device=device).view(3, 1, 1)
     std = torch.tensor(image_format.std, device=device).view(3, 1, 1)
 
-    def prepare(path: Path) -> Prepared:
-        frames = decode_frames(path, n_frames)
-        images = crop_face(frames.images, spec.face_crop) if spec.face_crop else frames.images
-        return Prepared({"images": resize_and_crop(images, image_format.size)}, frames.seconds)
+    def prepare(clip: Decoded) -> Prepared:
+        assert clip.data is not None
+        return Prepared([window(images) for images in clip.data], clip.n * n_steps, clip.seconds)
 
-    def hidden(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def prepare_long(stream: Stream) -> Prepared:
+        about = next(stream)
+        return Prepared((window(images) for images in stream), about.n * n_steps, about.seconds)
+
+    def window(images: np.ndarray) -> Window:
+        patches = n_frames * (image_format.size // PATCH) ** 2
+        return Window({"images": images}, slice(0, n_steps), patches)
+
+    def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:  # all of one length
         pixels = inputs["images"].permute(0, 1, 4, 2, 3).float() / 255  # (batch, frames, 3, height, width)
         return states((pixels - mean) / std)
 
     blank = np.zeros((n_frames, image_format.size, image_format.size, 3), dtype=np.uint8)
-    dim = try_out(hidden, Prepared({"images": blank}), spec, device)
+    n_steps, dim = try_out(hidden, {"images": blank}, spec, device)
+    run, runtime = run_by(hidden, network, spec, [(window(blank), 1), (window(blank), 2)])
     fields = fingerprint_fields(
         spec,
         files,
         n_frames=n_frames,
+        window_seconds=spec.window_seconds,
         decoding=DECODING,
         processor=asdict(image_format),
         face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
+        **runtime,
     )
-    return LoadedEncoder(dim, fields, prepare, hidden, spec.pooling, device)
+    task = VideoTask(n_frames, image_format.size, spec.window_seconds, SHORT_SEGMENTS, spec.face_crop)
+    return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
 
 
-def _packaged(spec: Encoder, device: torch.device) -> tuple[Network, ImageFormat, int, list[Path]]:
+def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     if spec.family != "image" or spec.layer != -1:
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
+    network: Any
     network, files = efficientnet_lite0()
-    extract_features: Any = network.eval().requires_grad_(False).to(device).extract_features
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
     def states(pixels: torch.Tensor) -> torch.Tensor:
-        return _per_frame(pixels, extract_features)
+        return _per_frame(pixels, lambda images: ready.call(network.extract_features, inputs=images))
 
-    return states, LITE0_FORMAT, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
+    return network, states, LITE0_FORMAT, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
 
 
-def _from_folder(spec: Encoder, device: torch.device) -> tuple[Network, ImageFormat, int, list[Path]]:
+def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     folder = find_folder(spec)
     types = () if spec.family == "image" else (spec.family,)
-    network, config = load_network(spec, folder, types, device)
+    network, config = load_network(spec, folder, types)
     drop_unused_layers(network, spec.layer)
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
     n_frames: int = spec.n_frames or getattr(config, "num_frames", None) or DEFAULT_IMAGE_FRAMES
     if spec.family != "image" and n_frames != config.num_frames:
         raise UserError(f"n_frames = {n_frames}: {spec.model} takes {config.num_frames} frames")
 
     def chosen(pixels: torch.Tensor) -> torch.Tensor:
-        return choose_hidden(network(pixel_values=pixels, output_hidden_states=True).hidden_states, spec)
+        return choose_hidden(ready.hidden_states({"pixel_values": pixels}), spec)
 
     def states(pixels: torch.Tensor) -> torch.Tensor:
         if spec.family == "image":
             return _per_frame(pixels, chosen)
         return _pool_patches(chosen(pixels), spec.family, config)
 
-    return states, _image_format(folder, config), n_frames, model_files(folder)
+    return network, states, _image_format(folder, config), n_frames, model_files(folder)
 
 
 def _image_format(folder: Path, config: Any) -> ImageFormat:

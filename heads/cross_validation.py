@@ -9,6 +9,7 @@ import typer
 from tqdm import tqdm
 
 from cache import Store
+from cache.remote import fetch
 from configs import Profile, UserError
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
@@ -58,7 +59,9 @@ def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
     """The stores that a head reads."""
     stores: dict[str, Store] = {}
     for modality in head.stores:
-        path = profile.store_path(modality)
+        path, url = profile.store_path(modality), profile.store_url(modality)
+        if url and not (path / "store.json").is_file():
+            fetch(url, path)
         if not path.exists():
             raise UserError(f"{path}: no such store: make it with 'python extract/run.py --modality {modality}'")
         stores[modality] = Store(path)

@@ -15,7 +15,7 @@ from cache import StoreError
 from configs import command
 from configs.schema import Encoder
 from extract.encoder import LoadedEncoder
-from extract.extraction import LOADERS
+from extract.means import LOADERS
 from extract.run import main
 
 
@@ -32,7 +32,7 @@ def load(checkpoints: Path) -> Load:
     def build(name: str, model: Path | str | None = None, **settings: Any) -> LoadedEncoder:
         modality, family = MODALITIES[name]
         if family == "whisper":
-            settings = {"max_seconds": 1, **settings}
+            settings = {"window_seconds": 1, **settings}
         settings = {"family": family, "model": str(model or checkpoints / name), **settings}
         return LOADERS[modality](Encoder(**settings), torch.device("cpu"))  # type: ignore[index]
 

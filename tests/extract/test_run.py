@@ -19,11 +19,11 @@ from media_tools import Run
 
 from cache import Store
 from configs import load as load_profile
-from extract import extraction, manifest
+from extract import manifest, means
 from extract import run as run_module
 from extract.encoder import LoadedEncoder
-from extract.extraction import load_encoder
 from extract.manifest import read_manifest
+from extract.means import load_encoder
 
 FILES = {"clip_id": "id", "conversation_id": "talk", "index": "at", "role": "role", "split": "part", "label": "emotion"}
 READ = [f"c{i}" for i in range(7)]  # c7 is what the listener answers: no unit reads it
@@ -47,6 +47,7 @@ def profile(
         rows.append([f"c{i}", talk, at, role, "train", label, media["text"][i], sound.name, picture.name])
     names = [*FILES.values(), "words", "sound", "picture"]
     pl.DataFrame(rows, schema=names, orient="row").write_csv("data/clips.csv")
+    small = {"batch_tokens": 1, "block_clips": 2}
     stated: dict[str, Any] = {
         "name": "tiny",
         "dataset": {
@@ -55,11 +56,22 @@ def profile(
             "table": "clips.csv",
             "columns": {**FILES, "text": "words", "audio": "sound", "video": "picture"},
         },
-        "store": {"dtype": "float32", "commit_clips": 2, "chunk_mb": 0.001},
+        "store": {"dtype": "float32", "commit_seconds": 0, "chunk_mb": 0.001},
         "encoders": {
-            "audio": {"family": "wav2vec2", "model": str(checkpoints / "wav2vec2"), "batch_size": 1},
-            "video": {"family": "image", "model": str(checkpoints / "resnet"), "n_frames": 2, "batch_size": 1},
-            "text": {"family": "transformer", "model": str(checkpoints / "bert"), "batch_size": 1},
+            "audio": {
+                "family": "wav2vec2",
+                "model": str(checkpoints / "wav2vec2"),
+                "batch_tokens": 1,
+                "block_clips": 2,
+            },
+            "video": {
+                "family": "image",
+                "model": str(checkpoints / "resnet"),
+                "n_frames": 2,
+                "batch_tokens": 1,
+                "block_clips": 2,
+            },
+            "text": {"family": "transformer", "model": str(checkpoints / "bert"), **small},
         },
         "heads": {"audio": {"inputs": ["audio"]}},
     }
@@ -101,7 +113,7 @@ def test_a_store_holds_what_the_encoder_computes_live(profile: dict[str, Any], r
     rows = dict(table.clips.select("clip_id", modality).iter_rows())
     for clip_id in READ:
         source = rows[clip_id] if modality == "text" else table.root / rows[clip_id]
-        np.testing.assert_array_equal(store[clip_id], encoder.encode([encoder.prepare(source)])[0])
+        np.testing.assert_array_equal(store[clip_id], encoder.alone(source))
     assert pl.read_parquet(f"runs/tiny/stores/{modality}/errors.parquet").height == 0
 
     before = tree()
@@ -174,7 +186,7 @@ def test_another_setting_sets_the_former_store_aside(profile: dict[str, Any], ru
     code, out, _ = run(*AUDIO)
     assert (code, computed(out)) == (0, 0)
     assert Store(STORE).fingerprint == first.fingerprint
-    for setting in ("batch_size=5", f"model={Path(profile['encoders']['audio']['model'], '..', 'wav2vec2')}"):
+    for setting in ("batch_tokens=5", f"model={Path(profile['encoders']['audio']['model'], '..', 'wav2vec2')}"):
         assert computed(run(*AUDIO, f"encoders.audio.{setting}")[1]) == 0
 
 
@@ -206,22 +218,22 @@ def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monk
     assert run(*AUDIO)[0] == 0
     whole = {path.relative_to(STORE): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
     shutil.rmtree(STORE)
-    load: Callable[..., LoadedEncoder] = extraction.LOADERS["audio"]
+    load: Callable[..., LoadedEncoder] = means.LOADERS["audio"]
     calls = 0
 
     def load_interrupted(*arguments: Any) -> LoadedEncoder:
         encoder = load(*arguments)
 
-        def hidden(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
             nonlocal calls
             calls += 1
             if calls == 4:
                 raise KeyboardInterrupt
-            return encoder.hidden(inputs)
+            return encoder.hidden(inputs, lengths)
 
         return replace(encoder, hidden=hidden)
 
-    monkeypatch.setitem(extraction.LOADERS, "audio", load_interrupted)
+    monkeypatch.setitem(means.LOADERS, "audio", load_interrupted)
     code, _, err = run(*AUDIO)
     assert code == 130
     assert err.endswith("interrupted: what was committed is kept; run the same command to go on\n")
@@ -302,3 +314,29 @@ def test_as_a_script_from_a_shell(profile: dict[str, Any]) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0].startswith("text: 7 clips to compute")
     assert json.loads(Path("runs/tiny/stores/text/store.json").read_text())["dim"] == 16
+
+
+def test_several_devices_write_the_same_store_as_one(profile: dict[str, Any], run: Run) -> None:
+    """Two processes on the CPU stand for two GPUs."""
+    assert run(*AUDIO)[0] == 0
+    one = stored_bytes()
+    shutil.rmtree(STORE)
+    code, out, _ = run("--modality", "audio", "--config", "tiny.yaml", "--device", "cpu,cpu")
+    assert code == 0
+    assert "7 of 7 clips" in out
+    assert stored_bytes() == one
+
+
+def stored_bytes() -> dict[str, bytes]:
+    return {path.relative_to(STORE).as_posix(): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
+
+
+def test_ray_writes_the_same_store(profile: dict[str, Any], run: Run) -> None:
+    pytest.importorskip("ray")
+    assert run(*AUDIO)[0] == 0
+    one = stored_bytes()
+    shutil.rmtree(STORE)
+    code, out, err = run("--modality", "audio", "--config", "tiny.yaml", "--engine", "ray", "--actors", "2")
+    assert (code, err) == (0, "")
+    assert "7 of 7 clips" in out
+    assert stored_bytes() == one

@@ -27,7 +27,9 @@ MODALITIES = {  # checkpoint: (modality, family)
     "wav2vec2": ("audio", "wav2vec2"),
     "wav2vec2-layer": ("audio", "wav2vec2"),
     "hubert": ("audio", "hubert"),
+    "hubert-batch-norm": ("audio", "hubert"),
     "wavlm": ("audio", "wavlm"),
+    "wavlm-layer": ("audio", "wavlm"),
     "whisper": ("audio", "whisper"),
     "timesformer": ("video", "timesformer"),
     "videomae": ("video", "videomae"),
@@ -75,7 +77,11 @@ def _networks() -> dict[str, Any]:
             hf.Wav2Vec2Config(**WAVES, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
         ),
         "hubert": hf.HubertModel(hf.HubertConfig(**WAVES)),
-        "wavlm": hf.WavLMModel(hf.WavLMConfig(**WAVES)),
+        "hubert-batch-norm": _with_statistics(hf.HubertModel(hf.HubertConfig(**WAVES, conv_pos_batch_norm=True))),
+        "wavlm": hf.WavLMModel(hf.WavLMConfig(**WAVES, feat_extract_norm="group")),
+        "wavlm-layer": hf.WavLMModel(
+            hf.WavLMConfig(**WAVES, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
+        ),
         "whisper": hf.WhisperModel(whisper),
         "timesformer": hf.TimesformerModel(hf.TimesformerConfig(**video)),
         "videomae": hf.VideoMAEModel(hf.VideoMAEConfig(**video, tubelet_size=2)),
@@ -89,6 +95,15 @@ def _networks() -> dict[str, Any]:
             hf.RobertaConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=22, pad_token_id=1)
         ),
     }
+
+
+def _with_statistics(network: Any) -> Any:
+    """Batch normalisation as after training: it maps zero to something else."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return network
 
 
 def _save_processor(name: str, folder: Path) -> None:

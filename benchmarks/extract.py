@@ -1,0 +1,286 @@
+"""Clips per second of this program, of its encoder alone, and of the loops that one would write without it.
+
+All on the same clips, in one run, on networks of base size with random weights: speed does not depend on them.
+"""
+
+import sys
+
+sys.path[:] = [path for path in sys.path if not path.endswith("benchmarks")]  # this file is named as the package is
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import transformers as hf
+import typer
+from tqdm import tqdm
+
+from configs import command
+from configs.schema import Encoder, Modality, StoreSettings
+from extract.blocks import BlockComputer, batches_of
+from extract.encoder import LoadedEncoder, Window
+from extract.engine import open_writer, plan_pass, run_pass
+from extract.extraction import BLOCK_CLIPS
+from extract.means import LOADERS
+from extract.sources import Clip, Sources
+
+AVAMERG_CLIPS = 152_021
+N_CLIPS: dict[Modality, int] = {"audio": 32, "video": 12, "text": 256}
+FAMILY = {"audio": "wav2vec2", "video": "timesformer", "text": "transformer"}
+WORDS = 2000  # of the made-up vocabulary
+
+
+def make_audio(folder: Path, n: int, rng: np.random.Generator) -> list[Path | str]:
+    """WAV files of 16 kHz speech-like noise, 1.5 to 12 s long, 4.7 s on average."""
+    import soundfile
+
+    paths: list[Path | str] = []
+    for i in range(n):
+        seconds = float(np.clip(rng.lognormal(np.log(4.2), 0.5), 1.5, 12))
+        path = folder / f"{i}.wav"
+        soundfile.write(path, rng.normal(scale=0.1, size=int(seconds * 16000)), 16000, subtype="PCM_16")
+        paths.append(path)
+    return paths
+
+
+def make_video(folder: Path, n: int, rng: np.random.Generator) -> list[Path | str]:
+    """H.264 files, 640 x 360, 25 frames a second, 2 to 8 s long, with moving content."""
+    import av
+
+    base = rng.integers(0, 256, (36, 64, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    paths: list[Path | str] = []
+    for i in range(n):
+        path = folder / f"{i}.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+            for k in range(int(rng.uniform(2, 8) * 25)):
+                image = np.roll(base, (k * 3 + i, k * 5), axis=(0, 1))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+        paths.append(path)
+    return paths
+
+
+def make_text(folder: Path, n: int, rng: np.random.Generator) -> list[Path | str]:
+    """Utterances of 4 to 60 words, 16 on average."""
+    lengths = np.clip(rng.lognormal(np.log(14), 0.5, n), 4, 60).astype(int)
+    return [" ".join(f"w{word}" for word in rng.integers(0, WORDS, length)) for length in lengths]
+
+
+def save_network(modality: Modality, folder: Path) -> Path:
+    """A checkpoint of base size, random, as ``from_pretrained`` reads it."""
+    torch.manual_seed(0)
+    if modality == "audio":
+        hf.Wav2Vec2Model(hf.Wav2Vec2Config()).save_pretrained(folder)
+        hf.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    elif modality == "video":
+        hf.TimesformerModel(hf.TimesformerConfig()).save_pretrained(folder)
+        stated = {
+            "size": {"shortest_edge": 224},
+            "crop_size": {"height": 224, "width": 224},
+            "image_mean": [0.45] * 3,
+            "image_std": [0.225] * 3,
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    else:
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+        vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}
+        vocabulary |= {f"w{i}": i + len(vocabulary) for i in range(WORDS)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        ends = [("[CLS]", 2), ("[SEP]", 3)]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+        names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+        hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names).save_pretrained(folder)
+        hf.BertModel(hf.BertConfig(vocab_size=len(vocabulary))).save_pretrained(folder)
+    return folder
+
+
+def plain_loop(modality: Modality, checkpoint: Path, device: str, batch: int) -> Callable[[list[Any], Path], None]:
+    """What one would write with transformers: files in their order, ``batch`` at a time, padded, one .npy each."""
+    network = hf.AutoModel.from_pretrained(checkpoint).eval().to(device)
+
+    def inputs_of(sources: list[Any]) -> dict[str, Any]:
+        if modality == "text":
+            return dict(tokenizer(sources, padding=True, return_tensors="pt"))
+        if modality == "audio":
+            import soundfile
+
+            samples = [soundfile.read(path, dtype="float32")[0] for path in sources]
+            return dict(extractor(samples, sampling_rate=16000, padding=True, return_tensors="pt"))
+        pixels = np.stack([frames_by_cv2(path, 8) for path in sources])
+        return {"pixel_values": torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)}
+
+    tokenizer = hf.AutoTokenizer.from_pretrained(checkpoint) if modality == "text" else None
+    extractor = hf.AutoFeatureExtractor.from_pretrained(checkpoint) if modality == "audio" else None
+
+    def run(sources: list[Any], out: Path) -> None:
+        for start in range(0, len(sources), batch):
+            with torch.inference_mode():
+                inputs = {name: x.to(device) for name, x in inputs_of(sources[start : start + batch]).items()}
+                hidden = network(**inputs).last_hidden_state.cpu().numpy()
+            for i, values in enumerate(hidden):
+                np.save(out / f"{start + i}.npy", values.astype(np.float16))
+
+    return run
+
+
+def frames_by_cv2(path: Path, n: int) -> np.ndarray:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    wanted = set(np.linspace(0, capture.get(cv2.CAP_PROP_FRAME_COUNT) - 1, n).astype(int))
+    images, k = [], 0
+    while len(images) < n:
+        found, image = capture.read()
+        if not found:
+            break
+        if k in wanted:
+            image = cv2.cvtColor(cv2.resize(image, (224, 224)), cv2.COLOR_BGR2RGB)
+            images.append((image / np.float32(255) - 0.45) / np.float32(0.225))
+        k += 1
+    capture.release()
+    return np.stack(images + [images[-1]] * (n - len(images)))
+
+
+def program(encoder: LoadedEncoder, modality: Modality, workers: int) -> Callable[[list[Any], Path], None]:
+    """This program, from files to a committed store; ``workers`` decoders are already running, as in a long pass."""
+
+    def run(sources: list[Any], out: Path) -> None:
+        clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
+        with open_writer(out / "store", encoder, StoreSettings()) as writer:
+            plan = plan_pass(clips, {}, Sources(None), BLOCK_CLIPS[modality], workers)
+            if failures := run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=20):
+                raise RuntimeError(f"{failures[0]}")
+
+    computer = BlockComputer(encoder, workers)
+    return run
+
+
+def alone(encoder: LoadedEncoder, batches: list[list[Window]]) -> Callable[[list[Any], Path], None]:
+    """The encoder on windows that lie ready in memory."""
+
+    def run(sources: list[Any], out: Path) -> None:
+        for _ in encoder.encode(batches):
+            pass
+
+    return run
+
+
+def ready_batches(encoder: LoadedEncoder, sources: list[Any], block: int) -> Iterator[list[Window]]:
+    task = encoder.task
+    decoded = [task.decode(source, lambda: None) if task else source for source in sources]
+    windows = [window for clip in decoded for window in encoder.prepare(clip).windows]
+    for start in range(0, len(windows), block):
+        part = windows[start : start + block]
+        yield from ([part[i] for i in batch] for batch in batches_of(part, encoder))
+
+
+def candidates(modality: Modality, checkpoint: Path, device: str) -> Iterator[tuple[str, LoadedEncoder]]:
+    """Configurations in which a clip's features do not depend on its batch."""
+    settings: list[dict[str, Any]] = [
+        {"batch_tokens": 1},
+        {},
+        {"precision": "bfloat16", "batch_tokens": 1},
+        {"precision": "bfloat16"},
+    ]
+    if device == "cpu" and have_openvino():
+        settings += [{"precision": "bfloat16", "runtime": "openvino"}]
+    for more in settings:
+        spec = Encoder(family=FAMILY[modality], model=str(checkpoint), **more)
+        in_words = [spec.runtime, spec.precision, "one at a time" if "batch_tokens" in more else "batches"]
+        yield " ".join(in_words), LOADERS[modality](spec, torch.device(device))
+
+
+def have_openvino() -> bool:
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def measure(modality: Modality, n_clips: int, device: str, rounds: int, workers: int, folder: Path) -> dict[str, Any]:
+    make = {"audio": make_audio, "video": make_video, "text": make_text}[modality]
+    media = folder / "media"
+    media.mkdir(parents=True)
+    sources = make(media, n_clips, np.random.default_rng(0))
+    checkpoint = save_network(modality, folder / "network")
+    runs: dict[str, Callable[[list[Any], Path], None]] = {}
+    encoders = dict(candidates(modality, checkpoint, device))
+    for name, encoder in encoders.items():
+        runs[f"encoder alone, {name}"] = alone(encoder, list(ready_batches(encoder, sources, BLOCK_CLIPS[modality])))
+    n_timed = dict.fromkeys(runs, 0.0)
+    for name, run in tqdm(runs.items(), f"{modality}: which is fastest", disable=None):
+        n_timed[name] = timed(run, sources, folder)
+    fastest = min(n_timed, key=lambda name: n_timed[name])
+    chosen = encoders[fastest.removeprefix("encoder alone, ")]
+    for name in (name for name in list(runs) if name != fastest):
+        del runs[name]
+    runs["this program"] = program(chosen, modality, workers)
+    runs["plain loop, one at a time, fp32"] = plain_loop(modality, checkpoint, device, 1)
+    runs["plain loop, padded batches of 8, fp32"] = plain_loop(modality, checkpoint, device, 8)
+    runs["this program"](sources[:2], fresh(folder / "warm"))  # its decoders start
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in tqdm(range(rounds), f"{modality}: rounds", disable=None):
+        for name, run in runs.items():
+            seconds[name].append(timed(run, sources, folder))
+    rates = {name: n_clips / statistics.median(times) for name, times in seconds.items()}
+    print(f"\n{modality}: {n_clips} clips, median of {rounds} rounds on {device}, {torch.get_num_threads()} threads")
+    for name in n_timed:
+        print(f"  {n_clips / n_timed[name]:8.2f} clips/s  {name} (once)")
+    for name, rate in rates.items():
+        ratio = statistics.median(t / own for t, own in zip(seconds[name], seconds["this program"], strict=True))
+        print(f"  {rate:8.2f} clips/s  {name:45} this program is {ratio:.2f} x as fast")
+    hours = AVAMERG_CLIPS / rates["this program"] / 3600
+    print(f"  at this rate AvaMERG's {AVAMERG_CLIPS:,} clips take {hours:.1f} hours")
+    return {"clips": n_clips, "clips_per_second": rates, "fastest": fastest, "once": n_timed, "seconds": seconds}
+
+
+def timed(run: Callable[[list[Any], Path], None], sources: list[Any], folder: Path) -> float:
+    out = fresh(folder / "out")
+    started = time.perf_counter()
+    run(sources, out)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main(
+    modality: Annotated[Modality | None, typer.Option(help="Default: all three.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="How many; default: a few minutes' work in all.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Decoders.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file, too.")] = None,
+) -> None:
+    """Compare this program with its encoder alone and with plain loops over transformers, on the same clips.
+
+    Ratios of one run can be compared; clips per second depend on the machine and on who else uses it.
+    """
+    hf.logging.set_verbosity_error()
+    found = {}
+    for name in [modality] if modality else N_CLIPS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = measure(name, clips or N_CLIPS[name], device, rounds, workers, Path(folder))
+    if out:
+        out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    command(main)

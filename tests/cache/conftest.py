@@ -1,0 +1,11 @@
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_waiting_for_the_disk() -> Iterator[None]:
+    """Syncing guards against power cuts, which no test brings about; hundreds of tiny commits would wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.files.os.fsync", lambda descriptor: None)
+        yield
