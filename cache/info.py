@@ -47,7 +47,7 @@ def main(store: Annotated[Path, typer.Argument(help="A store's folder, such as r
 
 
 def _line(name: str, value: object) -> None:
-    print(f"{name:<16}{value}")
+    print(f"{name:<18}{value}")
 
 
 def _compaction(store: Path, total_rows: int, live: int) -> str:

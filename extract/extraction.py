@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from cache import Store, look_ahead, write_text_atomically
+from cache import Store, StoreWriter, look_ahead, write_text_atomically
 from cache.remote import BackgroundPush, fetch
 from configs import Profile, UserError
 from configs.schema import Modality
 from extract.blocks import Failure
+from extract.encoder import LoadedEncoder
 from extract.engine import Plan, open_writer, plan_pass, run_pass, write_errors
 from extract.manifest import Manifest
 from extract.means import Means, computing, load_encoder
@@ -50,21 +51,19 @@ def extract(
             print(f"settings changed ({', '.join(differing)}): the store at {store_path} would be set aside")
         print(_describe(modality, plan_pass(clips, stored, sources, block_clips, means.workers)))
         return
-    with open_writer(store_path, encoder, profile.store) as writer:
-        if writer.moved_aside:
-            print(f"settings changed: the former store is kept at {writer.moved_aside}; delete it if it is not needed")
     push = None
     if url := profile.store_url(modality):
+        with _open(store_path, encoder, profile):
+            pass  # what is fetched continues a store of these settings, not one of others
         fetch(url, store_path)
         push = BackgroundPush(store_path, url)
-    with open_writer(store_path, encoder, profile.store) as writer:
+    with _open(store_path, encoder, profile) as writer:
         plan = plan_pass(clips, writer.content_hashes, sources, block_clips, means.workers)
         sources.save()
         print(_describe(modality, plan))
         with computing(means, profile.encoders[modality], modality, encoder) as compute:
-            failures = run_pass(
-                plan, compute(plan.blocks), writer, profile.store.commit_seconds, committed=push or (lambda: None)
-            )
+            every, committed = profile.store.commit_seconds, push or (lambda: None)
+            failures = run_pass(plan, compute(plan.blocks), writer, every, committed)
     write_errors(store_path, failures)
     if push:
         push.finish()
@@ -73,6 +72,13 @@ def extract(
     rate = f" ({plan.n_compute / seconds:.1f} clips/s)" if plan.n_compute else ""
     print(f"{modality}: {len(clips) - len(failures)} of {len(clips)} clips in {store_path}, {seconds:.1f} s{rate}")
     _report_failures(failures, len(clips), profile.store.max_error_share, store_path / "errors.parquet")
+
+
+def _open(store_path: Path, encoder: LoadedEncoder, profile: Profile) -> StoreWriter:
+    writer = open_writer(store_path, encoder, profile.store)
+    if writer.moved_aside:
+        print(f"settings changed: the former store is kept at {writer.moved_aside}; delete it if it is not needed")
+    return writer
 
 
 def clips_with_media(manifest: Manifest, modality: str) -> list[Clip]:

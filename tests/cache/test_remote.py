@@ -1,13 +1,12 @@
 """A store at a URL: another machine gets it whole, only what differs travels, and nobody's work is overwritten."""
 
 import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import S3Server, s3_server, use_server
+from s3_server import use_server
 
 from cache import Store, StoreError, StoreWriter, attach, objects, remote
 from cache.checks import inspect
@@ -15,20 +14,6 @@ from cache.remote import BackgroundPush, DivergedError, Transferred, fetch, push
 
 FIELDS = {"family": "test", "layer": 3}
 URL = "s3://bucket/run/audio"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An empty bucket, and the environment that leads to it."""
-    use_server(server.endpoint, monkeypatch)
-    yield server
-    server.clear()
 
 
 def write(path: Path, names: str, backend: str = "zarr", **fields: object) -> None:

@@ -340,3 +340,36 @@ def test_ray_writes_the_same_store(profile: dict[str, Any], run: Run) -> None:
     assert (code, err) == (0, "")
     assert "7 of 7 clips" in out
     assert stored_bytes() == one
+
+
+def test_media_and_stores_behind_urls(profile: dict[str, Any], run: Run, s3: Any) -> None:
+    """A machine extracts from a bucket into a bucket; another one, with nothing but the profile, goes on from there."""
+    assert run(*AUDIO)[0] == 0
+    one = stored_bytes()
+    for path in Path("data").glob("*.wav"):
+        s3.write(f"media/{path.name}", path.read_bytes())
+        path.unlink()
+    dataset, encoders = profile["dataset"], profile["encoders"]
+    columns = {ours: theirs for ours, theirs in dataset["columns"].items() if ours != "video"}
+    write(
+        profile
+        | {"dataset": dataset | {"media_root": "s3://bucket/media", "columns": columns}}
+        | {"store": profile["store"] | {"url": "s3://bucket/run"}, "encoders": {"audio": encoders["audio"]}}
+    )
+    shutil.rmtree("runs")
+    manifest.main(config="tiny.yaml")
+    code, out, err = run(*AUDIO)
+    assert (code, err, computed(out)) == (0, "", 7)
+    values = {name for name in one if "values" in name}
+    assert {name: stored_bytes()[name] for name in values} == {name: one[name] for name in values}
+    assert s3.read("run/audio/values.zarr/c/0/0") == one["values.zarr/c/0/0"]
+
+    shutil.rmtree("runs/tiny/stores")
+    s3.delete("media/6.wav")
+    s3.write("media/5.wav", s3.read("media/0.wav"))
+    code, out, err = run(*AUDIO)
+    assert computed(out) == 1
+    assert "7 clips, more than" not in out
+    assert "c6  read: no such object" in out
+    assert code == 3  # one clip of seven is more than one in a hundred
+    assert len(Store(STORE)) == 6

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3_server import S3Server, s3_server, use_server
 
 from configs import UserError
 from configs.schema import AvamergDataset, TableDataset
@@ -155,19 +154,6 @@ def test_what_cannot_be_read_is_said_and_never_remembered(files, pass_over, tmp_
         assert found[0] == (None, "No such file or directory")
         assert found[1] == (blake2b(files[0].read_bytes()), "")
         assert found[2:] == [(None, "not a regular file")] * 2
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    use_server(server.endpoint, monkeypatch)
-    yield server
-    server.clear()
 
 
 def test_objects_are_told_apart_by_one_listing(s3):

@@ -1,11 +1,9 @@
 """A head's stores come from where the profile says: here, or once from object storage."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, s3_server, use_server
 
 from cache import StoreError
 from cache.remote import push
@@ -13,17 +11,10 @@ from configs import Profile, load
 from heads.cross_validation import open_stores
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
 @pytest.fixture
 def profile(tools, s3, tmp_path, monkeypatch) -> Profile:
     """Two stores that were pushed and are no longer here."""
     monkeypatch.chdir(tmp_path)
-    use_server(s3.endpoint, monkeypatch)
     manifest, arrays = tools.dataset(conversations=8)
     heads = {"both": tools.head_settings()}
     tools.write_workspace(tmp_path, manifest, arrays, heads, store={"url": "s3://bucket/tiny/"})
