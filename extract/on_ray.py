@@ -5,6 +5,7 @@ Media must be where the actors run under the same path, or behind a URL; the dri
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,10 +110,12 @@ def ray_workers(settings: Encoder, modality: Modality, actors: int | None, decod
         actors: default: one for each GPU of the cluster, or one for each two CPUs.
         decoders: of each actor.
     """
+    _reach(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--engine ray: no cluster: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--engine ray: {reason}; if it wants a token, set RAY_AUTH_MODE=token everywhere") from error
     try:
         there = ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
@@ -125,3 +128,14 @@ def ray_workers(settings: Encoder, modality: Modality, actors: int | None, decod
         yield workers
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for minutes. Raises UserError where nothing answers at ``host:port``."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local", a URL of Ray's own
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--engine ray: no cluster at RAY_ADDRESS={address}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """Text encoders: BERT and any other encoder that ``AutoModel`` loads. A time step is a token."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,13 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
+    one_at_a_time = threading.Lock()  # a call that truncates would cut another thread's text, too
+
     def prepare(text: str) -> Prepared:
+        with one_at_a_time:
+            return cut(text)
+
+    def cut(text: str) -> Prepared:
         encoded: dict[str, Any] = tokenizer(text, verbose=False)
         n_tokens = len(encoded["input_ids"])
         if n_tokens == 0:

@@ -373,3 +373,13 @@ def test_media_and_stores_behind_urls(profile: dict[str, Any], run: Run, s3: Any
     assert "c6  read: no such object" in out
     assert code == 3  # one clip of seven is more than one in a hundred
     assert len(Store(STORE)) == 6
+
+
+def test_a_ray_cluster_that_does_not_answer_is_named(
+    profile: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, _, err = run("--modality", "audio", "--config", "tiny.yaml", "--engine", "ray")
+    assert code == 2
+    assert err == "error: --engine ray: no cluster at RAY_ADDRESS=127.0.0.1:9: Connection refused\n"

@@ -1,5 +1,6 @@
 """Clips longer than a window: every time step once, in its place, and seams that do not show."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,11 @@ def test_a_long_text_is_what_its_windows_say(load: Load) -> None:
         with torch.inference_mode():
             expected.append(encoder.hidden(inputs, None)[0].numpy()[window.keep])
     assert relative_error(whole, np.concatenate(expected)) <= 1e-5
+
+
+def test_texts_may_be_prepared_by_several_threads(load: Load) -> None:
+    encoder = load("bert")
+    texts = ["happy " * (1 + i % 60) for i in range(600)]
+    with ThreadPoolExecutor(8) as pool:
+        prepared = list(pool.map(encoder.prepare, texts))
+    assert [clip.n_steps for clip in prepared] == [len(text.split()) + 2 for text in texts]
