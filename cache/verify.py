@@ -53,7 +53,9 @@ def main(
         if not (after := _inspect(store)).whole:
             _print(after)
             raise UserError(f"{store}: still damaged after --repair", exit_code=1)
-    print(f"{store}: whole again; {len(report.damaged_clips)} clips are to be computed again:\n  {_extraction(store)}")
+    print(f"{store}: whole again; {len(report.damaged_clips)} clips are to be computed again")
+    if report.damaged_clips:
+        print(f"  {_extraction(store)}")
 
 
 def _inspect(store: Path) -> Report:
