@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+from s3_server import s3, server  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

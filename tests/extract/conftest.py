@@ -10,6 +10,7 @@ import soundfile
 import torch
 from checkpoints import MODALITIES, WORDS, save_checkpoints
 from media_tools import Load, Run, write_video
+from s3_server import s3, server  # noqa: F401
 
 from cache import StoreError
 from configs import command

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cache import Store, fingerprint
 from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
 from extract import weights
-from extract.blocks import BlockComputer
+from extract.blocks import BlockComputer, batches_of
 from extract.encoder import LoadedEncoder, pool_time
 from extract.engine import open_writer, plan_pass, run_pass
 from extract.media import ClipError, decode_frames, resize_and_crop
@@ -87,6 +88,26 @@ def test_batched_equals_alone_and_both_equal_the_plain_call(
         assert relative_error(features, by_one[i]) <= 1e-5
         assert relative_error(features, plain_call(name, checkpoints / name, sources[i], -1)) <= 1e-5
     assert relative_error(by_one[0], by_one[2]) > 1e-3  # same length, other content: other features
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_batches_as_a_gpu_gets_them_give_what_clips_give_alone(
+    name: str, load: Load, media: dict[str, list[Any]]
+) -> None:
+    """There, clips of several lengths share a batch, padded and masked; the network runs on the CPU here."""
+    sources, budget = media[MODALITIES[name][0]], 60
+    encoder = load(name, batch_tokens=budget)
+    decoded = [encoder.task.decode(path, lambda: None) if encoder.task else path for path in sources]
+    windows = [window for clip in decoded for window in encoder.prepare(clip).windows]
+    batches = batches_of(windows, replace(encoder, device=torch.device("cuda")))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(windows)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(windows[i].n_tokens for i in batch) <= budget
+    mixed = [batch for batch in batches if len({windows[i].shapes for i in batch}) > 1]
+    assert bool(mixed) == (encoder.pad_values is not None)
+    for batch, features in zip(batches, encoder.encode([windows[i] for i in batch] for batch in batches), strict=True):
+        for i, values in zip(batch, features, strict=True):
+            assert relative_error(values, encoder.alone(sources[i])) <= 1e-5
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

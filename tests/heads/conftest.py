@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from s3_server import s3, server  # noqa: F401
 
 from cache import StoreWriter
 from configs.schema import Head

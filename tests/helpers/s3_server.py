@@ -1,4 +1,7 @@
-"""A server that speaks the S3 protocol, in a child process on localhost, and what tests do behind a program's back."""
+"""A server that speaks the S3 protocol, in a child process on localhost, and what tests do behind a program's back.
+
+A room's conftest.py imports the fixtures ``server`` and ``s3``.
+"""
 
 import os
 import re
@@ -106,3 +109,17 @@ def use_server(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     objects._connect.cache_clear()  # connections outlive a change of the environment
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server with an empty bucket, and the environment that leads to it."""
+    use_server(server.endpoint, monkeypatch)
+    yield server
+    server.clear()
