@@ -8,7 +8,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
 	@echo "make test   install what tests need, check style and types, run the tests"
-	@echo "make soak   the long variants of the crash, fuzz and size tests (about half an hour)"
+	@echo "make soak   the long variants of the crash, fuzz and size tests (about an hour)"
 	@echo "make clean  remove the sample's results (runs/sample)"
 
 .venv/installed: requirements.txt pyproject.toml
