@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,17 +54,6 @@ class ClipError(Exception):
     """A clip that this encoder cannot take, in one line."""
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Frames of a video at evenly spaced times.
-
-    ``images``: (n_frames, height, width, 3) uint8 RGB, upright; ``seconds``: presentation time covered by the clip.
-    """
-
-    images: np.ndarray
-    seconds: float
-
-
 Beat = Callable[[], None]  # called with every packet: decoding is getting on
 
 
@@ -94,11 +82,6 @@ def audio_blocks(path: Path, beat: Beat = lambda: None) -> Iterator[np.ndarray]:
         if n_samples == 0:
             raise MediaError("its audio stream holds no samples")
         _refuse_cut(n_samples / SAMPLE_RATE, declared, container.format.name)
-
-
-def decode_audio(path: Path) -> np.ndarray:
-    """All of :func:`audio_blocks` in one piece."""
-    return np.concatenate(list(audio_blocks(path)))
 
 
 def time_span(path: Path, beat: Beat = lambda: None) -> tuple[float, float]:
@@ -167,19 +150,6 @@ def middles(first: float, seconds: float, parts: int) -> list[float]:
     """The middle of each of so many equal parts of a clip."""
     step = seconds / parts
     return [first + (k + 0.5) * step for k in range(parts)]
-
-
-def decode_frames(path: Path, n_frames: int) -> Frames:
-    """``n_frames`` frames, each the one on screen in the middle of one of ``n_frames`` equal parts of the clip.
-
-    A clip with fewer frames repeats them. Raises MediaError as :func:`time_span` and :func:`frames_at`, and where the
-    size of the picture changes.
-    """
-    first, seconds = time_span(path)
-    images = list(frames_at(path, middles(first, seconds, n_frames)))
-    if len({image.shape for image in images}) > 1:
-        raise MediaError("its picture changes size")
-    return Frames(np.stack(images), seconds)
 
 
 def resize_and_crop(images: Iterable[np.ndarray], size: int) -> np.ndarray:

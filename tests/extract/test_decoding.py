@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 from faulty_tasks import FaultyTask, MeasuredAudio, MeasuredVideo
-from media_tools import greys, write_audio, write_mp4, write_video
+from media_tools import decode_audio, decode_frames, greys, write_audio, write_mp4, write_video
 
 from configs.schema import FaceCrop
 from extract.decoding import AudioTask, Decoded, Decoders, Streamed, Task, VideoTask
-from extract.media import SAMPLE_RATE, ClipError, MediaError, decode_audio, decode_frames, resize_and_crop
+from extract.media import SAMPLE_RATE, ClipError, MediaError, resize_and_crop
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 AUDIO = AudioTask(short_samples=30 * SAMPLE_RATE)

@@ -19,7 +19,7 @@ from checkpoints import MODALITIES, N_FRAMES, SIZE
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from media_tools import Load, relative_error, write_video
+from media_tools import Load, decode_frames, relative_error, write_video
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -30,7 +30,7 @@ from extract import weights
 from extract.blocks import BlockComputer, batches_of
 from extract.encoder import LoadedEncoder, pool_time
 from extract.engine import open_writer, plan_pass, run_pass
-from extract.media import ClipError, decode_frames, resize_and_crop
+from extract.media import ClipError, resize_and_crop
 from extract.sources import Clip, Sources
 
 CHECKPOINTS = list(MODALITIES)

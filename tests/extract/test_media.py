@@ -13,13 +13,11 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_tools import greys, write_audio, write_mp4, write_video
+from media_tools import decode_audio, decode_frames, greys, write_audio, write_mp4, write_video
 
 from extract.media import (
     SAMPLE_RATE,
     MediaError,
-    decode_audio,
-    decode_frames,
     frames_at,
     middles,
     resize_and_crop,

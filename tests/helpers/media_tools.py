@@ -1,6 +1,7 @@
 """Small helpers that several extraction tests share."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import av
 import numpy as np
 
 from extract.encoder import LoadedEncoder
-from extract.media import SAMPLE_RATE
+from extract.media import SAMPLE_RATE, MediaError, audio_blocks, frames_at, middles, time_span
 
 Load = Callable[..., LoadedEncoder]
 Run = Callable[..., tuple[int, str, str]]
@@ -79,3 +80,23 @@ def greys(levels: Iterable[int], height: int = 32, width: int = 48) -> np.ndarra
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     assert found.shape == expected.shape
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def decode_audio(path: Path) -> np.ndarray:
+    """All of a file's audio in one piece: (samples,)."""
+    return np.concatenate(list(audio_blocks(path)))
+
+
+@dataclass(frozen=True)
+class Frames:
+    images: np.ndarray  # (n_frames, height, width, 3) uint8
+    seconds: float
+
+
+def decode_frames(path: Path, n_frames: int) -> Frames:
+    """The frames on screen in the middle of each of ``n_frames`` equal parts of a video."""
+    first, seconds = time_span(path)
+    images = list(frames_at(path, middles(first, seconds, n_frames)))
+    if len({image.shape for image in images}) > 1:
+        raise MediaError("its picture changes size")
+    return Frames(np.stack(images), seconds)
