@@ -21,7 +21,7 @@ _LENGTH_BYTES = 8
 
 
 class LostError(Exception):
-    """A child that died or hangs. The message says which."""
+    """A child, or a worker elsewhere, that died or hangs. The message says which."""
 
 
 class Child:

@@ -16,7 +16,6 @@ from extract.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.child import Child, LostError, parent, receive, send
 from extract.engine import in_background
 from extract.means import LOADERS
-from extract.spread import WorkerLostError
 
 AHEAD = 64  # results that wait to be sent
 
@@ -30,10 +29,7 @@ class DeviceWorker:
         self._start()
 
     def submit(self, block: Block) -> Iterator[Result | Mark]:
-        try:
-            self._child.send(block)
-        except LostError as error:
-            return _raise(WorkerLostError(str(error)))
+        self._send(block)
         return self._results(self._child)
 
     def restart(self) -> None:
@@ -45,24 +41,20 @@ class DeviceWorker:
 
     def _start(self) -> None:
         self._child = Child("extract.devices", self.name)
-        self._child.send(self._message)
+        self._send(self._message)
+
+    def _send(self, message: Any) -> None:
+        with suppress(LostError):  # it is raised where results are waited for
+            self._child.send(message)
 
     def _results(self, child: Child) -> Iterator[Result | Mark]:
         while True:
-            try:
-                item = child.receive(timeout=None)  # a decoder that hangs has a limit of its own
-            except LostError as error:
-                raise WorkerLostError(str(error)) from error
+            item = child.receive(timeout=None)  # a decoder that hangs has a limit of its own
             if isinstance(item, Exception):
                 raise item
             yield item
             if item is Mark.END:
                 return
-
-
-def _raise(error: Exception) -> Iterator[Any]:
-    raise error
-    yield
 
 
 def serve() -> None:

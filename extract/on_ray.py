@@ -19,8 +19,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from configs import UserError
 from configs.schema import Encoder, Modality
 from extract.blocks import Arriving, Block, BlockComputer, Mark, Result
+from extract.child import LostError
 from extract.means import LOADERS
-from extract.spread import WorkerLostError
 
 AHEAD = 64  # results of an actor that wait to be fetched
 START_SECONDS = 120  # in which the cluster must find a place for an actor, and the actor load its encoder
@@ -93,13 +93,13 @@ class RayWorker:
             try:
                 item = ray.get(reference)
             except RayActorError as error:
-                raise WorkerLostError(type(error).__name__) from error
+                raise LostError(type(error).__name__) from error
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from error
             yield item
             if item is Mark.END:
                 return
-        raise WorkerLostError("its results ended")
+        raise LostError("its results ended")
 
 
 @contextmanager

@@ -10,13 +10,10 @@ from typing import Protocol
 
 from configs import UserError
 from extract.blocks import Block, Mark, Result
+from extract.child import LostError
 
 AHEAD = 2  # blocks in a worker's hands: one to compute and one to decode
 MAX_LOSSES = 3  # of one block: it is then the block that kills its workers
-
-
-class WorkerLostError(Exception):
-    """A worker died or cannot be reached. The message says how."""
 
 
 class Worker(Protocol):
@@ -25,7 +22,7 @@ class Worker(Protocol):
     name: str
 
     def submit(self, block: Block) -> Iterator[Result | Mark]:
-        """Start on a block. What is returned gives its results, up to ``Mark.END``; it may raise WorkerLostError."""
+        """Start on a block. What is returned gives its results, up to ``Mark.END``; it may raise LostError."""
 
     def restart(self) -> None:
         """After it was lost: begin anew, without any block."""
@@ -55,7 +52,7 @@ def spread(blocks: Iterable[Block], workers: Sequence[Worker]) -> Iterator[Resul
         _, worker, results = in_hand[0]
         try:
             yield from results
-        except WorkerLostError as error:
+        except LostError as error:
             losses += 1
             if losses == MAX_LOSSES:
                 raise UserError(

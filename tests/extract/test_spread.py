@@ -19,11 +19,12 @@ from cache import Store
 from configs import UserError
 from configs.schema import Encoder, StoreSettings
 from extract.blocks import Block, Job, Mark, Result
+from extract.child import LostError
 from extract.devices import DeviceWorker
 from extract.engine import open_writer, plan_pass, run_pass
 from extract.means import LOADERS
 from extract.sources import Clip, Sources
-from extract.spread import MAX_LOSSES, WorkerLostError, spread
+from extract.spread import MAX_LOSSES, spread
 
 
 class Flaky:
@@ -39,7 +40,7 @@ class Flaky:
             for part in range(2):
                 self._given += 1
                 if self._given in self._fate or life != self._life:
-                    raise WorkerLostError("gone")
+                    raise LostError("gone")
                 yield job.place, np.full((1, 1), job.place * 10 + part)
         yield Mark.END
 
