@@ -13,11 +13,11 @@ from cache.remote import fetch
 from configs import Profile, UserError
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
-from heads import linear, training
 from heads.batches import UnitData
-from heads.folds import assign_folds, carve_inner
+from heads.folds import FoldModel, FoldTask, Record, assign_folds, carve_inner
+from heads.kinds import KINDS
 from heads.outputs import Predictions, prediction_table, score, summary, write_outputs
-from heads.saved import TrainedHead, read_units
+from heads.saved import TrainedHead, average
 
 
 def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
@@ -95,36 +95,49 @@ def inner_sets(units: list[Unit], folds: np.ndarray, fold: int, needed: bool, se
 
 def train_folds(
     name: str, head: Head, profile: Profile, manifest: Manifest, units: list[Unit], folds: np.ndarray
-) -> tuple[TrainedHead, UnitData | np.ndarray, list[dict[str, Any]]]:
-    """A model per fold, what they read, and a record of every epoch."""
+) -> tuple[TrainedHead, Any, list[Record]]:
+    """Models of each fold, what they read, and a record of every epoch."""
+    kind = KINDS[head.kind]
     stores = open_stores(profile, head)
-    data = read_units(head, manifest, units, stores)
+    data = kind.read(head, manifest, units, stores)
     if isinstance(data, UnitData):
         check_contents(data, profile)
     labels = np.array([manifest.classes.index(unit.label) for unit in units])
-    needed = head.patience > 0 if isinstance(data, UnitData) else head.c is None
-    models: list[Any] = []
+    models: list[list[FoldModel]] = []
     history = []
-    steps = profile.folds * (head.epochs if isinstance(data, UnitData) else 1)
+    steps = profile.folds * head.seeds * (head.epochs if head.is_network else 1)
     with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as progress:
         for fold in range(profile.folds):
-            seed = profile.seed * 1000 + fold
-            train, fit, watch = inner_sets(units, folds, fold, needed, seed)
-            model: Any
-            if isinstance(data, UnitData):
-                model, records = training.fit_fold(
-                    data, fit, watch, head, len(manifest.classes), seed, lambda _: progress.update()
+            train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
+            models.append([])
+            for k in range(head.seeds):
+                task = FoldTask(
+                    head=head,
+                    data=data,
+                    labels=labels,
+                    train=train,
+                    fit=fit,
+                    watch=watch,
+                    n_classes=len(manifest.classes),
+                    seed=profile.seed * 1000 + fold + 100_000 * k,
+                    encoders=profile.encoders,
+                    stored={modality: store.fields for modality, store in stores.items()},
+                    on_epoch=lambda _: progress.update(),
                 )
-            else:
-                model, records = linear.fit_fold(data, labels, train, fit, watch, head, len(manifest.classes), seed)
-            models.append(model)
-            history += [{"fold": fold} | record for record in records]
-            progress.update((fold + 1) * steps // profile.folds - progress.n)
+                model, records = kind.fit(task)
+                models[fold].append(model)
+                history += [{"fold": fold, "seed": k} | record for record in records]
+                progress.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - progress.n)
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
     return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
 
 
-def predict_all(trained: TrainedHead, data: UnitData | np.ndarray, units: list[Unit], folds: np.ndarray) -> Predictions:
+def watches(head: Head) -> bool:
+    """Whether a fold of this head needs units to choose by, apart from those that it is fitted on."""
+    return head.kind == "xgboost" or (head.patience > 0 if head.is_network else head.c is None)
+
+
+def predict_all(trained: TrainedHead, data: Any, units: list[Unit], folds: np.ndarray) -> Predictions:
     """For each split present (indices of its units, log-probabilities (units, classes)); training units out of fold."""
     n_folds = len(trained.models)
     oof = np.flatnonzero(folds >= 0)
@@ -136,5 +149,5 @@ def predict_all(trained: TrainedHead, data: UnitData | np.ndarray, units: list[U
     for split in ("val", "test"):
         part = np.array([i for i, unit in enumerate(units) if unit.split == split], dtype=int)
         if len(part):
-            result[split] = part, training.average([trained.log_probabilities(k, data, part) for k in range(n_folds)])
+            result[split] = part, average([trained.log_probabilities(k, data, part) for k in range(n_folds)])
     return result

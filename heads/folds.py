@@ -1,16 +1,49 @@
-"""Folds that never share a group: the same ones for every head of a profile."""
+"""Folds that never share a group, the same ones for every head of a profile; what a fold is fitted on, and gives."""
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from configs import UserError
+from configs.schema import Encoder, Head, Modality
 from extract.manifest import Unit
 
 INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
+Record = dict[str, Any]  # of an epoch, or of a value that was tried
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """All that one model of a fold is made from."""
+
+    head: Head
+    data: Any  # of all units: what the kind's ``read`` gave
+    labels: np.ndarray  # (units,) class numbers
+    train: np.ndarray  # indices of the fold's training part
+    fit: np.ndarray  # what of it is fitted while something is chosen
+    watch: np.ndarray  # what choices and early stopping look at: the val split, or the rest of ``train``; may be empty
+    n_classes: int
+    seed: int
+    encoders: Mapping[Modality, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
+    stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # modality: what its store was computed from
+    on_epoch: Callable[[Record], object] = lambda record: None
+    progress_file: Path | None = None  # where a killed training goes on from, and leaves nothing when it ends
+
+
+class FoldModel(Protocol):
+    """A fitted model of one fold."""
+
+    def log_probabilities(self, data: Any, indices: np.ndarray) -> np.ndarray:
+        """Of some units of what the kind's ``read`` gave: (units, classes) float64."""
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        """Write files whose names begin with ``stem``; the result, as JSON, goes to the kind's ``load``."""
 
 
 def assign_folds(units: Sequence[Unit], n_folds: int, seed: int) -> np.ndarray:

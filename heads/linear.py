@@ -1,9 +1,12 @@
 """The linear heads: logistic regression on a bag of words, or on pooled features."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.pipeline import Pipeline
@@ -11,50 +14,68 @@ from sklearn.pipeline import Pipeline
 from configs import UserError
 from configs.schema import Head
 from heads.bag_of_words import text_features
+from heads.folds import FoldTask, Record
 from heads.pooled import statistics_features
 
 C_GRIDS = {"bag_of_words": (1.0, 3.0, 10.0), "linear": (0.001, 0.01, 0.1)}
 SMALLEST_PROBABILITY = 1e-6  # of a class that a fold's training part lacks
 
 
-def fit_fold(
-    rows: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    fit: np.ndarray,
-    watch: np.ndarray,
-    head: Head,
-    n_classes: int,
-    seed: int,
-) -> tuple[Pipeline, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class LinearModel:
+    """A fitted pipeline: features of rows, then logistic regression."""
+
+    pipeline: Pipeline
+    n_classes: int
+
+    def log_probabilities(self, data: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
+        if not len(indices):
+            return np.empty((0, self.n_classes))
+        p = np.full((len(indices), self.n_classes), 0.0)
+        p[:, self.pipeline.classes_] = self.pipeline.predict_proba(data[indices])
+        p = np.maximum(p, SMALLEST_PROBABILITY)
+        return np.log(p / p.sum(1, keepdims=True))
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        skops.io.dump(self.pipeline, folder / f"{stem}.skops")
+        return {"file": f"{stem}.skops", "n_classes": self.n_classes}
+
+
+def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
+    """What :meth:`LinearModel.save` wrote; nothing is unpickled."""
+    # scikit-learn's own types, and the one of NumPy that an imputer keeps; nothing else
+    return LinearModel(skops.io.load(folder / about["file"], trusted=["numpy.dtype"]), about["n_classes"])
+
+
+def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:
     """Fit on the units ``train``, with the head's own C or the one whose macro-F1 on ``watch`` is best.
 
-    Args:
-        rows: a row per unit, from :func:`unit_texts` or :func:`unit_statistics`.
-        labels: (units,) class numbers.
-        fit: what is fitted while C is chosen: ``train``, or a part of it where ``watch`` is the rest.
-        watch: the inner validation units; unused where the head says C.
+    ``task.data`` has a row per unit, from :func:`unit_texts` or :func:`unit_statistics`.
+
     Returns:
-        The pipeline, and a record per C: c, inner_loss, inner_macro_f1, best.
+        The model, and a record per C: c, inner_loss, inner_macro_f1, best.
     Raises:
         UserError: the training units have no words, or are of one class only.
     """
+    head, rows, labels, train, fit, watch = task.head, task.data, task.labels, task.train, task.fit, task.watch
     if head.c:
-        return _fit(rows[train], labels[train], head, [head.c], seed)[0], [{"c": head.c, "best": True}]
+        (pipeline,) = _fit(rows[train], labels[train], head, [head.c], task.seed)
+        return LinearModel(pipeline, task.n_classes), [{"c": head.c, "best": True}]
     grid = C_GRIDS[head.kind]
-    history: list[dict[str, Any]] = []
-    pipelines = _fit(rows[fit], labels[fit], head, grid, seed)
+    history: list[Record] = []
+    pipelines = _fit(rows[fit], labels[fit], head, grid, task.seed)
     for c, pipeline in zip(grid, pipelines, strict=True):
-        log_p = log_probabilities(pipeline, rows[watch], n_classes)
+        log_p = LinearModel(pipeline, task.n_classes).log_probabilities(rows, watch)
         macro_f1 = f1_score(labels[watch], log_p.argmax(1), average="macro", zero_division=0)
         inner_loss = log_loss(labels[watch], np.exp(log_p), labels=range(log_p.shape[1]))
         history.append({"c": c, "inner_loss": float(inner_loss), "inner_macro_f1": float(macro_f1)})
     best = max(range(len(grid)), key=lambda i: (history[i]["inner_macro_f1"], -history[i]["inner_loss"]))
     for i, record in enumerate(history):
         record["best"] = i == best
-    if len(fit) == len(train):
-        return pipelines[best], history
-    return _fit(rows[train], labels[train], head, [grid[best]], seed)[0], history
+    if len(fit) < len(train):
+        pipelines[best] = _fit(rows[train], labels[train], head, [grid[best]], task.seed)[0]
+    return LinearModel(pipelines[best], task.n_classes), history
 
 
 def _fit(rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], seed: int) -> list[Pipeline]:
@@ -78,13 +99,3 @@ def _fit(rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], 
         start = model.fit(inputs, labels)
         pipelines.append(Pipeline([("features", features), ("model", model)]))
     return pipelines
-
-
-def log_probabilities(pipeline: Pipeline, rows: np.ndarray, n_classes: int) -> np.ndarray:
-    """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
-    if not len(rows):
-        return np.empty((0, n_classes))
-    p = np.full((len(rows), n_classes), 0.0)
-    p[:, pipeline.classes_] = pipeline.predict_proba(rows)
-    p = np.maximum(p, SMALLEST_PROBABILITY)
-    return np.log(p / p.sum(1, keepdims=True))

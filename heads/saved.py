@@ -1,33 +1,28 @@
 """A trained head: its folds' models and what is needed to use them again, in memory and on disk.
 
-On disk it is a folder: ``head.json`` and ``fold0.safetensors`` ... (or ``fold0.skops`` ... for a linear head).
+On disk it is a folder: ``head.json``, and the files of each model, ``fold0...``, ``fold1...``.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import skops.io
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from sklearn.pipeline import Pipeline
+from scipy.special import log_softmax
 
 from cache import differing_fields
 from configs import UserError
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
-from heads import linear, training
-from heads.bag_of_words import unit_texts
-from heads.batches import Source, UnitData
-from heads.model import HeadSizes, SequenceHead
-from heads.pooled import unit_statistics
-from heads.training import FoldModel
+from heads.batches import Source
+from heads.folds import FoldModel
+from heads.kinds import KINDS
 
-FORMAT = 1  # of the folder; a change of its layout or of a model's arithmetic makes it another
+FORMAT = 2  # of the folder; a change of its layout or of a model's arithmetic makes it another
 
 
 @dataclass(frozen=True)
@@ -39,24 +34,19 @@ class TrainedHead:
     classes: tuple[str, ...]
     seed: int
     stores: dict[str, dict[str, Any]]  # modality: fingerprint and, where known, the fields it was made of
-    models: list[FoldModel] | list[Pipeline]
+    models: list[list[FoldModel]]  # of each fold, one for each seed
 
-    def read(self, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitData | np.ndarray:
+    def read(self, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> Any:
         """What this head reads of some units; ``sources`` are stores, or live arrays by clip id.
 
         Raises:
             UserError: a source is missing, is not what the head was trained on, or a metadata field is missing.
         """
-        return read_units(self.settings, manifest, units, self._checked(sources))
+        return KINDS[self.settings.kind].read(self.settings, manifest, units, self._checked(sources))
 
-    def log_probabilities(self, fold: int, data: UnitData | np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """One fold's model on some of the units that :meth:`read` returned: (units, classes) float64."""
-        model = self.models[fold]
-        if isinstance(model, Pipeline):
-            assert isinstance(data, np.ndarray)
-            return linear.log_probabilities(model, data[indices], len(self.classes))
-        assert isinstance(data, UnitData)
-        return training.log_probabilities(model, data, indices)
+    def log_probabilities(self, fold: int, data: Any, indices: np.ndarray) -> np.ndarray:
+        """One fold's models on some of the units that :meth:`read` returned: (units, classes) float64."""
+        return average([model.log_probabilities(data, indices) for model in self.models[fold]])
 
     def _checked(self, sources: Mapping[str, Source]) -> dict[str, Source]:
         """The head's own sources, in its order; those of another encoder are refused."""
@@ -75,21 +65,6 @@ class TrainedHead:
         return {modality: sources[modality] for modality in self.stores}
 
 
-def read_units(
-    settings: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]
-) -> UnitData | np.ndarray:
-    """What a head with these settings reads of some units: tensors, or a row per unit for a linear head."""
-    match settings.kind:
-        case "bag_of_words":
-            return unit_texts(manifest, units)
-        case "linear":
-            return unit_statistics(manifest, units, sources)
-        case "sequence":
-            return UnitData(manifest, units, sources, settings.metadata, settings.privileged)
-        case _:
-            assert_never(settings.kind)
-
-
 def predict(head: TrainedHead, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:
     """Log-probabilities of any units: (units, classes) float64, the average of the folds' models, re-normalised.
 
@@ -103,27 +78,25 @@ def predict(head: TrainedHead, manifest: Manifest, units: Sequence[Unit], source
     """
     data = head.read(manifest, units, sources)
     everything = np.arange(len(units))
-    return training.average([head.log_probabilities(fold, data, everything) for fold in range(len(head.models))])
+    return average([head.log_probabilities(fold, data, everything) for fold in range(len(head.models))])
+
+
+def average(log_p: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of several models' log-probabilities, each (units, classes), re-normalised."""
+    return log_softmax(np.mean(np.stack(log_p), axis=0), axis=1)
 
 
 def save_head(head: TrainedHead, folder: Path) -> None:
     """Write a trained head into a new folder; nothing in it is pickled."""
     folder.mkdir(parents=True)
-    folds: list[dict[str, Any]] = []
-    for fold, model in enumerate(head.models):
-        if isinstance(model, Pipeline):
-            folds.append({"file": f"fold{fold}.skops"})
-            skops.io.dump(model, folder / folds[-1]["file"])
-        else:
-            network = model.network
-            folds.append(
-                {"file": f"fold{fold}.safetensors", "sizes": asdict(network.sizes), "vocabularies": model.vocabularies}
-            )
-            save_file(network.state_dict(), folder / folds[-1]["file"])
+    folds = [
+        [model.save(folder, f"fold{fold}" + (f"seed{seed}" if seed else "")) for seed, model in enumerate(models)]
+        for fold, models in enumerate(head.models)
+    ]
     about = {
         "format": FORMAT,
         "name": head.name,
-        "settings": head.settings.model_dump(mode="json"),
+        "settings": head.settings.model_dump(mode="json", include=head.settings.used),
         "classes": head.classes,
         "seed": head.seed,
         "stores": head.stores,
@@ -145,22 +118,12 @@ def load_head(folder: Path | str) -> TrainedHead:
         about = json.loads(about_path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise UserError(f"{about_path}: format {about['format']}, this version reads {FORMAT}: train it again")
-        models: list[Any] = [_load_fold(Path(folder), fold) for fold in about["folds"]]
         settings, classes = Head.model_validate(about["settings"]), tuple(about["classes"])
+        load = KINDS[settings.kind].load
+        models = [[load(Path(folder), model) for model in fold] for fold in about["folds"]]
         return TrainedHead(about["name"], settings, classes, about["seed"], about["stores"], models)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or error}: not found: train the head again") from error
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: not a head that can be read ({reason}): train it again") from error
-
-
-def _load_fold(folder: Path, fold: dict[str, Any]) -> FoldModel | Pipeline:
-    path = folder / fold["file"]
-    if not path.is_file():
-        raise UserError(f"{path}: not found: train the head again")
-    if path.suffix == ".skops":
-        # scikit-learn's own types, and the one of NumPy that an imputer keeps; nothing else
-        return skops.io.load(path, trusted=["numpy.dtype"])
-    network = SequenceHead(HeadSizes(**fold["sizes"])).to(training.default_device())
-    network.load_state_dict(load_file(path))
-    network.eval()
-    return FoldModel(network, fold["vocabularies"])

@@ -15,6 +15,7 @@ from s3_server import s3, server  # noqa: F401
 from cache import StoreWriter
 from configs.schema import Head
 from extract.manifest import Manifest, make_manifest, write_manifest
+from heads.folds import FoldTask
 
 CLASSES = ("angry", "happy", "sad")
 DIMS = {"audio": 6, "text": 5}
@@ -92,6 +93,22 @@ def small_head(**settings: Any) -> Head:
     return Head.model_validate(head_settings(**settings))
 
 
+def task(
+    data: Any,
+    fit: np.ndarray,
+    watch: np.ndarray,
+    head: Head,
+    n_classes: int = 3,
+    seed: int = 0,
+    train: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    **more: Any,
+) -> FoldTask:
+    """A fold whose units are given as index arrays; labels are those of ``data`` unless they are given."""
+    labels = data.labels.numpy() if labels is None else labels
+    return FoldTask(head, data, labels, fit if train is None else train, fit, watch, n_classes, seed, **more)
+
+
 def write_workspace(folder: Path, manifest: Manifest, arrays: Arrays, heads: dict[str, Any], **settings: Any) -> None:
     """profile.yaml, the manifest and the stores, as the steps before training leave them."""
     profile = {
@@ -119,5 +136,6 @@ def tools() -> SimpleNamespace:
         write_store=write_store,
         head_settings=head_settings,
         small_head=small_head,
+        task=task,
         write_workspace=write_workspace,
     )

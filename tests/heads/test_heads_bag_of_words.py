@@ -11,7 +11,7 @@ from configs import UserError
 from configs.schema import Head
 from extract.manifest import make_manifest
 from heads.bag_of_words import unit_texts
-from heads.linear import fit_fold, log_probabilities
+from heads.linear import fit_fold
 
 NONE = np.array([], dtype=int)
 
@@ -51,10 +51,10 @@ def test_it_learns_and_its_probabilities_sum_to_one(tools: SimpleNamespace) -> N
     units = manifest.units()
     texts, labels = unit_texts(manifest, units), np.array([manifest.classes.index(unit.label) for unit in units])
     train, watch = np.arange(40), np.arange(40, 60)
-    pipeline, history = fit_fold(texts, labels, train, train, watch, bag(), 3, seed=0)
+    model, history = fit_fold(tools.task(texts, train, watch, bag(), 3, labels=labels))
     assert sum(record["best"] for record in history) == 1
     rest = np.arange(60, 80)
-    log_p = log_probabilities(pipeline, texts[rest], 3)
+    log_p = model.log_probabilities(texts, rest)
     assert (log_p.argmax(1) == labels[rest]).mean() > 0.9
     np.testing.assert_allclose(np.exp(log_p).sum(1), 1)
 
@@ -64,13 +64,13 @@ def test_a_chosen_c_needs_no_validation_and_an_unknown_text_no_words(tools: Simp
     units = manifest.units()
     texts, labels = unit_texts(manifest, units), np.array([manifest.classes.index(unit.label) for unit in units])
     everything = np.arange(40)
-    pipeline, history = fit_fold(texts, labels, everything, everything, NONE, bag(c=2.0), 3, seed=0)
+    model, history = fit_fold(tools.task(texts, everything, NONE, bag(c=2.0), 3, labels=labels))
     assert history == [{"c": 2.0, "best": True}]
     unknown = np.array([["", ""], ["zzz", "zzz"]], dtype=object)
-    assert np.isfinite(log_probabilities(pipeline, unknown, 3)).all()
+    assert np.isfinite(model.log_probabilities(unknown, np.arange(len(unknown)))).all()
 
 
-def test_texts_without_words_are_refused() -> None:
+def test_texts_without_words_are_refused(tools: SimpleNamespace) -> None:
     texts = np.full((6, 2), "", dtype=object)
     with pytest.raises(UserError, match="nothing to learn from"):
-        fit_fold(texts, np.array([0, 1] * 3), np.arange(6), np.arange(6), NONE, bag(c=1.0), 2, seed=0)
+        fit_fold(tools.task(texts, np.arange(6), NONE, bag(c=1.0), 2, labels=np.array([0, 1] * 3)))

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from heads.batches import ROLES, Batch, Frames, UnitData
 from heads.model import AttentiveStatistics, BidirectionalLSTM, HeadSizes, SequenceHead
-from heads.training import FoldModel, log_probabilities
+from heads.network import NetworkModel
 
 SIZES = HeadSizes(3, {"audio": 6, "text": 5}, 1 + len(ROLES), {}, hidden=16, attention_heads=2, dropout=0.3)
 
 
-def untrained(sizes: HeadSizes = SIZES) -> FoldModel:
+def untrained(sizes: HeadSizes = SIZES) -> NetworkModel:
     torch.manual_seed(0)
-    return FoldModel(SequenceHead(sizes).eval(), {})
+    return NetworkModel(SequenceHead(sizes).eval(), {})
 
 
 @settings(max_examples=15, deadline=None)
@@ -27,8 +27,8 @@ def test_batched_equals_alone(tools: SimpleNamespace, seed: int, missing: float)
     arrays["audio"] |= {"c000u0": np.ones((1, 6), np.float32)}  # so that each modality has a width
     arrays["text"] |= {"c000u0": np.ones((40, 5), np.float32)}  # and batches have much padding
     data, model = UnitData(manifest, manifest.units(), arrays), untrained()
-    together = log_probabilities(model, data, np.arange(12))
-    alone = np.concatenate([log_probabilities(model, data, np.array([i])) for i in range(12)])
+    together = model.log_probabilities(data, np.arange(12))
+    alone = np.concatenate([model.log_probabilities(data, np.array([i])) for i in range(12)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_missing_is_not_zero_and_never_nan(tools: SimpleNamespace) -> None:
     model = untrained()
 
     def answers(sources: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
-        return log_probabilities(model, UnitData(manifest, manifest.units(), sources), np.arange(3))
+        return model.log_probabilities(UnitData(manifest, manifest.units(), sources), np.arange(3))
 
     assert np.isfinite(answers(nothing)).all()  # units whose clips are all missing
     without_audio = answers(arrays | {"audio": {}})
@@ -119,7 +119,7 @@ def test_the_future_never_enters(tools: SimpleNamespace, clip_after: bool) -> No
     }
     model = untrained()
     before, after = (
-        log_probabilities(model, UnitData(manifest, manifest.units(), sources), np.arange(10))
+        model.log_probabilities(UnitData(manifest, manifest.units(), sources), np.arange(10))
         for sources in (arrays, changed)
     )
     assert np.array_equal(before, after) == clip_after  # the other way round, the change is seen
@@ -132,6 +132,6 @@ def test_order_of_clips_matters(tools: SimpleNamespace) -> None:
     swapped = {name: clips | {first: clips[second], second: clips[first]} for name, clips in arrays.items()}
     model = untrained()
     one, other = (
-        log_probabilities(model, UnitData(manifest, [unit], sources), np.array([0])) for sources in (arrays, swapped)
+        model.log_probabilities(UnitData(manifest, [unit], sources), np.array([0])) for sources in (arrays, swapped)
     )
     assert np.abs(one - other).max() > 1e-5

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema import Head
-from heads.linear import fit_fold, log_probabilities
+from heads.linear import fit_fold
 from heads.pooled import unit_statistics
 
 NONE = np.array([], dtype=int)
@@ -52,9 +52,9 @@ def test_it_learns_with_modalities_missing(tools: SimpleNamespace) -> None:
     rows = unit_statistics(manifest, units, arrays)
     labels = np.array([manifest.classes.index(unit.label) for unit in units])
     train, watch, rest = np.arange(80), np.arange(80, 110), np.arange(110, 160)
-    pipeline, history = fit_fold(rows, labels, train, train, watch, linear(), 3, seed=0)
+    model, history = fit_fold(tools.task(rows, train, watch, linear(), 3, labels=labels))
     assert sum(record["best"] for record in history) == 1
-    log_p = log_probabilities(pipeline, rows[rest], 3)
+    log_p = model.log_probabilities(rows, rest)
     np.testing.assert_allclose(np.exp(log_p).sum(1), 1)
     assert (log_p.argmax(1) == labels[rest]).mean() > 0.7
 
@@ -65,8 +65,8 @@ def test_a_unit_without_anything_is_still_answered(tools: SimpleNamespace) -> No
     rows[-1] = np.nan
     labels = np.array([manifest.classes.index(unit.label) for unit in manifest.units()])
     everything = np.arange(39)
-    pipeline, _ = fit_fold(rows, labels, everything, everything, NONE, linear(c=0.1), 3, seed=0)
-    assert np.isfinite(log_probabilities(pipeline, rows[-1:], 3)).all()
+    model, _ = fit_fold(tools.task(rows, everything, NONE, linear(c=0.1), 3, labels=labels))
+    assert np.isfinite(model.log_probabilities(rows, np.array([len(rows) - 1]))).all()
 
 
 @pytest.mark.parametrize("settings", [{"inputs": []}, {"metadata": ["age"]}])

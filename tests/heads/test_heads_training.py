@@ -12,7 +12,8 @@ from configs import UserError
 from heads.batches import UnitData
 from heads.folds import assign_folds, carve_inner
 from heads.losses import classification_loss, inverse_frequency
-from heads.training import average, fit_fold, log_probabilities, rate_at
+from heads.saved import average
+from heads.training import fit_fold, rate_at
 
 NONE = np.array([], dtype=int)
 
@@ -22,8 +23,8 @@ def test_learnable_task_is_learned(tools: SimpleNamespace, loss: str) -> None:
     manifest, arrays = tools.dataset(90, missing=0.1)
     data = UnitData(manifest, manifest.units(), arrays)
     fit, rest = np.arange(60), np.arange(60, 90)
-    model, history = fit_fold(data, fit, NONE, tools.small_head(loss=loss), 3, seed=0)
-    accuracy = (log_probabilities(model, data, rest).argmax(1) == data.labels[rest].numpy()).mean()
+    model, history = fit_fold(tools.task(data, fit, NONE, tools.small_head(loss=loss), 3, seed=0))
+    accuracy = (model.log_probabilities(data, rest).argmax(1) == data.labels[rest].numpy()).mean()
     assert accuracy > 0.8
     assert len(history) == 8
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -38,9 +39,9 @@ def test_random_labels_are_learned_by_heart_and_not_predicted(tools: SimpleNames
     right_in, right_out = [], []
     for fold in range(2):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        model, _ = fit_fold(data, inside, NONE, head, 3, seed=fold)
-        right_in += (log_probabilities(model, data, inside).argmax(1) == data.labels[inside].numpy()).tolist()
-        right_out += (log_probabilities(model, data, outside).argmax(1) == data.labels[outside].numpy()).tolist()
+        model, _ = fit_fold(tools.task(data, inside, NONE, head, 3, seed=fold))
+        right_in += (model.log_probabilities(data, inside).argmax(1) == data.labels[inside].numpy()).tolist()
+        right_out += (model.log_probabilities(data, outside).argmax(1) == data.labels[outside].numpy()).tolist()
     assert np.mean(right_in) > 0.9
     assert np.mean(right_out) < 0.55  # chance is 0.33
 
@@ -53,7 +54,7 @@ def test_same_seed_same_numbers_and_the_callers_randomness_is_left_alone(tools: 
     expected = torch.rand(3)
     torch.manual_seed(5)
     first, again, other = (
-        log_probabilities(fit_fold(data, fit, watch, head, 3, seed)[0], data, watch) for seed in (1, 1, 2)
+        fit_fold(tools.task(data, fit, watch, head, 3, seed))[0].log_probabilities(data, watch) for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -64,11 +65,11 @@ def test_best_epoch_is_restored_and_patience_stops(tools: SimpleNamespace) -> No
     manifest, arrays = tools.dataset(60, signal=0.5)
     data = UnitData(manifest, manifest.units(), arrays)
     head = tools.small_head(epochs=60, patience=3)
-    model, history = fit_fold(data, np.arange(30), np.arange(30, 60), head, 3, seed=0)
+    model, history = fit_fold(tools.task(data, np.arange(30), np.arange(30, 60), head, 3, seed=0))
     best = next(record for record in history if record["best"])
     assert len(history) == best["epoch"] + 4 < 60
     assert best["inner_macro_f1"] == max(record["inner_macro_f1"] for record in history)
-    log_p = torch.from_numpy(log_probabilities(model, data, np.arange(30, 60))).float()
+    log_p = torch.from_numpy(model.log_probabilities(data, np.arange(30, 60))).float()
     weights = inverse_frequency(data.labels[:30], 3)
     assert float(classification_loss(log_p, data.labels[30:60], "weighted", weights)) == best["inner_loss"]
 
@@ -80,7 +81,7 @@ def test_scalers_see_the_fitted_units_alone(tools: SimpleNamespace) -> None:
         for clip in units[i].clip_ids:
             arrays["audio"][clip] = arrays["audio"][clip] + 100
     data = UnitData(manifest, units, arrays)
-    model, _ = fit_fold(data, np.arange(10), NONE, tools.small_head(epochs=1), 3, seed=0)
+    model, _ = fit_fold(tools.task(data, np.arange(10), NONE, tools.small_head(epochs=1), 3, seed=0))
     steps = np.concatenate([arrays["audio"][clip] for unit in units[:10] for clip in unit.clip_ids])
     encoder = model.network.conversation.modalities["audio"]
     np.testing.assert_allclose(encoder.mean.numpy(), steps.mean(0), atol=1e-5)
@@ -93,9 +94,9 @@ def test_metadata_alone_is_enough(tools: SimpleNamespace) -> None:
     manifest, _ = tools.dataset(60, columns=lambda c: {"meta_mood": label_of[f"c{c:03}"]})
     data = UnitData(manifest, manifest.units(), {}, ["mood"])
     head = tools.small_head(inputs=[], metadata=["mood"], epochs=10)
-    model, _ = fit_fold(data, np.arange(40), NONE, head, 3, seed=0)
+    model, _ = fit_fold(tools.task(data, np.arange(40), NONE, head, 3, seed=0))
     rest = np.arange(40, 60)
-    assert (log_probabilities(model, data, rest).argmax(1) == data.labels[rest].numpy()).all()
+    assert (model.log_probabilities(data, rest).argmax(1) == data.labels[rest].numpy()).all()
 
 
 def test_losses_by_hand() -> None:

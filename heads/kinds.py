@@ -1,0 +1,40 @@
+"""The kinds of heads: what each reads of units, how a fold of it is fitted, and how it is loaded again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Head
+from extract.manifest import Manifest, Unit
+from heads import linear, network, training
+from heads.bag_of_words import unit_texts
+from heads.batches import Source, UnitData
+from heads.folds import FoldModel, FoldTask, Record
+from heads.pooled import unit_statistics
+
+
+@dataclass(frozen=True)
+class Kind:
+    read: Callable[[Head, Manifest, Sequence[Unit], Mapping[str, Source]], Any]
+    fit: Callable[[FoldTask], tuple[FoldModel, list[Record]]]
+    load: Callable[[Path, dict[str, Any]], FoldModel]
+
+
+def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitData:
+    return UnitData(manifest, units, sources, head.metadata, head.privileged)
+
+
+_NETWORK = Kind(_tensors, training.fit_fold, network.load_fold)
+
+KINDS = {
+    "sequence": _NETWORK,
+    "linear": Kind(
+        lambda head, manifest, units, sources: unit_statistics(manifest, units, sources),
+        linear.fit_fold,
+        linear.load_fold,
+    ),
+    "bag_of_words": Kind(
+        lambda head, manifest, units, sources: unit_texts(manifest, units), linear.fit_fold, linear.load_fold
+    ),
+}
