@@ -17,8 +17,8 @@ from extract.encoder import (
     Window,
     cannot_be_loaded,
     choose_hidden,
-    drop_unused_layers,
     fingerprint_fields,
+    keep_needed_layers,
     load_network,
     run_by,
     try_out,
@@ -47,7 +47,7 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
             extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise cannot_be_loaded(spec, error) from error
-    drop_unused_layers(network, spec.layer)
+    keep_needed_layers(network, spec)
     if extractor.sampling_rate != SAMPLE_RATE:
         raise UserError(f"model {spec.model!r}: wants {extractor.sampling_rate} Hz, only {SAMPLE_RATE} Hz is supported")
     is_whisper = spec.family == "whisper"

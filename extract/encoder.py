@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from configs import UserError
-from configs.schema import Encoder
+from configs.schema import FAMILIES, Encoder
 from extract.decoding import Task
 from extract.weights import weights_hash
 
@@ -22,6 +22,19 @@ Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
 
 ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
+# Where an architecture keeps its layers, if these need nothing but what enters them and a mask: such a network can be
+# cut at a boundary. WavLM's cannot: they also need the position bias that the first one computes.
+LAYERS = {
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "camembert": "encoder.layer",
+    "electra": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "wav2vec2": "encoder.layers",
+    "hubert": "encoder.layers",
+    "timesformer": "encoder.layer",
+}
 
 
 @dataclass(frozen=True)
@@ -188,15 +201,20 @@ def pool_time(
             yield (sums[:complete] / lengths[:, None]).astype(np.float32)
 
 
-def load_network(spec: Encoder, folder: Path, model_types: tuple[str, ...]) -> tuple[Any, PretrainedConfig]:
+def load_network(
+    spec: Encoder, folder: Path, model_types: tuple[str, ...], **changes: Any
+) -> tuple[Any, PretrainedConfig]:
     """``AutoModel.from_pretrained`` on a folder, in fp32; the folder's architecture must be the family's.
+
+    Args:
+        changes: entries of the configuration that replace the folder's; those that it does not have change nothing.
 
     Raises:
         UserError: it cannot be read, is of another family, or lacks weights, which would silently be random.
     """
     disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changes)
         if model_types and config.model_type not in model_types:
             raise UserError(f"model {spec.model!r}: holds a {config.model_type} model, but family is {spec.family}")
         network, report = AutoModel.from_pretrained(
@@ -232,6 +250,8 @@ def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[st
         "precision": spec.precision,
         "runtime": spec.runtime,
     }
+    if spec.boundary is not None:  # only where it is set: stores from before there was such a setting stay valid
+        common["boundary"] = spec.boundary
     return common | more
 
 
@@ -278,6 +298,49 @@ def run_by(
     return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
 
 
+def keep_needed_layers(network: Any, spec: Encoder) -> None:
+    """Cut off the layers that a profile's ``layer`` or ``boundary`` does not depend on.
+
+    Below a boundary b there are layers 0 to b - 1, and what leaves the last of them enters layer b.
+
+    Raises:
+        UserError: the network cannot be cut, or not there.
+    """
+    if spec.boundary is None:
+        drop_unused_layers(network, spec.layer)
+        return
+    layers, norm = places_of_tail(network, spec)
+    owner, _, name = layers.rpartition(".")
+    setattr(network.get_submodule(owner), name, network.get_submodule(layers)[: spec.boundary])
+    if norm:
+        network.set_submodule(norm, torch.nn.Identity())
+
+
+def places_of_tail(network: Any, spec: Encoder) -> tuple[str, str | None]:
+    """Names, in a network, of the list of its layers, and of the normalisation behind the last one if it has one.
+
+    Raises:
+        UserError: an architecture that cannot be cut, or no layer above ``spec.boundary``.
+    """
+    config = network.config
+    key = f"{modality_of(spec)}.boundary = {spec.boundary}"
+    # A decoder's attention looks back only, and an adapter behind the last layer shortens time.
+    if config.model_type not in LAYERS or getattr(config, "is_decoder", False) or getattr(config, "add_adapter", False):
+        known = ", ".join(LAYERS)
+        raise UserError(f"{key}: {spec.model} is a {config.model_type} network that cannot be cut; these can: {known}")
+    layers = LAYERS[config.model_type]
+    n = len(network.get_submodule(layers))
+    if not 0 <= spec.boundary < n:
+        raise UserError(f"{key}: {spec.model} has {n} layers, and one must be left above it: {n - 1} at most")
+    if config.model_type == "timesformer":
+        return layers, "layernorm"
+    return layers, "encoder.layer_norm" if getattr(config, "do_stable_layer_norm", False) else None
+
+
+def modality_of(spec: Encoder) -> str:
+    return next(modality for modality, families in FAMILIES.items() if spec.family in families)
+
+
 def drop_unused_layers(network: Any, layer: int) -> None:
     """Cut off the transformer layers above ``hidden_states[layer]``: they cost time and change nothing below them.
 
@@ -294,6 +357,8 @@ def drop_unused_layers(network: Any, layer: int) -> None:
 
 def choose_hidden(hidden_states: tuple[torch.Tensor, ...], spec: Encoder) -> torch.Tensor:
     """The layer that the profile asks for: index 0 enters the first layer, the last leaves the last one."""
+    if spec.boundary is not None:
+        return hidden_states[spec.boundary]
     try:
         return hidden_states[spec.layer]
     except IndexError:

@@ -17,6 +17,7 @@ from extract.engine import Plan, open_writer, plan_pass, run_pass, write_errors
 from extract.manifest import Manifest
 from extract.means import Means, computing, load_encoder
 from extract.sources import Clip, Sources
+from extract.text import join_texts
 
 BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
 
@@ -35,7 +36,7 @@ def extract(
         UserError: the encoder cannot be loaded, or (exit code 3) more clips failed than ``max_error_share`` allows.
         StoreError: another process writes the store, or it is damaged.
     """
-    clips = clips_with_media(manifest, modality)
+    clips = clips_with_media(manifest, modality, profile.encoders[modality].conversation)
     if not clips:
         raise UserError(
             f"{profile.manifest_path}: no labelled conversation has {modality}: see what extract/manifest.py printed"
@@ -81,12 +82,21 @@ def _open(store_path: Path, encoder: LoadedEncoder, profile: Profile) -> StoreWr
     return writer
 
 
-def clips_with_media(manifest: Manifest, modality: str) -> list[Clip]:
+def clips_with_media(manifest: Manifest, modality: str, conversation: bool = False) -> list[Clip]:
     """The clips that some unit reads and that have this modality, in the manifest's order.
 
     The listener's answer to a labelled turn is future to it: no unit reads it, so nothing is computed for it.
+
+    Args:
+        conversation: of texts, give each unit's own clip the texts of all the clips that the unit may see, joined in
+            their order. Clips without a label are then left out.
     """
-    read = {clip_id for unit in manifest.units() for clip_id in unit.clip_ids}
+    units = manifest.units()
+    if conversation:
+        texts = {clip_id: text for clip_id, text in manifest.clips.select("clip_id", "text").iter_rows() if text}
+        said = {unit.unit_id: [texts[clip] for clip in unit.clip_ids if clip in texts] for unit in units}
+        return [Clip(unit_id, join_texts(parts)) for unit_id, parts in said.items() if parts]
+    read = {clip_id for unit in units for clip_id in unit.clip_ids}
     present = manifest.clips.filter(pl.col(modality).is_not_null() & pl.col("clip_id").is_in(read))
     rows = present.select("clip_id", modality).iter_rows()
     if modality == "text":

@@ -1,7 +1,7 @@
 """Text encoders: BERT and any other encoder that ``AutoModel`` loads. A time step is a token."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from extract.encoder import (
     Window,
     cannot_be_loaded,
     choose_hidden,
-    drop_unused_layers,
     fingerprint_fields,
+    keep_needed_layers,
     load_network,
     run_by,
     try_out,
@@ -27,6 +27,7 @@ from extract.networks import ReadyNetwork
 from extract.weights import find_folder, model_files
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # a folder holds one of these
+BETWEEN_TEXTS = "\x1f"  # between the texts of a conversation until the tokenizer is known: the unit separator of ASCII
 
 
 def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
@@ -35,13 +36,15 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         raise UserError(f"text.pooling = {spec.pooling:g}: a text has no duration; use none or mean")
     folder = find_folder(spec)
     network, config = load_network(spec, folder, ())
-    drop_unused_layers(network, spec.layer)
+    keep_needed_layers(network, spec)
     if not any(list(folder.glob(pattern)) for pattern in TOKENIZERS):  # transformers would make up an empty vocabulary
         raise UserError(f"model {spec.model!r}: holds no tokenizer ({', '.join(TOKENIZERS)})")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise cannot_be_loaded(spec, error) from error
+    if spec.conversation and tokenizer.sep_token is None:
+        raise UserError(f"text.conversation: the tokenizer of {spec.model} has no sep_token to put between texts")
     positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
     # RoBERTa and its kin number positions from one past the padding index.
     padding = getattr(getattr(network, "embeddings", None), "padding_idx", None)
@@ -52,6 +55,8 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     one_at_a_time = threading.Lock()  # a call that truncates would cut another thread's text, too
 
     def prepare(text: str) -> Prepared:
+        if spec.conversation:
+            text = _separated(text, tokenizer.sep_token)
         with one_at_a_time:
             return cut(text)
 
@@ -74,9 +79,23 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     short, longer = (next(iter(prepare(text).windows)) for text in ("a", "a b c d " * 10))
     _, dim = try_out(hidden, short.inputs, spec, device)
     run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
+    if spec.conversation:  # only where it is set, as with the boundary
+        runtime["conversation"] = True
     fields = fingerprint_fields(spec, model_files(folder), overlap=spec.overlap, **runtime)  # the tokenizer's, too
     pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
     return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """The texts of a conversation as the one source of an encoder with ``conversation: true``."""
+    return BETWEEN_TEXTS.join(text.replace(BETWEEN_TEXTS, " ") for text in texts)
+
+
+def _separated(joined: str, separator: str) -> str:
+    """The tokenizer's own separator between the texts. One that is spelled out within a text is broken up by a space,
+    since the tokenizer would take it for its own: nobody can write an utterance that reads as two."""
+    spelled = f"{separator[0]} {separator[1:]}"
+    return separator.join(text.replace(separator, spelled) for text in joined.split(BETWEEN_TEXTS))
 
 
 def _windows(tokenizer: Any, text: str, max_tokens: int, overlap: int) -> Iterator[Window]:

@@ -1,4 +1,7 @@
-"""Video encoders: TimeSformer, VideoMAE, and an image backbone run on each frame. A time step is a frame (or tube)."""
+"""Video encoders: TimeSformer, VideoMAE, and an image backbone run on each frame. A time step is a frame (or tube).
+
+Below a ``boundary`` a time step is a token: of each segment of a clip, a class token and every patch of every frame.
+"""
 
 import json
 from collections.abc import Callable
@@ -18,8 +21,8 @@ from extract.encoder import (
     Stream,
     Window,
     choose_hidden,
-    drop_unused_layers,
     fingerprint_fields,
+    keep_needed_layers,
     load_network,
     run_by,
     try_out,
@@ -95,6 +98,8 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     if spec.family != "image" or spec.layer != -1:
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
+    if spec.boundary is not None:
+        raise UserError(f"video.boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
     network: Any
     network, files = efficientnet_lite0()
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
@@ -109,7 +114,7 @@ def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, Ima
     folder = find_folder(spec)
     types = () if spec.family == "image" else (spec.family,)
     network, config = load_network(spec, folder, types)
-    drop_unused_layers(network, spec.layer)
+    keep_needed_layers(network, spec)
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
     n_frames: int = spec.n_frames or getattr(config, "num_frames", None) or DEFAULT_IMAGE_FRAMES
     if spec.family != "image" and n_frames != config.num_frames:
@@ -121,7 +126,9 @@ def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, Ima
     def states(pixels: torch.Tensor) -> torch.Tensor:
         if spec.family == "image":
             return _per_frame(pixels, chosen)
-        return _pool_patches(chosen(pixels), spec.family, config)
+        if spec.boundary is not None:
+            return chosen(pixels)  # every token: layers above the boundary need them all
+        return pool_patches(chosen(pixels), spec.family, config)
 
     return network, states, _image_format(folder, config), n_frames, model_files(folder)
 
@@ -154,7 +161,7 @@ def _per_frame(pixels: torch.Tensor, backbone: Network) -> torch.Tensor:
     return pooled.view(batch, frames, -1)
 
 
-def _pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor:
+def pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor:
     """Average over the patches of each frame (TimeSformer) or tube of frames (VideoMAE): (batch, time, dim).
 
     TimeSformer's tokens are a class token, then patch after patch with time running fastest; VideoMAE's are tube

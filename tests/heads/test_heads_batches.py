@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import UserError
 from heads.batches import UnitData, bucketed, draw_hidden
-from heads.training import fit_vocabularies
+from heads.network import fit_vocabularies
 
 
 @pytest.mark.parametrize("resident_bytes", [10**9, 0])
