@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-Modality = Literal["audio", "video", "text"]
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+from configs.heads import Head, Range, Tail
+from configs.sections import Modality, PositiveFloat, PositiveInt, Section, Share
+
+__all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -27,10 +28,6 @@ def _place(given: object) -> object:
 
 Url = Annotated[str, AfterValidator(_url)]
 Place = Annotated[Path | str, BeforeValidator(_place)]  # a folder, or a URL as a string
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MakeSplits(Section):
@@ -189,138 +186,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "video": ("timesformer", "videomae", "image"),
     "text": ("transformer",),
 }
-
-
-class Tail(Section):
-    """The layers above an encoder's boundary, trained as part of a head."""
-
-    layers: PositiveInt | None = None  # how many of them are trained, from the top; default: all. The others run frozen
-    lr: PositiveFloat = 1e-4  # of the last layer
-    lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each layer below learns this much slower than the one above
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of hidden states; attention weights are not dropped
-    lora_rank: PositiveInt | None = None  # train low-rank adapters of this rank, and not the weights themselves
-    checkpointing: bool = False  # keep only what enters each layer, and compute the rest again: less memory, slower
-
-
-class Head(Section):
-    # sequence: attention and LSTM over the conversation's clips, modalities joined clip by clip
-    # cross_modal: a stream for each modality, each attending to the others, then an LSTM over the clips
-    # linear: logistic regression on each modality's mean and deviation over time
-    # xgboost: boosted trees on the same, and on metadata
-    # bag_of_words: logistic regression on TF-IDF of the text
-    kind: Literal["sequence", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
-    inputs: list[Modality] = []  # stores to read
-    metadata: list[str] = []  # manifest columns to embed
-    privileged: bool = False  # allow label-derived columns in metadata; every report then says so
-    context_clips: Annotated[int, Field(ge=0)] | None = None  # clips seen before the labelled one; default: all of them
-    speaker_identity: bool | None = None  # embed who speaks and who listens; default: where held-out speakers are known
-
-    hidden: PositiveInt = 128  # width of projections and of each LSTM direction
-    lstm_layers: PositiveInt = 1
-    attention_heads: PositiveInt = 4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    # How a clip's time steps become one vector: attention-weighted mean and deviation; plain ones, computed once before
-    # training; or an LSTM over the steps, many times slower where steps are many.
-    time: Literal["attentive", "statistics", "lstm"] = "attentive"
-    segments: PositiveInt = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
-    fine_tune: dict[Modality, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
-
-    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides a modality or a field
-    time_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of a clip's time steps that training hides
-    noise: Annotated[float, Field(ge=0)] = 0.0  # Gaussian noise on features, in standard deviations of each dimension
-    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
-
-    loss: Literal["cross_entropy", "weighted", "focal"] = "weighted"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    logit_adjustment: Annotated[float, Field(ge=0)] = 0.0  # training adds this times the log class frequency to logits
-    sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: each class is drawn equally often
-    lr: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps in which the learning rate rises
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls to zero afterwards
-    epochs: PositiveInt = 30
-    patience: Annotated[int, Field(ge=0)] = 5  # epochs without a better inner-validation score; 0: never stop early
-    batch_size: PositiveInt = 32
-    accumulate: PositiveInt = 1  # batches whose gradients are summed before a step
-    largest_gradient: PositiveFloat = 1.0  # norm at which gradients are clipped
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of training's matrix products (autocast)
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average, which then predicts; 0: off
-    seeds: PositiveInt = 1  # networks per fold, averaged
-
-    c: PositiveFloat | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
-    trees: PositiveInt = 500  # xgboost: the most rounds; an inner validation set says when to stop
-    depth: PositiveInt = 4  # xgboost: of a tree
-    eta: Annotated[float, Field(gt=0, le=1)] = 0.1  # xgboost: learning rate
-
-    @model_validator(mode="after")
-    def _attention_heads_divide(self) -> "Head":
-        if 2 * self.hidden % self.attention_heads:
-            raise ValueError(f"attention_heads ({self.attention_heads}) must divide 2 * hidden ({2 * self.hidden})")
-        return self
-
-    @model_validator(mode="after")
-    def _reads_something(self) -> "Head":
-        if not self.inputs and not self.metadata:
-            raise ValueError("a head needs inputs, metadata or both")
-        if self.kind == "bag_of_words" and (self.inputs != ["text"] or self.metadata):
-            raise ValueError("a bag_of_words head reads the text alone: inputs [text], no metadata")
-        if self.kind == "linear" and (not self.inputs or self.metadata):
-            raise ValueError("a linear head reads stores alone: inputs, no metadata")
-        if self.kind == "cross_modal" and not self.inputs:
-            raise ValueError("a cross_modal head needs inputs")
-        return self
-
-    @property
-    def used(self) -> set[str]:
-        """The settings that heads of this kind have."""
-        common = {"kind", "inputs", "metadata", "privileged"}
-        everything = set(type(self).model_fields)
-        return {
-            "linear": common | {"loss", "c"},
-            "bag_of_words": common | {"loss", "c"},
-            "xgboost": common | {"loss", "trees", "depth", "eta", "seeds"},
-            "sequence": everything - {"c", "trees", "depth", "eta", "segments"},
-            "cross_modal": everything - {"c", "trees", "depth", "eta"},
-        }[self.kind]
-
-    @model_validator(mode="after")
-    def _uses_what_is_set(self) -> "Head":
-        unused = [name for name in type(self).model_fields if name in self.model_fields_set - self.used]
-        if unused:
-            raise ValueError(f"{unused[0]}: a {self.kind} head has no such setting")
-        return self
-
-    @model_validator(mode="after")
-    def _fine_tunes_what_it_reads(self) -> "Head":
-        for modality in self.fine_tune:
-            if modality not in self.inputs:
-                raise ValueError(f"fine_tune names {modality!r}, which is not among its inputs")
-        if self.fine_tune and self.time == "statistics":
-            raise ValueError("time: statistics are computed once, before training: not with fine_tune")
-        return self
-
-    @property
-    def stores(self) -> list[Modality]:
-        """The modalities that are read from stores; a bag of words reads its text from the manifest."""
-        return [] if self.kind == "bag_of_words" else self.inputs
-
-    @property
-    def is_network(self) -> bool:
-        return self.kind in ("sequence", "cross_modal")
-
-
-class Range(Section):
-    """Numbers that a search draws from; whole ones where both ends are."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> "Range":
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError("needs low < high, and low > 0 with log")
-        return self
 
 
 Strategy = Literal["mean", "weighted", "logistic", "xgboost"]
