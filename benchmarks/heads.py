@@ -27,8 +27,9 @@ from cache import Store, StoreWriter
 from configs import UserError, command
 from configs.schema import Head
 from extract.manifest import Manifest, make_manifest
-from heads.batches import Batch, UnitData
+from heads.batches import UnitData
 from heads.folds import FoldTask
+from heads.kinds import KINDS
 from heads.training import fit_fold
 
 CONVERSATIONS, LONGEST, DIM = 14_817, 10, 768
@@ -92,23 +93,6 @@ def make_store(path: Path, manifest: Manifest, name: str, rng: np.random.Generat
     return Store(path)
 
 
-class Recorder(UnitData):
-    """Units that keep the batches they gave."""
-
-    kept: list[Batch]
-
-    def batch(self, *args: Any, **more: Any) -> Batch:
-        self.kept.append(super().batch(*args, **more))
-        return self.kept[-1]
-
-
-class Ready(Recorder):
-    """The same batches again, in the same order, at no cost."""
-
-    def batch(self, *args: Any, **more: Any) -> Batch:
-        return self.kept.pop(0)
-
-
 def epoch_seconds(data: UnitData, head: Head) -> float:
     """Of the last epoch of a training: its first one also pays for memory that is asked for the first time."""
     ends: list[float] = []
@@ -129,12 +113,12 @@ def time_head(name: str, manifest: Manifest, stores: dict[str, Store]) -> tuple[
     """Seconds of an epoch from the store, and of the same epoch on batches that are ready."""
     settings, inputs = HEADS[name]
     head = Head.model_validate(NETWORK | settings)
-    data = UnitData(manifest, manifest.units(), {m: stores[s] for m, s in inputs.items()}, head.metadata)
+    data = KINDS[head.kind].read(head, manifest, manifest.units(), {m: stores[s] for m, s in inputs.items()})
     from_store = epoch_seconds(data, head)
-    data.__class__ = Recorder
-    data.kept = []  # type: ignore[attr-defined]
+    gathered, kept = data.batch, []
+    data.batch = lambda *given, **named: kept.append(gathered(*given, **named)) or kept[-1]
     epoch_seconds(data, head)
-    data.__class__ = Ready
+    data.batch = lambda *given, **named: kept.pop(0)  # the same batches in the same order, at no cost
     return from_store, epoch_seconds(data, head)
 
 
@@ -198,7 +182,7 @@ def main(
         )
     figures: dict[str, Any] = {"published_way": published, "heads": {}}
     print(
-        f"{'head':<28}{'share':>7}{'epoch, s':>10}{'ready, s':>10}{'ready/epoch':>12}{'faster than encoders inside':>30}"
+        f"{'head':<24}{'share':>7}{'epoch, s':>10}{'ready, s':>10}{'ready/epoch':>12}{'than encoders inside':>22}"
     )
     for name in names:
         part = share * min([SHARES.get(store, 1.0) for store in HEADS[name][1].values()], default=1.0)
@@ -210,7 +194,8 @@ def main(
         way = published["video" if "video" in HEADS[name][1] else "audio"]
         figures["heads"][name] = {"epoch_s": from_store, "ready_s": ready, "share": part}
         print(
-            f"{name:<28}{part:>7.2f}{from_store:>10.1f}{ready:>10.1f}{ready / from_store:>12.2f}{way / from_store:>29.0f} x"
+            f"{name:<24}{part:>7.2f}{from_store:>10.1f}{ready:>10.1f}{ready / from_store:>12.2f}"
+            f"{way / from_store:>20.0f} x"
         )
     if out is not None:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -17,21 +17,23 @@ from pydantic import ValidationError
 
 from configs.schema import Profile
 
-__all__ = ["ConfigOption", "OverrideArgument", "Profile", "UserError", "command", "load"]
+__all__ = ["ConfigOption", "OverrideArgument", "Profile", "UserError", "changed", "command", "load"]
 
 ConfigOption = Annotated[
     str | None,
     typer.Option(
         "--config",
         "-c",
-        help="A profile: a name in configs/ or a path to a YAML file. Default: the one named in dvc.yaml.",
+        help="A profile: a name in configs/ or a path to a YAML file that holds all of it. "
+        "Default: the one named in dvc.yaml.",
     ),
 ]
 OverrideArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Settings to change for this run only, as dotted keys of the profile: heads.audio.lr=1e-3",
+        metavar="[KEY=VALUE | FRAGMENT.yaml]...",
+        help="Settings to change for this run only: dotted keys of the profile (heads.audio.lr=1e-3), or a YAML file "
+        "that holds a part of one, such as the best.yaml of a search. Later ones win.",
     ),
 ]
 
@@ -53,26 +55,76 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
 
     Args:
         name: a name in ``configs/``, a path to a YAML file, or None for the profile that ``dvc.yaml`` names.
-        overrides: ``["heads.audio.lr=1e-3", ...]``; values are parsed as YAML.
+        overrides: applied in order. ``heads.audio.lr=1e-3`` sets one key, to a value that is parsed as YAML;
+            ``best.yaml`` is a fragment, merged into the profile: mappings key by key, anything else replaced.
 
     Raises:
-        UserError: the file is missing or is not YAML, or a key is unknown or has a value that is not allowed.
+        UserError: a file is missing or is not YAML, or a key is unknown or has a value that is not allowed; the line
+            names the fragment where the key stands in one.
     """
     path = _profile_path(name)
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: a profile is a mapping of settings, found {type(settings).__name__}")
+    settings = _read(path, "a profile")
     if path.parent == Path("configs") and settings.get("name") != path.stem:  # dvc.yaml finds a profile by its name
         raise UserError(f"{path}: name = {settings.get('name')!r}: must be {path.stem!r}, as the file is called")
+    sources = [(path, settings)]
     for override in overrides or []:
-        _apply(settings, override)
+        if override.endswith((".yaml", ".yml")) and "=" not in override:
+            fragment = _read(Path(override), "a fragment of a profile")
+            settings = _merged(settings, fragment)
+            sources.append((Path(override), fragment))
+        else:
+            alone: dict[str, Any] = {}
+            for target in (settings, alone):
+                _apply(target, override)
+            sources.append((path, alone))
     try:
         return Profile.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from error
+        places = error.errors()[0]["loc"]
+        last = next((source for source, part in reversed(sources) if _holds(part, places)), path)
+        raise UserError(f"{last}: {_first_problem(error)}") from error
+
+
+def changed(profile: Profile, fragment: dict[str, Any]) -> Profile:
+    """A profile with a fragment merged into it, as :func:`load` does.
+
+    Raises:
+        UserError: the result is not allowed.
+    """
+    try:
+        return Profile.model_validate(_merged(profile.model_dump(exclude_unset=True), fragment))
+    except ValidationError as error:
+        raise UserError(_first_problem(error)) from error
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; an override is KEY=VALUE or a YAML file with settings") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: {what} is a mapping of settings, found {type(settings).__name__}")
+    return settings
+
+
+def _merged(settings: dict[str, Any], fragment: dict[str, Any]) -> dict[str, Any]:
+    both = {key for key, value in fragment.items() if isinstance(value, dict) and isinstance(settings.get(key), dict)}
+    return settings | {key: _merged(settings[key], value) if key in both else value for key, value in fragment.items()}
+
+
+def _holds(settings: Any, places: tuple[int | str, ...]) -> bool:
+    """Whether the key at ``places``, or the value that contains it, stands in some settings."""
+    for place in places:
+        if not isinstance(settings, dict):
+            return True
+        if place not in settings:
+            return False
+        settings = settings[place]
+    return bool(places)
 
 
 def _profile_path(name: str | None) -> Path:

@@ -41,6 +41,10 @@ class Head(Section):
     segments: PositiveInt = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
     fine_tune: dict[Modality, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
 
+    # A column whose values are finer labels, each of one class: training learns them, too. Never an input.
+    auxiliary: str | None = None
+    auxiliary_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the loss that is theirs
+
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides a modality or a field
     time_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of a clip's time steps that training hides
     noise: Annotated[float, Field(ge=0)] = 0.0  # Gaussian noise on features, in standard deviations of each dimension
@@ -104,6 +108,8 @@ class Head(Section):
         unused = [name for name in type(self).model_fields if name in self.model_fields_set - self.used]
         if unused:
             raise ValueError(f"{unused[0]}: a {self.kind} head has no such setting")
+        if self.loss == "focal" and not self.is_network:
+            raise ValueError(f"loss = 'focal': a {self.kind} head minimises cross_entropy, or weighted")
         return self
 
     @model_validator(mode="after")
@@ -111,6 +117,8 @@ class Head(Section):
         for modality in self.fine_tune:
             if modality not in self.inputs:
                 raise ValueError(f"fine_tune names {modality!r}, which is not among its inputs")
+        if self.time_masking and (self.time == "statistics" or "video" in self.fine_tune):
+            raise ValueError("time_masking hides time steps: not with time: statistics, nor with video under fine_tune")
         if self.fine_tune and self.time == "statistics":
             raise ValueError("time: statistics are computed once, before training: not with fine_tune")
         return self

@@ -307,7 +307,7 @@ def _clips(
         yield row
 
 
-_PRIVILEGED = ("event_scenario", "emotion_cause", "goal_to_response")
+_PRIVILEGED = ("event_scenario", "emotion_cause", "goal_to_response", "speaker_emotion")
 _EMPTY = dict.fromkeys(
     ["turn_id", "text", "audio", "video", "label", "speaker", *(f"privileged_{name}" for name in _PRIVILEGED)]
 )

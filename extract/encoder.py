@@ -301,7 +301,8 @@ def run_by(
 def keep_needed_layers(network: Any, spec: Encoder) -> None:
     """Cut off the layers that a profile's ``layer`` or ``boundary`` does not depend on.
 
-    Below a boundary b there are layers 0 to b - 1, and what leaves the last of them enters layer b.
+    Below a boundary b there are layers 0 to b - 1, and what leaves the last of them enters layer b. (Layer 0 is never
+    cut off: transformers notes what enters it when it runs.)
 
     Raises:
         UserError: the network cannot be cut, or not there.
@@ -311,7 +312,7 @@ def keep_needed_layers(network: Any, spec: Encoder) -> None:
         return
     layers, norm = places_of_tail(network, spec)
     owner, _, name = layers.rpartition(".")
-    setattr(network.get_submodule(owner), name, network.get_submodule(layers)[: spec.boundary])
+    setattr(network.get_submodule(owner), name, network.get_submodule(layers)[: max(1, spec.boundary)])
     if norm:
         network.set_submodule(norm, torch.nn.Identity())
 
@@ -330,7 +331,7 @@ def places_of_tail(network: Any, spec: Encoder) -> tuple[str, str | None]:
         raise UserError(f"{key}: {spec.model} is a {config.model_type} network that cannot be cut; these can: {known}")
     layers = LAYERS[config.model_type]
     n = len(network.get_submodule(layers))
-    if not 0 <= spec.boundary < n:
+    if spec.boundary is None or spec.boundary >= n:
         raise UserError(f"{key}: {spec.model} has {n} layers, and one must be left above it: {n - 1} at most")
     if config.model_type == "timesformer":
         return layers, "layernorm"

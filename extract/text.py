@@ -79,9 +79,8 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     short, longer = (next(iter(prepare(text).windows)) for text in ("a", "a b c d " * 10))
     _, dim = try_out(hidden, short.inputs, spec, device)
     run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
-    if spec.conversation:  # only where it is set, as with the boundary
-        runtime["conversation"] = True
-    fields = fingerprint_fields(spec, model_files(folder), overlap=spec.overlap, **runtime)  # the tokenizer's, too
+    more = runtime | ({"conversation": True} if spec.conversation else {})  # only where it is set, as the boundary is
+    fields = fingerprint_fields(spec, model_files(folder), overlap=spec.overlap, **more)  # the tokenizer's, too
     pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
     return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
 

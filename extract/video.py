@@ -167,7 +167,6 @@ def pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor
     TimeSformer's tokens are a class token, then patch after patch with time running fastest; VideoMAE's are tube
     after tube, without a class token.
     """
-    batch, _, dim = tokens.shape
     if family == "timesformer":
-        return tokens[:, 1:].reshape(batch, -1, config.num_frames, dim).mean(dim=1)
-    return tokens.reshape(batch, config.num_frames // config.tubelet_size, -1, dim).mean(dim=2)
+        return tokens[:, 1:].unflatten(1, (-1, config.num_frames)).mean(dim=1)
+    return tokens.unflatten(1, (config.num_frames // config.tubelet_size, -1)).mean(dim=2)

@@ -1,12 +1,13 @@
 """Units as tensors, and batches gathered from them.
 
-A batch never has the shape (batch, places, time, dim): the clips of its units stand in one row, and only those that
-have a modality take part in it, so that short conversations and missing media cost nothing.
+A batch never has the shape (batch, places, time, dim): the clips that its units see stand in one row, each once however
+many units see it, and only those that have a modality take part in it, so that short conversations, missing media and
+shared context cost nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,106 +15,31 @@ from torch import Tensor
 
 from configs import UserError
 from extract.manifest import Manifest, Unit
+from heads.features import Frames, Source, default_device, load_features
 
 ROLES = ("speaker", "listener", "listener_response", "context")  # id 0 is any other role, or none
-RESIDENT_BYTES = 8 * 2**30  # a store below this size is read once and stays in memory; a larger one stays mapped
+SPEAKER, LISTENER = "speaker identity", "listener identity"  # fields that every UnitData has beside the named ones
 BUCKET_BATCHES = 20  # shuffled units are sorted by length within runs of this many batches
-
-
-class Source(Protocol):
-    """What features are read from: a :class:`cache.Store`, or a dict of live arrays; ``(time, dim)`` each."""
-
-    def __contains__(self, clip_id: object) -> bool: ...
-
-    def __getitem__(self, clip_id: str) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Frames:
-    """One modality of the clips of a batch that have it."""
-
-    values: Tensor  # (clips that have it, time, dim) float32; any finite number where the mask is False
-    mask: Tensor  # (clips that have it, time)
-    places: Tensor  # (clips that have it,) which of the batch's clips they are
-
-    def to(self, device: torch.device) -> "Frames":
-        return Frames(self.values.to(device), self.mask.to(device), self.places.to(device))
 
 
 @dataclass(frozen=True)
 class Batch:
     frames: dict[str, Frames]
     roles: Tensor  # (clips,)
-    mask: Tensor  # (batch, places): True where a unit has a clip; its sum is the number of clips
+    mask: Tensor  # (batch, places): True where a unit has a clip, in order; the last one is the labelled clip
     metadata: Tensor  # (batch, fields) ids
     labels: Tensor  # (batch,)
+    clips: Tensor  # (batch, places): which of the batch's clips it is; 0 where the mask is False
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
             {name: frames.to(device) for name, frames in self.frames.items()},
-            *(part.to(device) for part in (self.roles, self.mask, self.metadata, self.labels)),
+            *(part.to(device) for part in (self.roles, self.mask, self.metadata, self.labels, self.clips)),
         )
 
 
-class Features:
-    """One modality of a list of clips: resident in memory as one tensor, or read from its source as needed."""
-
-    def __init__(self, name: str, source: Source, clip_ids: Sequence[str], resident_bytes: int) -> None:
-        self._source, self._clip_ids = source, clip_ids
-        arrays = [source[clip_id] if clip_id in source else None for clip_id in clip_ids]  # noqa: SIM401 (no get)
-        shapes = {array.shape[1] for array in arrays if array is not None}
-        if len(shapes) > 1:
-            raise UserError(f"{name}: its clips have different widths: {sorted(shapes)}")
-        self.dim = shapes.pop() if shapes else None
-        self.lengths = np.array([0 if array is None else len(array) for array in arrays])
-        self._starts = torch.from_numpy(np.cumsum(self.lengths) - self.lengths)
-        self._values: Tensor | None = None
-        if sum(array.nbytes for array in arrays if array is not None) <= resident_bytes and self.dim:
-            joined = np.concatenate([array for array in arrays if array is not None])
-            self._values = torch.from_numpy(joined)
-
-    def gather(self, clips: np.ndarray, places: np.ndarray) -> Frames:
-        """The features of those of a batch's clips (given by number) that stand at ``places``; they all have some."""
-        clips = clips[places]
-        lengths = torch.from_numpy(self.lengths[clips])
-        steps = torch.arange(int(lengths.max()) if len(clips) else 0)
-        mask = steps < lengths.unsqueeze(1)
-        if self._values is None:
-            values = torch.zeros(*mask.shape, self.dim or 0)
-            for row, clip in zip(values, clips, strict=True):
-                array = self._source[self._clip_ids[clip]]
-                row[: len(array)] = torch.from_numpy(np.array(array))
-        else:
-            index = self._starts[clips].unsqueeze(1) + torch.minimum(steps, lengths.unsqueeze(1) - 1)
-            values = self._values[index].float()
-        return Frames(values, mask, torch.from_numpy(places))
-
-    def moments(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of every dimension over all time steps of some clips, in float64.
-
-        A dimension that does not vary has deviation 1. Without any clip: 0 and 1.
-        """
-        dim = self.dim or 0
-        shift, total, squares, steps = None, np.zeros(dim), np.zeros(dim), 0
-        clips = clips[self.lengths[clips] > 0]
-        for start in range(0, len(clips), 32):
-            frames = self.gather(clips, np.arange(start, min(start + 32, len(clips))))
-            values = frames.values[frames.mask].numpy().astype(np.float64)  # (steps, dim)
-            shift = values[0].copy() if shift is None else shift  # near the mean: keeps differences of squares exact
-            values -= shift
-            total += values.sum(0)
-            squares += np.einsum("td,td->d", values, values)
-            steps += len(values)
-        if shift is None:
-            return np.zeros(dim), np.ones(dim)
-        mean = total / steps
-        deviation = np.sqrt(np.maximum(squares / steps - mean**2, 0))
-        constant = deviation <= 1e-5 * np.abs(mean + shift)
-        return mean + shift, np.where(constant, 1.0, deviation)
-
-
 class UnitData:
-    """All that heads read of a list of units: clips, roles, features, metadata, labels.
+    """All that networks read of a list of units: clips, roles, features, metadata, labels.
 
     Raises:
         UserError: a metadata field that the manifest lacks or that is privileged; a source without any of the clips.
@@ -126,38 +52,78 @@ class UnitData:
         sources: Mapping[str, Source],
         fields: Sequence[str] = (),
         privileged: bool = False,
-        resident_bytes: int = RESIDENT_BYTES,
+        resident_bytes: int | None = None,
+        context_clips: int | None = None,
+        statistics: int | None = None,
+        device: torch.device | None = None,
+        auxiliary: str | None = None,
     ) -> None:
+        """
+        Args:
+            resident_bytes: the most bytes of features that stay in memory; default: half of what is free. Features stay
+                on ``device`` where they fit there, else in main memory; what fits nowhere is read batch by batch.
+            context_clips: how many clips before the labelled one are seen; default: all of them.
+            statistics: read, in place of time steps, the mean and deviation of at most so many parts of each clip.
+            device: where batches will be used; default: the GPU where there is one.
+            auxiliary: a column with finer labels, which may be absent where nothing is trained.
+        """
         self.units = list(units)
-        clip_ids = list(dict.fromkeys(clip for unit in units for clip in unit.clip_ids))
+        first = 0 if context_clips is None else -1 - context_clips
+        seen = [unit.clip_ids[first:] for unit in units]
+        clip_ids = list(dict.fromkeys(clip for clips in seen for clip in clips))
         numbers = {clip_id: number for number, clip_id in enumerate(clip_ids)}
-        self.unit_clips = [np.array([numbers[clip] for clip in unit.clip_ids]) for unit in units]
+        self._members = np.array([numbers[clip] for clips in seen for clip in clips], dtype=np.int64)
+        self.n_clips = np.array([len(clips) for clips in seen], dtype=np.int64)  # (units,)
+        self._starts = np.cumsum(self.n_clips) - self.n_clips
+
         rows = dict(zip(manifest.clips["clip_id"], range(len(manifest.clips)), strict=True))
-        clip_rows = [rows[clip_id] for clip_id in clip_ids]
-        roles = {role: number for number, role in enumerate(ROLES, start=1)}
-        self.roles = np.array([roles.get(role, 0) for role in manifest.clips["role"][clip_rows]], dtype=np.int64)
-        self.features = {name: Features(name, source, clip_ids, resident_bytes) for name, source in sources.items()}
         unit_rows = [rows[unit.unit_id] for unit in units]
-        self.metadata = {
-            field: [
-                None if value is None else str(value)
-                for value in manifest.clips[metadata_column(manifest, field, privileged)][unit_rows]
-            ]
-            for field in fields
+        roles = {role: number for number, role in enumerate(ROLES, start=1)}
+        clip_roles = manifest.clips["role"][[rows[clip_id] for clip_id in clip_ids]]
+        self.roles = torch.tensor([roles.get(role, 0) for role in clip_roles], dtype=torch.int64)
+        columns = {field: metadata_column(manifest, field, privileged) for field in fields}
+        columns |= {SPEAKER: "speaker"}
+        columns |= {LISTENER: "meta_listener_id"} if "meta_listener_id" in manifest.clips.columns else {}
+        self.metadata: dict[str, list[str | None]] = {
+            field: [None if value is None else str(value) for value in manifest.clips[column][unit_rows]]
+            for field, column in columns.items()
         }
+        self.fields = list(fields)
+        finer = [name for name in (f"privileged_{auxiliary}", f"meta_{auxiliary}") if name in manifest.clips.columns]
+        self.auxiliary = manifest.clips[finer[0]][unit_rows].to_list() if finer else None
         class_numbers = {name: number for number, name in enumerate(manifest.classes)}
         self.labels = torch.tensor([class_numbers[unit.label] for unit in units], dtype=torch.int64)
 
+        # Units that share clips have the same group: one batch encodes what they share once.
+        self.groups = np.arange(len(units))
+        if len(self._members) > len(clip_ids):
+            conversations = manifest.clips["conversation_id"][unit_rows].to_numpy()
+            self.groups = np.unique(conversations, return_inverse=True)[1]
+        self.features = load_features(sources, clip_ids, statistics, resident_bytes, device or default_device())
+
+    @property
+    def streams(self) -> bool:
+        """Whether some features are read batch by batch."""
+        return any(not features.resident for features in self.features.values())
+
+    def _clips(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some units' clip numbers, unit after unit, and the mask (units, places) of where they stand."""
+        mask = np.arange(self.n_clips[indices].max(initial=0)) < self.n_clips[indices, None]
+        at = self._starts[indices, None] + np.arange(mask.shape[1])
+        return self._members[at[mask]], mask
+
     def clips_of(self, indices: np.ndarray) -> np.ndarray:
         """The numbers of all clips of some units, each once, sorted."""
-        return np.unique(np.concatenate([self.unit_clips[i] for i in indices]))
+        return np.unique(self._clips(indices)[0])
 
     def metadata_ids(self, vocabularies: Mapping[str, Sequence[str]]) -> Tensor:
         """(units, fields): the place of each value in its vocabulary, from 1; 0 for none and for unseen ones."""
         columns = []
         for field, words in vocabularies.items():
             ids = {word: number for number, word in enumerate(words, start=1)}
-            columns.append([ids.get(value, 0) if value is not None else 0 for value in self.metadata[field]])
+            values = self.metadata.get(field) if field == LISTENER else self.metadata[field]
+            values = values or [None] * len(self.units)  # a manifest that knows no listeners
+            columns.append([ids.get(value, 0) if value is not None else 0 for value in values])
         return torch.tensor(columns, dtype=torch.int64).reshape(len(columns), len(self.units)).T
 
     def batch(
@@ -167,7 +133,7 @@ class UnitData:
         hide: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Batch:
-        """Some units in one batch.
+        """Some units in one batch. What features stay on a device gives frames that lie there; the rest is on the CPU.
 
         Args:
             metadata_ids: what :meth:`metadata_ids` returned, for all units.
@@ -175,8 +141,10 @@ class UnitData:
                 also trains the embedding that unseen categories get.
             generator: where the chances are drawn from; needed with ``hide``.
         """
-        clips = np.concatenate([self.unit_clips[i] for i in indices])
-        lengths = torch.tensor([len(self.unit_clips[i]) for i in indices])
+        members, mask = self._clips(indices)
+        clips, which = np.unique(members, return_inverse=True)
+        places = torch.zeros(mask.shape, dtype=torch.int64)
+        places[torch.from_numpy(mask)] = torch.from_numpy(which)
         ids = metadata_ids[indices]
         has = torch.zeros(len(clips), len(self.features), dtype=torch.bool)
         for column, features in enumerate(self.features.values()):
@@ -190,20 +158,46 @@ class UnitData:
                 name: features.gather(clips, np.flatnonzero(has[:, column].numpy()))
                 for column, (name, features) in enumerate(self.features.items())
             },
-            roles=torch.from_numpy(self.roles[clips]),
-            mask=torch.arange(int(lengths.max())) < lengths.unsqueeze(1),
+            roles=self.roles[clips],
+            mask=torch.from_numpy(mask),
             metadata=ids,
             labels=self.labels[indices],
+            clips=places,
         )
+
+    def batches(
+        self,
+        parts: Sequence[np.ndarray],
+        metadata_ids: Tensor,
+        hide: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Batch]:
+        """A batch of each of some lists of units, in their order; see :meth:`batch`.
+
+        Where features are read from disk, the next batch is read while this one is used. One number is drawn from
+        ``generator`` at the start, and no more: what the caller draws from it meanwhile does not depend on that.
+        """
+        own = None
+        if hide:
+            assert generator is not None
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        if not self.streams:
+            for indices in parts:
+                yield self.batch(indices, metadata_ids, hide, own)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self.batch, indices, metadata_ids, hide, own) for indices in parts[:1]]
+            for i in range(len(parts)):
+                coming += [reader.submit(self.batch, later, metadata_ids, hide, own) for later in parts[i + 1 : i + 2]]
+                yield coming.pop(0).result()
 
     def costs(self) -> np.ndarray:
         """(units,) what a unit makes a batch pay for: the length of its longest clip, then its number of clips."""
         longest = sum(
-            np.array([features.lengths[clips].max() for clips in self.unit_clips]) * (features.dim or 0)
+            np.maximum.reduceat(features.lengths[self._members], self._starts) * (features.dim or 0)
             for features in self.features.values()
         )
-        n_clips = np.array([len(clips) for clips in self.unit_clips])
-        return longest * 1000 + n_clips
+        return longest * 1000 + self.n_clips
 
 
 def metadata_column(manifest: Manifest, field: str, privileged: bool) -> str:
@@ -226,17 +220,29 @@ def metadata_column(manifest: Manifest, field: str, privileged: bool) -> str:
     raise UserError(f"metadata names {field!r}, which the manifest lacks; it has: {', '.join(known) or 'none'}")
 
 
-def bucketed(costs: np.ndarray, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
-    """Shuffled batches of like cost: positions 0 .. len(costs) - 1, each exactly once."""
-    order = torch.randperm(len(costs), generator=generator).numpy()
-    run = batch_size * BUCKET_BATCHES
-    batches = []
-    for start in range(0, len(order), run):
-        part = order[start : start + run]
-        part = part[np.argsort(costs[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    for i in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[i]
+def bucketed(
+    costs: np.ndarray, batch_size: int, generator: torch.Generator, groups: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Shuffled batches of like cost: positions 0 .. len(costs) - 1, each exactly once.
+
+    Args:
+        costs: (units,), see :meth:`UnitData.costs`.
+        groups: (units,) ints; units of one group stand together, in one batch or in neighbouring ones: give
+            ``UnitData.groups``. Default: every unit by itself.
+    """
+    groups = np.arange(len(costs)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    n_groups = int(groups.max(initial=-1)) + 1
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups, minlength=n_groups))[:-1])
+    largest = np.zeros(n_groups, dtype=costs.dtype)
+    np.maximum.at(largest, groups, costs)
+
+    shuffled = torch.randperm(n_groups, generator=generator).numpy()
+    sizes = np.array([len(members[group]) for group in shuffled], dtype=np.int64)
+    run = (np.cumsum(sizes) - sizes) // (batch_size * BUCKET_BATCHES)
+    order = shuffled[np.lexsort((largest[shuffled], run))]
+    units = np.concatenate([members[group] for group in order]) if n_groups else order
+    batches = [units[i : i + batch_size] for i in range(0, len(units), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def draw_hidden(has: Tensor, rate: float, generator: torch.Generator) -> Tensor:

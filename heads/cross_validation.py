@@ -1,6 +1,9 @@
 """A head of a profile, trained in folds: every training unit is predicted by the model that did not see it."""
 
 import os
+import shutil
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,13 @@ from cache.remote import fetch
 from configs import Profile, UserError
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
+from heads.baseline import baseline_log_probabilities
 from heads.batches import UnitData
 from heads.folds import FoldModel, FoldTask, Record, assign_folds, carve_inner
 from heads.kinds import KINDS
-from heads.outputs import Predictions, prediction_table, score, summary, write_outputs
-from heads.saved import TrainedHead, average
+from heads.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
+from heads.progress_file import Progress, training_key
+from heads.saved import TrainedHead, average, model_stem
 
 
 def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
@@ -28,9 +33,12 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
             that the manifest lacks.
         StoreError: a store is damaged.
     """
+    started = time.monotonic()
     settings = profile.heads[name]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Slow, and nothing here reads what it did not write.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     units = manifest.units()
     training_units = [unit for unit in units if unit.split == "train"]
     if not training_units:
@@ -41,18 +49,34 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
         if label not in {unit.label for unit in training_units}:
             typer.echo(f"warning: class {label!r} has no training unit: no head can learn it", err=True)
 
-    trained, data, history = train_folds(name, settings, profile, manifest, units, folds)
+    path = profile.head_path(name)
+    unfinished = path.with_name(f".{name}.progress")
+    trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished)
     predictions = predict_all(trained, data, units, folds)
-    scores = score(predictions, units, manifest.classes, profile.seed)
-    privileged = settings.privileged and any(
-        f"privileged_{field}" in manifest.clips.columns for field in settings.metadata
+    simple = _baseline_stores(profile, settings)
+    baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
+    outcome = Outcome(
+        profile=profile,
+        trained=trained,
+        table=prediction_table(predictions, units, folds, manifest.classes),
+        scores=score(predictions, baseline, units, manifest.classes, profile.seed),
+        history=history,
+        privileged=settings.privileged
+        and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
+        seconds=time.monotonic() - started,
     )
-    title = f"head {name}" + (" (PRIVILEGED: reads fields derived from the label)" if privileged else "")
-    table = prediction_table(predictions, units, folds, manifest.classes)
-    files = {"metrics.json": {"privileged": privileged} | scores, "history.json": history}
-    write_outputs(profile.head_path(name), table, files, trained)
-    print(summary(scores, title))
-    print(f"written to {profile.head_path(name)}")
+    write_outputs(path, outcome)
+    shutil.rmtree(unfinished)
+    print(headline(outcome))
+    print(f"written to {path} in {time.monotonic() - started:.1f} s")
+
+
+def _baseline_stores(profile: Profile, head: Head) -> dict[str, Store]:
+    """What the baseline reads: the head's stores, and for a bag of words that of its text, where there is one."""
+    path = profile.store_path("text")
+    if head.kind == "bag_of_words":
+        return {"text": Store(path)} if path.exists() else {}
+    return open_stores(profile, head)
 
 
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
@@ -94,23 +118,35 @@ def inner_sets(units: list[Unit], folds: np.ndarray, fold: int, needed: bool, se
 
 
 def train_folds(
-    name: str, head: Head, profile: Profile, manifest: Manifest, units: list[Unit], folds: np.ndarray
+    name: str,
+    head: Head,
+    profile: Profile,
+    manifest: Manifest,
+    units: list[Unit],
+    folds: np.ndarray,
+    unfinished: Path | None = None,
 ) -> tuple[TrainedHead, Any, list[Record]]:
-    """Models of each fold, what they read, and a record of every epoch."""
+    """Models of each fold, what they read, and a record of every epoch.
+
+    Args:
+        unfinished: a folder for what a killed training goes on from; it is left when the training ends.
+    """
     kind = KINDS[head.kind]
     stores = open_stores(profile, head)
     data = kind.read(head, manifest, units, stores)
     if isinstance(data, UnitData):
         check_contents(data, profile)
+    progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
     labels = np.array([manifest.classes.index(unit.label) for unit in units])
     models: list[list[FoldModel]] = []
     history = []
     steps = profile.folds * head.seeds * (head.epochs if head.is_network else 1)
-    with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as progress:
+    with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
         for fold in range(profile.folds):
             train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
             models.append([])
             for k in range(head.seeds):
+                stem = model_stem(fold, k)
                 task = FoldTask(
                     head=head,
                     data=data,
@@ -122,12 +158,16 @@ def train_folds(
                     seed=profile.seed * 1000 + fold + 100_000 * k,
                     encoders=profile.encoders,
                     stored={modality: store.fields for modality, store in stores.items()},
-                    on_epoch=lambda _: progress.update(),
+                    on_epoch=lambda _: bar.update(),
+                    progress_file=progress.epoch_file(stem) if progress else None,
                 )
-                model, records = kind.fit(task)
+                kept = progress.finished(stem, kind.load) if progress else None
+                model, records = kept or kind.fit(task)
+                if progress and not kept:
+                    progress.keep(stem, model, records)
                 models[fold].append(model)
                 history += [{"fold": fold, "seed": k} | record for record in records]
-                progress.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - progress.n)
+                bar.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - bar.n)
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
     return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
 

@@ -33,7 +33,7 @@ class FoldTask:
     encoders: Mapping[Modality, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
     stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # modality: what its store was computed from
     on_epoch: Callable[[Record], object] = lambda record: None
-    progress_file: Path | None = None  # where a killed training goes on from, and leaves nothing when it ends
+    progress_file: Path | None = None  # where a killed training goes on from; whoever keeps the model removes it
 
 
 class FoldModel(Protocol):

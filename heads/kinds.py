@@ -7,11 +7,11 @@ from typing import Any
 
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
-from heads import linear, network, training
+from heads import boosted, linear, network, training
 from heads.bag_of_words import unit_texts
 from heads.batches import Source, UnitData
 from heads.folds import FoldModel, FoldTask, Record
-from heads.pooled import unit_statistics
+from heads.pooled import unit_rows, unit_statistics
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,32 @@ class Kind:
 
 
 def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitData:
-    return UnitData(manifest, units, sources, head.metadata, head.privileged)
+    return UnitData(
+        manifest,
+        units,
+        sources,
+        head.metadata,
+        head.privileged,
+        context_clips=head.context_clips,
+        statistics=network.n_segments(head) if head.time == "statistics" else None,
+        auxiliary=head.auxiliary,
+    )
 
 
 _NETWORK = Kind(_tensors, training.fit_fold, network.load_fold)
 
 KINDS = {
     "sequence": _NETWORK,
+    "cross_modal": _NETWORK,
     "linear": Kind(
         lambda head, manifest, units, sources: unit_statistics(manifest, units, sources),
         linear.fit_fold,
         linear.load_fold,
+    ),
+    "xgboost": Kind(
+        lambda head, manifest, units, sources: unit_rows(manifest, units, sources, head.metadata, head.privileged),
+        boosted.fit_fold,
+        boosted.load_fold,
     ),
     "bag_of_words": Kind(
         lambda head, manifest, units, sources: unit_texts(manifest, units), linear.fit_fold, linear.load_fold

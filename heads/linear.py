@@ -32,14 +32,24 @@ class LinearModel:
         """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
         if not len(indices):
             return np.empty((0, self.n_classes))
-        p = np.full((len(indices), self.n_classes), 0.0)
-        p[:, self.pipeline.classes_] = self.pipeline.predict_proba(data[indices])
-        p = np.maximum(p, SMALLEST_PROBABILITY)
-        return np.log(p / p.sum(1, keepdims=True))
+        return spread(self.pipeline.predict_proba(data[indices]), self.pipeline.classes_, self.n_classes)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         skops.io.dump(self.pipeline, folder / f"{stem}.skops")
         return {"file": f"{stem}.skops", "n_classes": self.n_classes}
+
+
+def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
+    """Log-probabilities over all classes, (units, n_classes) float64, from probabilities of those that were fitted.
+
+    Args:
+        p: (units, fitted classes).
+        classes: their numbers, in the order of the columns.
+    """
+    full = np.zeros((len(p), n_classes))
+    full[:, classes] = p
+    full = np.maximum(full, SMALLEST_PROBABILITY)
+    return np.log(full / full.sum(1, keepdims=True))
 
 
 def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:

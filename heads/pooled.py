@@ -1,42 +1,145 @@
-"""The linear head's input: each modality's mean and standard deviation over all time steps of the speaker's clips."""
+"""Units as one row each: a modality's mean and deviation over all time steps of the speaker's clips, and metadata."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from configs import UserError
 from extract.manifest import Manifest, Unit
-from heads.batches import Source
+from heads.batches import metadata_column
+from heads.features import Source
 
 OTHERS = ("listener", "listener_response")  # whose clips say little about how the speaker feels
 
 
-def unit_statistics(manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:
-    """(units, 2 * sum of the modalities' dims) float32; NaN where a unit's speaker has nothing in a modality.
+@dataclass(frozen=True)
+class UnitRows:
+    """What is known of each unit, as columns."""
 
+    statistics: np.ndarray  # (units, columns) float32, from unit_statistics; no columns without stores
+    metadata: dict[str, list[str | None]]  # field: a value for each unit
+
+    def vocabularies(self, indices: np.ndarray) -> dict[str, list[str]]:
+        """The categories of each metadata field among some units, sorted."""
+        return {
+            field: sorted({value for value in (values[i] for i in indices) if value is not None})
+            for field, values in self.metadata.items()
+        }
+
+    def codes(self, vocabularies: Mapping[str, Sequence[str]]) -> np.ndarray:
+        """(units, fields) float32: the place of each value in its vocabulary, from 0; NaN for none and unseen ones."""
+        columns = []
+        for field, words in vocabularies.items():
+            places = {word: place for place, word in enumerate(words)}
+            columns.append([np.nan if value is None else places.get(value, np.nan) for value in self.metadata[field]])
+        n_units = len(self.statistics)
+        return np.array(columns, dtype=np.float32).reshape(len(columns), n_units).T
+
+
+def unit_rows(
+    manifest: Manifest,
+    units: Sequence[Unit],
+    sources: Mapping[str, Source],
+    fields: Sequence[str] = (),
+    privileged: bool = False,
+    context_clips: int | None = None,
+    deviations: bool = True,
+) -> UnitRows:
+    """Statistics and metadata of units; arguments and errors are those of the functions behind it."""
+    statistics = unit_statistics(manifest, units, sources, context_clips, deviations)
+    return UnitRows(statistics, unit_metadata(manifest, units, fields, privileged))
+
+
+def unit_statistics(
+    manifest: Manifest,
+    units: Sequence[Unit],
+    sources: Mapping[str, Source],
+    context_clips: int | None = None,
+    deviations: bool = True,
+) -> np.ndarray:
+    """Mean and deviation of each dimension over all time steps of what a unit's speaker said.
+
+    One clip is in memory at a time, however large the stores are.
+
+    Args:
+        sources: by modality; their columns stand in this order, means before deviations.
+        context_clips: how many clips before the labelled one count; None: all.
+        deviations: False leaves them out.
+    Returns:
+        (units, 2 * sum of the modalities' dims) float32, or half as many columns; NaN where a unit's speaker has
+        nothing in a modality.
     Raises:
         UserError: a source holds nothing of any unit.
     """
     roles = dict(zip(manifest.clips["clip_id"], manifest.clips["role"], strict=True))
-    parts = []
-    for source in sources.values():
-        rows: list[np.ndarray | None] = []
-        for unit in units:
-            spoken = [clip_id for clip_id in unit.clip_ids if roles[clip_id] not in OTHERS and clip_id in source]
-            steps = [np.asarray(source[clip_id], dtype=np.float32) for clip_id in spoken]
-            rows.append(_mean_and_deviation(np.concatenate(steps)) if steps else None)
-        width = next((len(row) for row in rows if row is not None), 0)
+    spoken = [[clip for clip in _seen(unit, context_clips) if roles[clip] not in OTHERS] for unit in units]
+    parts = [np.empty((len(units), 0), np.float32)]
+    for name, source in sources.items():
+        width = next((source[clip].shape[1] for clips in spoken for clip in clips if clip in source), 0)
         if not width:
-            raise UserError("linear head: a store holds none of the units' clips; run the extraction for this manifest")
-        parts.append(np.stack([np.full(width, np.nan, np.float32) if row is None else row for row in rows]))
+            raise UserError(f"the {name} store holds none of the units' clips; run the extraction for this manifest")
+        rows = np.full((len(units), 2 * width if deviations else width), np.nan, np.float32)
+        sums: dict[str, _Sums] = {}
+        for row, clips in zip(rows, spoken, strict=True):
+            # a conversation's later units see the clips of its earlier ones: those are not read twice
+            sums = {clip: sums[clip] if clip in sums else _sums(source[clip]) for clip in clips if clip in source}
+            if sums:
+                mean, deviation = _mean_and_deviation(list(sums.values()))
+                row[:width] = mean
+                if deviations:
+                    row[width:] = deviation
+        parts.append(rows)
     return np.concatenate(parts, axis=1)
 
 
-def _mean_and_deviation(steps: np.ndarray) -> np.ndarray:
-    return np.concatenate([steps.mean(0), steps.std(0)])  # (time, dim) -> (2 * dim,)
+def unit_metadata(
+    manifest: Manifest, units: Sequence[Unit], fields: Sequence[str], privileged: bool
+) -> dict[str, list[str | None]]:
+    """Each field's value on the labelled clip of each unit.
+
+    Raises:
+        UserError: a field that the manifest lacks, or that is derived from the label and ``privileged`` is False.
+    """
+    rows = dict(zip(manifest.clips["clip_id"], range(len(manifest.clips)), strict=True))
+    labelled = [rows[unit.unit_id] for unit in units]
+    return {
+        field: [
+            None if value is None else str(value)
+            for value in manifest.clips[metadata_column(manifest, field, privileged)][labelled]
+        ]
+        for field in fields
+    }
+
+
+_Sums = tuple[int, np.ndarray, np.ndarray]  # of a clip: time steps, mean (dim,), squared distances from it (dim,)
+
+
+def _sums(values: np.ndarray) -> _Sums:
+    # (time, dim); torch widens fp16 thirty times faster than NumPy, and wants an array that it may write to
+    steps = torch.from_numpy(np.array(values)).float().numpy()
+    mean = steps.mean(0)
+    steps = steps - mean
+    return len(steps), mean, np.einsum("td,td->d", steps, steps)
+
+
+def _mean_and_deviation(clips: Sequence[_Sums]) -> tuple[np.ndarray, np.ndarray]:
+    """Of all time steps of some clips together (Chan, Golub and LeVeque 1983)."""
+    counts = np.array([n for n, _, _ in clips], dtype=np.float64)
+    shares = counts / counts.sum()  # (clips,)
+    means = np.array([mean for _, mean, _ in clips])  # (clips, dim)
+    mean = shares @ means
+    between = shares @ (means - mean) ** 2
+    within = sum(squares for _, _, squares in clips) / counts.sum()
+    return mean, np.sqrt(between + within)
+
+
+def _seen(unit: Unit, context_clips: int | None) -> tuple[str, ...]:
+    return unit.clip_ids if context_clips is None else unit.clip_ids[-1 - context_clips :]
 
 
 def statistics_features() -> Pipeline:

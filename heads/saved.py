@@ -86,11 +86,16 @@ def average(log_p: Sequence[np.ndarray]) -> np.ndarray:
     return log_softmax(np.mean(np.stack(log_p), axis=0), axis=1)
 
 
+def model_stem(fold: int, seed: int) -> str:
+    """What the names of a model's files begin with."""
+    return f"fold{fold}" + (f"seed{seed}" if seed else "")
+
+
 def save_head(head: TrainedHead, folder: Path) -> None:
     """Write a trained head into a new folder; nothing in it is pickled."""
     folder.mkdir(parents=True)
     folds = [
-        [model.save(folder, f"fold{fold}" + (f"seed{seed}" if seed else "")) for seed, model in enumerate(models)]
+        [model.save(folder, model_stem(fold, seed)) for seed, model in enumerate(models)]
         for fold, models in enumerate(head.models)
     ]
     about = {

@@ -43,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile["folds"] = 2
     profile["heads"] = {name: profile["heads"][name] for name in HEADS}
     for head in profile["heads"].values():
-        if head.get("kind", "sequence") == "sequence":
+        if head.get("kind", "sequence") in ("sequence", "cross_modal"):
             head |= {"epochs": 1, "hidden": 8}
     profile["fusion"] = {"bootstrap": 100}
     path.write_text(yaml.safe_dump(profile, sort_keys=False))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Shell
 
-from configs.schema import Encoder
+from configs.schema import Encoder, Head
 
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 
@@ -54,10 +54,12 @@ def test_commands_in_the_text_exist(shell: Shell):
         assert "Usage" in shell(f"python {script} --help").stdout
 
 
-def test_the_encoder_example_is_valid():
-    (example,) = [block for language, block in BLOCKS if language == "yaml"]
-    for encoder in yaml.safe_load(example)["encoders"].values():
+def test_the_examples_are_valid():
+    encoders, heads = [yaml.safe_load(block) for language, block in BLOCKS if language == "yaml"]
+    for encoder in encoders["encoders"].values():
         Encoder.model_validate(encoder)
+    for head in heads["heads"].values():
+        Head.model_validate(head)
 
 
 def test_files_that_the_readme_names_exist():

@@ -20,8 +20,10 @@ def test_gathered_frames_are_the_clips_own(tools: SimpleNamespace, resident_byte
     data = UnitData(manifest, units, arrays, resident_bytes=resident_bytes)
     chosen = np.array([7, 2, 11])
     batch = data.batch(chosen, data.metadata_ids({}))
-    clip_ids = [clip for i in chosen for clip in units[i].clip_ids]
-    assert int(batch.mask.sum()) == len(clip_ids)
+    clip_ids = sorted(clip for i in chosen for clip in units[i].clip_ids)
+    assert batch.mask.sum(1).tolist() == [len(units[i].clip_ids) for i in chosen]
+    for i, places, mask in zip(chosen, batch.clips, batch.mask, strict=True):
+        assert tuple(clip_ids[place] for place in places[mask]) == units[i].clip_ids
     for name, frames in batch.frames.items():
         assert [clip_ids[place] for place in frames.places] == [clip for clip in clip_ids if clip in arrays[name]]
         for values, mask, place in zip(frames.values, frames.mask, frames.places, strict=True):

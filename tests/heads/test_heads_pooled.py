@@ -1,12 +1,19 @@
 """The linear head on pooled features."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from configs import UserError
 from configs.schema import Head
+from extract.manifest import Unit, make_manifest
 from heads.linear import fit_fold
 from heads.pooled import unit_statistics
 
@@ -44,6 +51,56 @@ def test_what_the_listener_does_changes_nothing(tools: SimpleNamespace) -> None:
     for clip_id in listened:
         arrays["audio"][clip_id] = arrays["audio"][clip_id] + 100
     np.testing.assert_array_equal(unit_statistics(manifest, manifest.units(), arrays), before)
+
+
+def test_only_so_many_clips_before_the_labelled_one_count(tools: SimpleNamespace) -> None:
+    manifest, arrays = tools.dataset(20, missing=0.3)
+    units = manifest.units()
+    assert max(len(unit.clip_ids) for unit in units) == 4
+    for n in (0, 1, 3):
+        cut = [replace(unit, clip_ids=unit.clip_ids[-1 - n :]) for unit in units]
+        np.testing.assert_array_equal(
+            unit_statistics(manifest, units, arrays, context_clips=n), unit_statistics(manifest, cut, arrays)
+        )
+
+
+def test_units_that_share_clips_get_the_rows_that_they_get_alone(tools: SimpleNamespace) -> None:
+    manifest, arrays = tools.dataset(20, missing=0.3)
+    units = [
+        Unit(clip, unit.clip_ids[: i + 1], unit.label, unit.split, unit.group)
+        for unit in manifest.units()
+        for i, clip in enumerate(unit.clip_ids)
+    ]
+    together = unit_statistics(manifest, units, arrays)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(units))
+    apart = unit_statistics(manifest, [units[i] for i in order], arrays)
+    np.testing.assert_array_equal(together[order], apart)
+    means = unit_statistics(manifest, units, arrays, deviations=False)
+    np.testing.assert_array_equal(means, together[:, np.r_[0:6, 12:17]])  # audio has 6 dimensions, text 5
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.floats(-1e4, 1e4), st.sampled_from([1e-2, 1.0, 1e2]))
+def test_deviations_stay_exact_far_from_zero(lengths: list[int], offset: float, scale: float) -> None:
+    """Of fp16 values in clips of any lengths, against float64."""
+    rng = np.random.default_rng(0)
+    arrays = {f"u{i}": (offset + scale * rng.normal(size=(n, 3))).astype(np.float16) for i, n in enumerate(lengths)}
+    rows = [
+        {"clip_id": clip, "conversation_id": "c", "index": i, "split": "train", "group": "c"}
+        | {"label": "a" if i == len(lengths) - 1 else None}
+        for i, clip in enumerate(arrays)
+    ]
+    manifest = make_manifest(pl.DataFrame(rows, infer_schema_length=None), Path(), ("a",), {}, "by hand")
+    row = unit_statistics(manifest, manifest.units(), {"audio": arrays})[0]
+    steps = np.concatenate(list(arrays.values())).astype(np.float64)
+    np.testing.assert_allclose(row[:3], steps.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(row[3:], steps.std(0), rtol=1e-4, atol=1e-6 * abs(offset) + 1e-6)
+
+
+def test_a_store_without_any_of_the_clips_is_named(tools: SimpleNamespace) -> None:
+    manifest, arrays = tools.dataset(5)
+    with pytest.raises(UserError, match="the text store holds none of the units' clips"):
+        unit_statistics(manifest, manifest.units(), arrays | {"text": {}})
 
 
 def test_it_learns_with_modalities_missing(tools: SimpleNamespace) -> None:

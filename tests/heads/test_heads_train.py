@@ -89,7 +89,7 @@ def test_outputs_keep_their_contract(
     assert metrics["test"]["accuracy"]["value"] == pytest.approx(hits.mean())
     assert set(metrics) == {"privileged", "oof", "val", "test"}
     assert "accuracy" in metrics["oof"]["majority_class"]
-    history = json.loads((HEAD / head / "history.json").read_text())
+    history = json.loads((HEAD / head / "training_history.json").read_text())
     assert {record["fold"] for record in history} == {0, 1, 2}
     assert all({"inner_loss", "inner_macro_f1", "best"} <= set(record) for record in history)
 
