@@ -181,9 +181,7 @@ def main(
             f"encoders inside the loop, {modality} + text: {seconds / 3600:.1f} h an epoch, extrapolated from 2 steps"
         )
     figures: dict[str, Any] = {"published_way": published, "heads": {}}
-    print(
-        f"{'head':<24}{'share':>7}{'epoch, s':>10}{'ready, s':>10}{'ready/epoch':>12}{'than encoders inside':>22}"
-    )
+    print(f"{'head':<24}{'share':>7}{'epoch, s':>10}{'ready, s':>10}{'ready/epoch':>12}{'than encoders inside':>22}")
     for name in names:
         part = share * min([SHARES.get(store, 1.0) for store in HEADS[name][1].values()], default=1.0)
         with tempfile.TemporaryDirectory() as folder:
