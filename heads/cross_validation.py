@@ -3,6 +3,8 @@
 import os
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,30 +139,16 @@ def train_folds(
     if isinstance(data, UnitData):
         check_contents(data, profile)
     progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
-    labels = np.array([manifest.classes.index(unit.label) for unit in units])
     models: list[list[FoldModel]] = []
     history = []
     steps = profile.folds * head.seeds * (head.epochs if head.is_network else 1)
     with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
         for fold in range(profile.folds):
-            train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
             models.append([])
-            for k in range(head.seeds):
+            for k, drawn in enumerate(fold_tasks(profile, manifest, head, units, folds, fold, data, stores)):
                 stem = model_stem(fold, k)
-                task = FoldTask(
-                    head=head,
-                    data=data,
-                    labels=labels,
-                    train=train,
-                    fit=fit,
-                    watch=watch,
-                    n_classes=len(manifest.classes),
-                    seed=profile.seed * 1000 + fold + 100_000 * k,
-                    encoders=profile.encoders,
-                    stored={modality: store.fields for modality, store in stores.items()},
-                    on_epoch=lambda _: bar.update(),
-                    progress_file=progress.epoch_file(stem) if progress else None,
-                )
+                file = progress.epoch_file(stem) if progress else None
+                task = replace(drawn, on_epoch=lambda _: bar.update(), progress_file=file)
                 kept = progress.finished(stem, kind.load) if progress else None
                 model, records = kept or kind.fit(task)
                 if progress and not kept:
@@ -170,6 +158,35 @@ def train_folds(
                 bar.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - bar.n)
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
     return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
+
+
+def fold_tasks(
+    profile: Profile,
+    manifest: Manifest,
+    head: Head,
+    units: list[Unit],
+    folds: np.ndarray,
+    fold: int,
+    data: Any,
+    stores: Mapping[str, Store],
+) -> list[FoldTask]:
+    """What the models of a fold are made from, one for each of the head's seeds; ``data`` is what its kind read."""
+    train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
+    return [
+        FoldTask(
+            head=head,
+            data=data,
+            labels=np.array([manifest.classes.index(unit.label) for unit in units]),
+            train=train,
+            fit=fit,
+            watch=watch,
+            n_classes=len(manifest.classes),
+            seed=profile.seed * 1000 + fold + 100_000 * k,
+            encoders=profile.encoders,
+            stored={modality: stores[modality].fields for modality in head.stores},
+        )
+        for k in range(head.seeds)
+    ]
 
 
 def watches(head: Head) -> bool:

@@ -24,8 +24,8 @@ from configs.schema import Head, Range
 from extract.manifest import Manifest
 from fusion.metrics import evaluate
 from heads.batches import UnitData
-from heads.cross_validation import check_contents, inner_sets, open_stores, watches
-from heads.folds import FoldTask, assign_folds
+from heads.cross_validation import check_contents, fold_tasks, open_stores
+from heads.folds import assign_folds
 from heads.kinds import KINDS
 from heads.progress_file import training_key
 from heads.saved import average
@@ -87,7 +87,6 @@ class Search:
         self.folds = np.full(len(self.units), -1)
         in_training = [unit.split == "train" for unit in self.units]
         self.folds[in_training] = assign_folds(training_units, profile.folds, profile.seed)
-        self.labels = np.array([manifest.classes.index(unit.label) for unit in self.units])
         inputs = [head.stores, *self.space["inputs"]] if "inputs" in self.space else [head.stores]
         every = list(dict.fromkeys(modality for modalities in inputs for modality in modalities))
         self.stores = open_stores(profile, head.model_copy(update={"inputs": every}))
@@ -204,25 +203,10 @@ class Search:
         score = 0.0
         for fold in range(profile.folds):
             show(fold)
-            train, fit, watch = inner_sets(self.units, self.folds, fold, watches(head), profile.seed * 1000 + fold)
             part = np.flatnonzero(self.folds == fold)
-            of_seeds = []
-            for k in range(head.seeds):
-                task = FoldTask(
-                    head=head,
-                    data=data,
-                    labels=self.labels,
-                    train=train,
-                    fit=fit,
-                    watch=watch,
-                    n_classes=len(classes),
-                    seed=profile.seed * 1000 + fold + 100_000 * k,
-                    encoders=profile.encoders,
-                    stored={modality: self.stores[modality].fields for modality in head.stores},
-                )
-                model, _ = KINDS[head.kind].fit(task)
-                of_seeds.append(model.log_probabilities(data, part))
-            log_p[part] = average(of_seeds)
+            tasks = fold_tasks(profile, self.manifest, head, self.units, self.folds, fold, data, self.stores)
+            models = [KINDS[head.kind].fit(task)[0] for task in tasks]
+            log_p[part] = average([model.log_probabilities(data, part) for model in models])
             done = np.flatnonzero((self.folds >= 0) & (self.folds <= fold))
             labels = [self.units[i].label for i in done]
             score = evaluate(labels, np.exp(log_p[done]), classes, bootstrap=0)["macro_f1"]["value"]
