@@ -30,7 +30,7 @@ from tqdm import tqdm
 from cache import Store, StoreWriter
 from configs import command
 from configs.schema import Encoder, Tail
-from extract.encoder import keep_needed_layers, places_of_tail
+from extract.layers import keep_needed_layers, places_of_tail
 from extract.tail import build_tail
 
 DROPOUT, CLASSES = 0.1, 7

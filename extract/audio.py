@@ -18,11 +18,11 @@ from extract.encoder import (
     cannot_be_loaded,
     choose_hidden,
     fingerprint_fields,
-    keep_needed_layers,
     load_network,
     run_by,
     try_out,
 )
+from extract.layers import keep_needed_layers
 from extract.media import DECODING, SAMPLE_RATE, ClipError, MediaError
 from extract.networks import ReadyNetwork, steps_after
 from extract.packaged import WHISPER_TINY, whisper_tiny

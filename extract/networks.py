@@ -1,6 +1,6 @@
 """What is done to a loaded network so that padding, speed and precision do not change what it says.
 
-Call ``ReadyNetwork(network, precision, device)`` once, after ``drop_unused_layers``; then, for each batch,
+Call ``ReadyNetwork(network, precision, device)`` once, after ``keep_needed_layers``; then, for each batch,
 ``ready.hidden_states(inputs, lengths)`` under ``torch.inference_mode()``, where ``lengths`` is None unless rows were
 padded at their ends. Of a padded row, only its first steps are its own: as many as its tokens, or ``steps_after`` its
 samples.

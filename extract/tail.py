@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModel
 from configs import UserError
 from configs.schema import Encoder
 from configs.schema import Tail as Settings
-from extract.encoder import load_network, modality_of, places_of_tail
+from extract.encoder import load_network
+from extract.layers import modality_of, places_of_tail
 from extract.networks import FusedTimesformerAttention
 from extract.video import pool_patches
 from extract.weights import find_folder, model_files, weights_hash

@@ -17,11 +17,11 @@ from extract.encoder import (
     cannot_be_loaded,
     choose_hidden,
     fingerprint_fields,
-    keep_needed_layers,
     load_network,
     run_by,
     try_out,
 )
+from extract.layers import keep_needed_layers
 from extract.media import ClipError
 from extract.networks import ReadyNetwork
 from extract.weights import find_folder, model_files

@@ -22,12 +22,12 @@ from extract.encoder import (
     Window,
     choose_hidden,
     fingerprint_fields,
-    keep_needed_layers,
     load_network,
     run_by,
     try_out,
 )
 from extract.faces import face_detector
+from extract.layers import keep_needed_layers
 from extract.media import DECODING
 from extract.networks import ReadyNetwork
 from extract.packaged import EFFICIENTNET_LITE0, efficientnet_lite0

@@ -68,8 +68,7 @@ class UnitData:
             auxiliary: a column with finer labels, which may be absent where nothing is trained.
         """
         self.units = list(units)
-        first = 0 if context_clips is None else -1 - context_clips
-        seen = [unit.clip_ids[first:] for unit in units]
+        seen = [seen_clips(unit, context_clips) for unit in units]
         clip_ids = list(dict.fromkeys(clip for clips in seen for clip in clips))
         numbers = {clip_id: number for number, clip_id in enumerate(clip_ids)}
         self._members = np.array([numbers[clip] for clips in seen for clip in clips], dtype=np.int64)
@@ -84,13 +83,10 @@ class UnitData:
         columns = {field: metadata_column(manifest, field, privileged) for field in fields}
         columns |= {SPEAKER: "speaker"}
         columns |= {LISTENER: "meta_listener_id"} if "meta_listener_id" in manifest.clips.columns else {}
-        self.metadata: dict[str, list[str | None]] = {
-            field: [None if value is None else str(value) for value in manifest.clips[column][unit_rows]]
-            for field, column in columns.items()
-        }
+        self.metadata = {field: labelled_values(manifest, units, column) for field, column in columns.items()}
         self.fields = list(fields)
         finer = [name for name in (f"privileged_{auxiliary}", f"meta_{auxiliary}") if name in manifest.clips.columns]
-        self.auxiliary = manifest.clips[finer[0]][unit_rows].to_list() if finer else None
+        self.auxiliary = labelled_values(manifest, units, finer[0]) if finer else None
         class_numbers = {name: number for number, name in enumerate(manifest.classes)}
         self.labels = torch.tensor([class_numbers[unit.label] for unit in units], dtype=torch.int64)
 
@@ -198,6 +194,22 @@ class UnitData:
             for features in self.features.values()
         )
         return longest * 1000 + self.n_clips
+
+
+def seen_clips(unit: Unit, context_clips: int | None) -> tuple[str, ...]:
+    """The clips of a unit that a head sees: the labelled one, and so many before it, or all."""
+    return unit.clip_ids if context_clips is None else unit.clip_ids[-1 - context_clips :]
+
+
+def labelled_values(manifest: Manifest, units: Sequence[Unit], column: str) -> list[str | None]:
+    """What a column of the manifest says on the labelled clip of each unit."""
+    values = dict(zip(manifest.clips["clip_id"], manifest.clips[column], strict=True))
+    return [values[unit.unit_id] for unit in units]
+
+
+def categories(values: Sequence[str | None], indices: np.ndarray) -> list[str]:
+    """The values of some units, each once, sorted; unknown ones are none."""
+    return sorted({value for value in (values[i] for i in indices) if value is not None})
 
 
 def metadata_column(manifest: Manifest, field: str, privileged: bool) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from configs import UserError
 from configs.schema import Head
-from heads.batches import LISTENER, ROLES, SPEAKER, UnitData
+from heads.batches import LISTENER, ROLES, SPEAKER, UnitData, categories
 from heads.cross_modal import CrossModalHead
 from heads.features import default_device
 from heads.finer import finer_labels
@@ -161,7 +161,7 @@ def fit_vocabularies(data: UnitData, indices: np.ndarray, fields: Sequence[str] 
     """The categories of each metadata field among some units, sorted."""
     columns = {field: data.metadata.get(field, []) for field in (data.fields if fields is None else fields)}
     return {
-        field: sorted({value for value in (values[i] for i in indices) if value is not None}) if values else []
+        field: categories(values, indices) if values else []  # none in a manifest that knows no listeners
         for field, values in columns.items()
     }
 

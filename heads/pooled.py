@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import UserError
 from extract.manifest import Manifest, Unit
-from heads.batches import metadata_column
+from heads.batches import categories, labelled_values, metadata_column, seen_clips
 from heads.features import Source
 
 OTHERS = ("listener", "listener_response")  # whose clips say little about how the speaker feels
@@ -26,10 +26,7 @@ class UnitRows:
 
     def vocabularies(self, indices: np.ndarray) -> dict[str, list[str]]:
         """The categories of each metadata field among some units, sorted."""
-        return {
-            field: sorted({value for value in (values[i] for i in indices) if value is not None})
-            for field, values in self.metadata.items()
-        }
+        return {field: categories(values, indices) for field, values in self.metadata.items()}
 
     def codes(self, vocabularies: Mapping[str, Sequence[str]]) -> np.ndarray:
         """(units, fields) float32: the place of each value in its vocabulary, from 0; NaN for none and unseen ones."""
@@ -50,9 +47,15 @@ def unit_rows(
     context_clips: int | None = None,
     deviations: bool = True,
 ) -> UnitRows:
-    """Statistics and metadata of units; arguments and errors are those of the functions behind it."""
+    """Statistics of units, as :func:`unit_statistics` gives them, and each field's value on their labelled clips.
+
+    Raises:
+        UserError: a source holds nothing of any unit; a field that the manifest lacks, or that is derived from the
+            label while ``privileged`` is False.
+    """
     statistics = unit_statistics(manifest, units, sources, context_clips, deviations)
-    return UnitRows(statistics, unit_metadata(manifest, units, fields, privileged))
+    columns = {field: metadata_column(manifest, field, privileged) for field in fields}
+    return UnitRows(statistics, {field: labelled_values(manifest, units, name) for field, name in columns.items()})
 
 
 def unit_statistics(
@@ -77,7 +80,7 @@ def unit_statistics(
         UserError: a source holds nothing of any unit.
     """
     roles = dict(zip(manifest.clips["clip_id"], manifest.clips["role"], strict=True))
-    spoken = [[clip for clip in _seen(unit, context_clips) if roles[clip] not in OTHERS] for unit in units]
+    spoken = [[clip for clip in seen_clips(unit, context_clips) if roles[clip] not in OTHERS] for unit in units]
     parts = [np.empty((len(units), 0), np.float32)]
     for name, source in sources.items():
         width = next((source[clip].shape[1] for clips in spoken for clip in clips if clip in source), 0)
@@ -95,25 +98,6 @@ def unit_statistics(
                     row[width:] = deviation
         parts.append(rows)
     return np.concatenate(parts, axis=1)
-
-
-def unit_metadata(
-    manifest: Manifest, units: Sequence[Unit], fields: Sequence[str], privileged: bool
-) -> dict[str, list[str | None]]:
-    """Each field's value on the labelled clip of each unit.
-
-    Raises:
-        UserError: a field that the manifest lacks, or that is derived from the label and ``privileged`` is False.
-    """
-    rows = dict(zip(manifest.clips["clip_id"], range(len(manifest.clips)), strict=True))
-    labelled = [rows[unit.unit_id] for unit in units]
-    return {
-        field: [
-            None if value is None else str(value)
-            for value in manifest.clips[metadata_column(manifest, field, privileged)][labelled]
-        ]
-        for field in fields
-    }
 
 
 _Sums = tuple[int, np.ndarray, np.ndarray]  # of a clip: time steps, mean (dim,), squared distances from it (dim,)
@@ -136,10 +120,6 @@ def _mean_and_deviation(clips: Sequence[_Sums]) -> tuple[np.ndarray, np.ndarray]
     between = shares @ (means - mean) ** 2
     within = sum(squares for _, _, squares in clips) / counts.sum()
     return mean, np.sqrt(between + within)
-
-
-def _seen(unit: Unit, context_clips: int | None) -> tuple[str, ...]:
-    return unit.clip_ids if context_clips is None else unit.clip_ids[-1 - context_clips :]
 
 
 def statistics_features() -> Pipeline:

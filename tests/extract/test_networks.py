@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, TimesformerConfig, TimesformerModel
 
 from configs import UserError
-from extract.encoder import drop_unused_layers
+from extract.layers import drop_unused_layers
 from extract.networks import ReadyNetwork, steps_after
 
 CPU = torch.device("cpu")

@@ -26,8 +26,9 @@ from configs import UserError
 from configs.schema import Encoder, StoreSettings
 from configs.schema import Tail as Settings
 from extract.blocks import BlockComputer
-from extract.encoder import LAYERS, LoadedEncoder, keep_needed_layers, modality_of
+from extract.encoder import LoadedEncoder
 from extract.engine import open_writer, plan_pass, run_pass
+from extract.layers import LAYERS, keep_needed_layers, modality_of
 from extract.means import LOADERS
 from extract.media import resize_and_crop
 from extract.sources import Clip, Sources

@@ -1,5 +1,6 @@
 """Small synthetic datasets: manifests by the real writer, stores by the real cache."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import yaml
 from s3_server import s3, server  # noqa: F401
 
 from cache import StoreWriter
+from configs import command
 from configs.schema import Head
 from extract.manifest import Manifest, make_manifest, write_manifest
 from heads.folds import FoldTask
@@ -127,6 +129,16 @@ def write_workspace(folder: Path, manifest: Manifest, arrays: Arrays, heads: dic
         write_store(folder / "runs/tiny/stores" / name, values)
 
 
+def exit_code(monkeypatch: pytest.MonkeyPatch, script: Callable[..., None], *arguments: str) -> int:
+    """Run a script's ``main`` as a command line on profile.yaml, in this process."""
+    monkeypatch.setattr(sys, "argv", ["script.py", "--config", "profile.yaml", *arguments])
+    try:
+        command(script)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """The builders above; tests of several rooms run together, so their helpers are not imported by name."""
@@ -137,5 +149,6 @@ def tools() -> SimpleNamespace:
         head_settings=head_settings,
         small_head=small_head,
         task=task,
+        exit_code=exit_code,
         write_workspace=write_workspace,
     )

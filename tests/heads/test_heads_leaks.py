@@ -1,7 +1,6 @@
 """No head sees what it must not: each leak is planted, and the same head must find it where it may look."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from configs import command
 from extract.manifest import Manifest, make_manifest
 from heads.kinds import KINDS
 from heads.train import main
@@ -41,12 +39,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespac
         tools.write_workspace(folder, manifest, arrays, {head: HEADS[head] | settings})
         monkeypatch.chdir(folder)
         monkeypatch.setattr("heads.outputs.draw_curves", lambda *arguments: None)  # a third of the time
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config", "profile.yaml", "--head", head])
-        try:
-            command(main)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return int(tools.exit_code(monkeypatch, main, "--head", head))
 
     return call
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cache import Store
-from configs import UserError, command, load
+from configs import UserError, load
 from configs.schema import Head
 from extract.manifest import Manifest, read_manifest
 from heads import study
@@ -35,18 +35,9 @@ SPACES = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace) -> Run:
     """The command line in this process; returns its exit code."""
-
-    def call(*arguments: str, script: Callable[..., None] = main) -> int:
-        monkeypatch.setattr(sys, "argv", ["search.py", "--config", "profile.yaml", *arguments])
-        try:
-            command(script)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return call
+    return lambda *arguments, script=main: tools.exit_code(monkeypatch, script, *arguments)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The script, from a profile to predictions, metrics and a model that loads again."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import polars as pl
 import pytest
 
 from cache import Store
-from configs import UserError, command
+from configs import UserError
 from extract.manifest import read_manifest, write_manifest
 from heads.saved import load_head, predict
 from heads.train import main
@@ -22,18 +21,9 @@ HEAD = Path("runs/tiny/heads")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def run(monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace) -> Callable[..., int]:
     """The command line in this process; returns its exit code."""
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config", "profile.yaml", *arguments])
-        try:
-            command(main)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return call
+    return lambda *arguments: tools.exit_code(monkeypatch, main, *arguments)
 
 
 @pytest.fixture
