@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -188,12 +188,24 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 
-Strategy = Literal["mean", "weighted", "logistic", "xgboost"]
+Strategy = Literal[
+    "majority_vote",
+    "mean",
+    "weighted",
+    "class_weighted",
+    "confidence",
+    "greedy",
+    "logistic",
+    "xgboost",
+    "mlp",
+    "attention",
+    "blend",
+]
 
 
 class Fusion(Section):
     heads: list[str] | None = None  # heads to fuse; default: all of the profile
-    strategies: Annotated[list[Strategy], Field(min_length=1)] = ["mean", "weighted", "logistic", "xgboost"]
+    strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
     bootstrap: Annotated[int, Field(ge=100)] = 1000  # resamples behind each 95 % interval
 
 

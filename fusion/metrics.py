@@ -5,10 +5,11 @@ conversation or speaker are not independent: resampling single units would make 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017
 SMALLEST_PROBABILITY = 1e-15  # log-loss of a certain mistake stays finite
@@ -36,7 +37,8 @@ def evaluate(
 
     Returns:
         ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``: each ``{"value", "low", "high"}``;
-        ``log_loss`` (nats), ``ece``; ``per_class``: ``{class: {"precision", "recall", "f1", "support"}}``;
+        ``log_loss`` (nats), ``ece`` and ``classwise_ece`` (see :func:`reliability`);
+        ``per_class``: ``{class: {"precision", "recall", "f1", "support"}}``;
         ``confusion``: rows are true classes; ``n_units``, ``n_groups``. All plain Python, ready for JSON.
         As in scikit-learn, balanced accuracy averages the classes that occur among the labels, macro-F1
         those that occur among the labels or the predictions, and 0/0 counts as 0.
@@ -53,7 +55,7 @@ def evaluate(
 
     result: dict[str, Any] = {name: {"value": float(score(confusion))} for name, score in SCORES.items()}
     per_group = _confusions(true, predicted, group_numbers, n_groups, n_classes)
-    sampled = _bootstrap(per_group[:, None], bootstrap, seed)
+    sampled = _bootstrap([per_group], bootstrap, seed)
     for name in SCORES:
         low, high = _interval(sampled[name][:, 0])
         result[name] |= {"low": low, "high": high}
@@ -62,7 +64,8 @@ def evaluate(
     precision, recall, f1 = _precision_recall_f1(confusion)
     return result | {
         "log_loss": float(-np.log(of_truth).mean()),
-        "ece": _expected_calibration_error(probabilities, true),
+        "ece": _calibration_error(probabilities.max(axis=1), predicted == true),
+        "classwise_ece": _classwise_calibration_error(probabilities, true),
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -105,25 +108,76 @@ def difference(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """How much better ``probabilities`` score than ``other`` on the same units, with paired 95 % intervals.
+    """How much better ``probabilities`` score than ``other`` on the same units: :func:`differences` of one model."""
+    return differences(labels, {"it": probabilities}, other, classes, groups, bootstrap, seed)["it"]
 
-    Both are scored on the same resamples, so what makes units hard for both cancels out.
-    Arguments and errors are those of :func:`evaluate`; returns the four scores, each ``{"value", "low", "high"}``.
+
+def differences(
+    labels: Sequence[str],
+    models: Mapping[str, np.ndarray],
+    other: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How much better each model's probabilities score than ``other``'s on the same units, with paired 95 % intervals.
+
+    All are scored on the same resamples, so what makes units hard for both of a pair cancels out.
+    Arguments and errors are those of :func:`evaluate`; returns for each model the four scores, each
+    ``{"value", "low", "high", "p"}``.
+    ``p`` is the two-sided achieved significance level of the same resamples (Efron and Tibshirani 1993, chapter 15):
+    twice the smaller share of them on either side of no difference. It is below .05 about where the interval leaves
+    out zero, and NaN where there is no interval. It is never below 2 / (bootstrap + 1), nor below 2 / 2 ** groups: the
+    odds that all groups agree by chance, which resampling a handful of groups would overlook.
     """
     true = _class_numbers(labels, classes)
     group_numbers, n_groups = _group_numbers(groups, len(true))
-    pair = [
+    counts = [
         _confusions(true, _checked(p, len(true), len(classes)).argmax(axis=1), group_numbers, n_groups, len(classes))
-        for p in (probabilities, other)
+        for p in (other, *models.values())
     ]
-    per_group = np.stack(pair, axis=1)  # (groups, 2, classes, classes)
-    sampled = _bootstrap(per_group, bootstrap, seed)
-    result = {}
-    for name, score in SCORES.items():
-        first, second = score(per_group.sum(axis=0))
-        low, high = _interval(sampled[name][:, 0] - sampled[name][:, 1])
-        result[name] = {"value": float(first - second), "low": low, "high": high}
+    sampled = _bootstrap(counts, bootstrap, seed)
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    for score_name, score in SCORES.items():
+        reference, *values = score(np.stack([per_group.sum(axis=0) for per_group in counts]))
+        gained = sampled[score_name][:, 1:] - sampled[score_name][:, :1]  # (resamples, models)
+        for i, (name, value) in enumerate(zip(models, values, strict=True)):
+            low, high = _interval(gained[:, i])
+            p = _two_sided(gained[:, i], n_groups)
+            result[name][score_name] = {"value": float(value - reference), "low": low, "high": high, "p": p}
     return result
+
+
+def reliability(labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """How far confidence can be trusted: what a reliability diagram (Guo et al. 2017) shows.
+
+    Returns:
+        ``ece``: mean distance between confidence and accuracy over equal-width bins of confidence, weighted by units;
+        ``classwise_ece``: the same of each class's probability and frequency, averaged over classes (Kull et al.
+        2019); ``bins``: those that hold units, each ``{"low", "high", "units", "confidence", "accuracy"}``.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    true = _class_numbers(labels, classes)
+    probabilities = _checked(probabilities, len(true), len(classes))
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    units, confident, correct = _binned(confidence, right)
+    return {
+        "ece": _calibration_error(confidence, right),
+        "classwise_ece": _classwise_calibration_error(probabilities, true),
+        "bins": [
+            {
+                "low": i / ECE_BINS,
+                "high": (i + 1) / ECE_BINS,
+                "units": int(units[i]),
+                "confidence": float(confident[i] / units[i]),
+                "accuracy": float(correct[i] / units[i]),
+            }
+            for i in np.flatnonzero(units).tolist()
+        ],
+    }
 
 
 # --- scores of confusion matrices: (..., classes, classes) -> (...), rows true ---
@@ -166,13 +220,24 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _expected_calibration_error(probabilities: np.ndarray, true: np.ndarray) -> float:
-    """Mean distance between confidence and accuracy over bins of confidence, weighted by units (Guo et al. 2017)."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == true
+# --- calibration ---
+
+
+def _binned(confidence: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each bin of confidence, (ECE_BINS,) each: units, summed confidence, how often it happened."""
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(true))
+    weights = (None, confidence, happened)
+    units, confident, correct = (np.bincount(bins, weights=w, minlength=ECE_BINS) for w in weights)
+    return units, confident, correct
+
+
+def _calibration_error(confidence: np.ndarray, happened: np.ndarray) -> float:
+    _, confident, correct = _binned(confidence, happened)
+    return float(np.abs(correct - confident).sum() / len(confidence))
+
+
+def _classwise_calibration_error(probabilities: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean([_calibration_error(p, true == i) for i, p in enumerate(probabilities.T)]))
 
 
 # --- the clustered bootstrap ---
@@ -187,19 +252,25 @@ def _confusions(
     return counts.reshape(n_groups, n_classes, n_classes).astype(float)
 
 
-def _bootstrap(per_group: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Scores of resampled data, each (resamples, models), from counts per group (groups, models, classes, classes).
+def _bootstrap(counts: Sequence[np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Scores of resampled data, each (resamples, models), from each model's counts (groups, classes, classes).
 
     Groups with equal counts are interchangeable, so it is enough to draw how often each distinct pattern occurs.
     """
-    n_groups, *shape = per_group.shape
-    patterns, occurrences = np.unique(per_group.reshape(n_groups, -1), axis=0, return_counts=True)
+    n_groups, n_classes, _ = counts[0].shape
+    rows = [per_group.reshape(n_groups, -1) for per_group in counts]
+    # A random linear hash tells patterns apart (odds of a collision: 1e-11 at 20,000 groups); sorting takes seconds.
+    hashing = np.random.default_rng(0)
+    keys = sum(part.astype(np.uint64) @ hashing.integers(2**64, size=n_classes**2, dtype=np.uint64) for part in rows)
+    _, first, occurrences = np.unique(keys, return_index=True, return_counts=True)
+    # (models * classes * classes, patterns), sparse: few units are in a group
+    patterns = csr_array(vstack([csr_array(part[first].T) for part in rows]))
     rng = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {name: [np.empty((0, shape[0]))] for name in SCORES}
+    parts: dict[str, list[np.ndarray]] = {name: [np.empty((0, len(counts)))] for name in SCORES}
     for start in range(0, resamples if n_groups > 1 else 0, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, resamples - start)
         draws = rng.multinomial(n_groups, occurrences / n_groups, size=size).astype(float)
-        confusions = (draws @ patterns).reshape(-1, *shape)
+        confusions = (patterns @ draws.T).T.reshape(size, len(counts), n_classes, n_classes)
         for name, score in SCORES.items():
             parts[name].append(score(confusions))
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -210,6 +281,14 @@ def _interval(sampled: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     low, high = np.percentile(sampled, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _two_sided(differences: np.ndarray, n_groups: int) -> float:
+    """With one added to either count: no finite number of resamples shows that something is impossible."""
+    if not len(differences):
+        return math.nan
+    smaller = min((differences <= 0).sum(), (differences >= 0).sum())
+    return min(1.0, max(2 * (int(smaller) + 1) / (len(differences) + 1), 2.0 ** (1 - n_groups)))
 
 
 # --- reading the arguments ---

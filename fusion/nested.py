@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from configs import UserError
+from fusion.calibration import fit_temperatures
 from fusion.metrics import difference, evaluate, majority
-from fusion.predictions import SPLITS, Predictions
-from fusion.strategies import STRATEGIES, Fitted, Single, Strategy
+from fusion.neural import FittedAttention
+from fusion.pools import Single
+from fusion.predictions import Predictions
+from fusion.strategies import STRATEGIES, Fitted, Strategy, fit_all
+from fusion.tables import SPLITS
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
@@ -39,6 +45,8 @@ class Fusion:
     best_head: str  # by oof
     headline: str  # the split of the headline: test if there is one, else oof
     fitted: Fitted  # the chosen one, fitted on all oof rows
+    temperatures: dict[str, float]  # of each head, fitted on all oof rows
+    gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
     notes: tuple[str, ...]  # what a reader of the numbers must know
 
 
@@ -71,10 +79,7 @@ def fuse(
 
     candidates: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
     candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
-    log_p, fitted = {}, {}
-    with tqdm(total=len(candidates) * (len(folds) + 1), desc="fusing", unit="fit", disable=None) as progress:
-        for name, strategy in candidates.items():
-            log_p[name], fitted[name] = cross_fit(units, strategy, seed, progress)
+    log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
 
     scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in ("majority", *candidates)}
     for split in (s for s in SPLITS if (units.splits == s).any()):
@@ -110,33 +115,49 @@ def fuse(
         best_head=next(name for name in order if name.startswith("head:")).removeprefix("head:"),
         headline=headline,
         fitted=fitted[chosen],
+        temperatures=dict(
+            zip(units.heads, fit_temperatures(units.logits[oof], units.present[oof], units.labels[oof]), strict=True)
+        ),
+        gate_weights=gate_weights,
         notes=tuple(notes),
     )
 
 
 def cross_fit(
-    units: Predictions, strategy: Strategy, seed: int = 0, progress: tqdm | None = None
-) -> tuple[np.ndarray, Fitted]:
-    """Log-probabilities (n, c) and the strategy fitted on all oof rows.
+    units: Predictions, strategies: dict[str, Strategy], seed: int = 0
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, dict[str, Fitted]]:
+    """Log-probabilities (n, c) of each strategy, the attention's weights (n, h), and all fitted on all oof rows.
 
     The oof rows of fold k are predicted by a fit on the oof rows of all other folds; val and test by the final fit.
+    Units of which no head says anything take no part; they are answered with the class frequencies of the others.
     """
-    result = np.full((len(units.unit_ids), len(units.classes)), np.nan)
-    oof = units.splits == "oof"
+    oof, heard = units.splits == "oof", units.present.any(axis=1)
+    folds = np.unique(units.folds[oof]).tolist()
+    held = [oof & (units.folds == fold) for fold in folds] + [~oof]
 
-    def fit(rows: np.ndarray) -> Fitted:
-        part = units.where(rows)
-        if progress is not None:
-            progress.update()
-        return strategy.fit(part.logits, part.present, part.labels, part.groups, seed)
+    def fit(rows: np.ndarray) -> dict[str, Fitted]:
+        part = units.where(oof & heard & ~rows)
+        # Inner choices leave whole folds out, as here: each fold's rows come from models of their own.
+        groups = part.folds if len(np.unique(part.folds)) > 1 else part.groups
+        with threadpool_limits(1):  # folds are fitted side by side
+            return fit_all(strategies, part.outputs, part.labels, groups, seed)
 
-    for fold in np.unique(units.folds[oof]):
-        held = oof & (units.folds == fold)
-        result[held] = fit(oof & ~held).predict_logits(units.logits[held], units.present[held])
-    final = fit(oof)
-    if not oof.all():
-        result[~oof] = final.predict_logits(units.logits[~oof], units.present[~oof])
-    return result, final
+    fits = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(fit)(rows) for rows in held)
+    counts = np.bincount(units.labels[oof & heard], minlength=len(units.classes)) + 1.0  # every class stays possible
+    prior = np.tile(np.log(counts / counts.sum()), (len(oof), 1))
+    log_p = {name: prior.copy() for name in strategies}
+    weights = None
+    for rows, fitted in zip(held, tqdm(fits, desc="fusing", total=len(held), unit="fold", disable=None), strict=True):
+        answered = rows & heard
+        if not answered.any():
+            continue  # there is neither val nor test
+        outputs = units.outputs.where(answered)
+        for name, strategy in fitted.items():
+            log_p[name][answered] = strategy.predict_logits(outputs)
+            if isinstance(strategy, FittedAttention):
+                weights = np.zeros(units.present.shape) if weights is None else weights
+                weights[answered] = strategy.weights(outputs)
+    return log_p, weights, fitted
 
 
 def _rank(score: dict[str, Any]) -> tuple[float, float]:
@@ -160,6 +181,8 @@ def _notes(
             f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
             f"{chosen.removeprefix('head:')}, alone."
         )
+    elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
+        notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
     if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
@@ -169,6 +192,9 @@ def _notes(
     never = [name for i, name in enumerate(units.classes) if not (rows.labels == i).any()]
     if never:
         notes.append(f"No {headline} unit is labelled {', '.join(never)}.")
+    unheard = int((~rows.present.any(axis=1)).sum())
+    if unheard:
+        notes.append(f"Of {unheard} {headline} units no head says anything: they get the training class frequencies.")
     absent = {name: int((~rows.present[:, h]).sum()) for h, name in enumerate(units.heads)}
     if any(absent.values()):
         listed = ", ".join(f"{name} {count}" for name, count in absent.items() if count)

@@ -1,24 +1,32 @@
-"""Prediction tables: reading, checking, aligning and writing them. The contract is in docs/design.md.
+"""Predictions of several heads: aligned by unit, class and fold; and written. ``fusion/tables.py`` reads one table."""
 
-A table may come from anywhere. It needs ``unit_id``, ``label``, ``fold`` (and ``split``, unless every row is
-out-of-fold) and one ``p_<class>`` or ``logit_<class>`` column per class; columns are matched by class name.
-"""
-
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from configs import UserError
+from fusion.tables import META, SPLITS, Table, read_table
 
-SPLITS = ("oof", "val", "test")
 NO_FOLD = -1  # the fold of val and test units
-ROUNDING = 0.02  # tables rounded to two decimals pass; a row that sums to 0.9 does not
-SMALLEST_PROBABILITY = 1e-7  # a probability written as 0 becomes a finite logit
+DRAWN_FOLDS = 5  # where tables name none
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What h heads say of n units, and what else is known of the units: all that a strategy sees."""
+
+    logits: np.ndarray  # (n, h, c) log-probabilities: rows of exp(logits) sum to 1; NaN where a head is absent
+    present: np.ndarray  # (n, h) bool
+    metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
+
+    def where(self, rows: np.ndarray) -> "HeadOutputs":
+        """The units of a boolean mask or of indices."""
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return HeadOutputs(self.logits[rows], self.present[rows], metadata)
 
 
 @dataclass(frozen=True)
@@ -32,43 +40,40 @@ class Predictions:
     folds: np.ndarray  # (n,) int; NO_FOLD outside oof
     labels: np.ndarray  # (n,) int, index into classes
     groups: np.ndarray  # (n,) str; the unit's id where no table names a group
-    logits: np.ndarray  # (n, h, c) log-probabilities: rows of exp(logits) sum to 1; NaN where a head is absent
+    logits: np.ndarray  # (n, h, c), as in HeadOutputs
     present: np.ndarray  # (n, h) bool
+    metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
 
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
         per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
-        return Predictions(self.heads, self.classes, **{name: getattr(self, name)[rows] for name in per_unit})
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return Predictions(self.heads, self.classes, **{n: getattr(self, n)[rows] for n in per_unit}, metadata=metadata)
+
+    @property
+    def outputs(self) -> HeadOutputs:
+        return HeadOutputs(self.logits, self.present, self.metadata)
 
     @property
     def label_names(self) -> list[str]:
         return [self.classes[i] for i in self.labels]
 
 
-@dataclass(frozen=True)
-class Table:
-    """One head's checked table."""
-
-    path: Path
-    classes: tuple[str, ...]
-    rows: pl.DataFrame  # unit_id, split, fold, label, group (null when the file has none), row
-    logits: np.ndarray  # (n, c) log-probabilities
-
-
 def read(files: dict[str, Path]) -> Predictions:
     """Read and align the tables of several heads, ``{head: file}``.
 
-    A unit needs to be in one table only: where a head has no row for it, that head is absent there.
+    A unit needs to be in one table only: where a head has no row for it, that head is absent there. Classes are
+    matched by name. Where no table names folds, grouped ones are drawn here, the same ones every time.
 
     Raises:
         UserError: a file is missing or breaks the contract, or the files contradict each other: other classes,
             or another label, fold or group for the same unit. Folds must agree because the fusion that predicts
             fold k may not have seen fold k through any head.
     """
-    tables = {head: read_table(path) for head, path in files.items()}
+    tables: dict[str, Table] = {}
+    for head, path in files.items():
+        tables[head] = read_table(path, next(iter(tables.values()), None))
     first = next(iter(tables.values()))
-    for table in tables.values():
-        _same_classes(first, table)
     units = _aligned_units(list(tables.values()))
 
     shape = (len(units), len(tables), len(first.classes))
@@ -76,22 +81,57 @@ def read(files: dict[str, Path]) -> Predictions:
     key = ["split", "unit_id"]
     for h, table in enumerate(tables.values()):
         columns = [table.classes.index(name) for name in first.classes]
-        rows = units.select(key).join(table.rows.select(*key, "row"), on=key, how="left", maintain_order="left")["row"]
+        said = table.rows.filter("has_input").select(*key, "row")
+        rows = units.select(key).join(said, on=key, how="left", maintain_order="left")["row"]
         has = rows.is_not_null().to_numpy()
         logits[has, h] = table.logits[rows.drop_nulls().to_numpy()][:, columns]
         present[:, h] = has
     numbers = {name: i for i, name in enumerate(first.classes)}
+    labels = np.array([numbers[name] for name in units["label"]])
+    groups = np.array(units.select(pl.coalesce("group", "unit_id")).to_series().to_list(), dtype=str)
     return Predictions(
         heads=tuple(tables),
         classes=first.classes,
         unit_ids=np.array(units["unit_id"].to_list(), dtype=str),
         splits=np.array(units["split"].to_list(), dtype=str),
-        folds=units["fold"].fill_null(NO_FOLD).to_numpy(),
-        labels=np.array([numbers[name] for name in units["label"]]),
-        groups=np.array(units.select(pl.coalesce("group", "unit_id")).to_series().to_list(), dtype=str),
+        folds=_folds(units, labels, groups),
+        labels=labels,
+        groups=groups,
         logits=logits,
         present=present,
+        metadata={
+            name.removeprefix(META): units[name].to_numpy().astype(object)
+            for name in units.columns
+            if name.startswith(META)
+        },
     )
+
+
+def manifest_metadata(path: Path, unit_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The ``meta_`` columns of a manifest for some units, (n,) str or None each; privileged columns are not read."""
+    columns = [name for name in pl.read_parquet_schema(path) if name.startswith(META)]
+    clips = pl.read_parquet(path, columns=["clip_id", *columns])
+    units = pl.DataFrame({"clip_id": unit_ids.tolist()}, schema={"clip_id": pl.String})
+    rows = units.join(clips, on="clip_id", how="left", maintain_order="left")
+    return {name.removeprefix(META): rows[name].to_numpy().astype(object) for name in columns}
+
+
+def _folds(units: pl.DataFrame, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The fold of each unit, (n,) int; drawn by group and label where none is named."""
+    oof = (units["split"] == "oof").to_numpy()
+    named = units["fold"].is_not_null().to_numpy()
+    folds = units["fold"].fill_null(NO_FOLD).to_numpy().copy()
+    n_folds = min(DRAWN_FOLDS, len(np.unique(groups[oof])))
+    if not named[oof].any() and n_folds > 1:
+        from sklearn.model_selection import StratifiedGroupKFold  # seconds to import
+
+        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+        for fold, (_, held) in enumerate(splitter.split(labels[oof], labels[oof], groups[oof])):
+            folds[np.flatnonzero(oof)[held]] = fold
+    elif not named[oof].all():
+        unit = units["unit_id"].filter(pl.Series(oof & ~named))[0]
+        raise UserError(f"oof unit {unit!r} has no fold in any table, others have one")
+    return folds
 
 
 def write(path: Path, units: Predictions, log_probabilities: np.ndarray) -> None:
@@ -109,142 +149,13 @@ def write(path: Path, units: Predictions, log_probabilities: np.ndarray) -> None
     pl.DataFrame(columns).write_parquet(path)
 
 
-def read_table(path: Path) -> Table:
-    """Read and check one head's table, Parquet or CSV.
-
-    Raises:
-        UserError: one line naming the file, the first offending row or column, and what is expected.
-    """
-    frame = _frame(path)
-    for column in ("unit_id", "label"):
-        if column not in frame.columns:
-            raise UserError(f"{path}: no column {column!r} (found: {', '.join(frame.columns)})")
-    if frame.is_empty():
-        raise UserError(f"{path}: the table has no rows")
-    rows = _rows(path, frame)
-    classes, logits = _class_columns(path, frame, rows["unit_id"].to_list())
-    for label, unit in rows.select("label", "unit_id").iter_rows():
-        if label not in classes:
-            raise UserError(f"{path}: unit {unit!r} has label {label!r}, which no column p_{label} predicts")
-    training = rows.filter(pl.col("split") == "oof")
-    if training.is_empty():
-        raise UserError(f"{path}: no rows with split 'oof': fusion is fitted on out-of-fold predictions")
-    if training["label"].n_unique() < 2:
-        raise UserError(f"{path}: every oof unit has label {training['label'][0]!r}: there is nothing to tell apart")
-    return Table(path, classes, rows.with_row_index("row"), logits)
-
-
-def _frame(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: no such prediction table")
-    try:
-        if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:  # polars leaves quotes in a header escaped
-                header = next(csv.reader(file), [])
-            return pl.read_csv(path, infer_schema=False, new_columns=header)
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())[:200]}") from error
-    raise UserError(f"{path}: a prediction table is a .parquet or a .csv file")
-
-
-def _rows(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
-    """unit_id, split, fold, label and group with their types, checked."""
-    if "split" not in frame.columns:
-        if "fold" not in frame.columns:
-            raise UserError(f"{path}: neither a column 'split' nor 'fold': which rows are out-of-fold?")
-        frame = frame.with_columns(split=pl.lit("oof"))
-    for column in ("fold", "group"):
-        if column not in frame.columns:
-            frame = frame.with_columns(pl.lit(None).alias(column))
-    folds = _numbers(path, frame, "fold")
-    for fold in folds.filter(folds != folds.round()).head(1):
-        raise UserError(f"{path}: fold {fold}: a fold is a whole number")
-    has_groups = frame["group"].null_count() < len(frame)
-    rows = frame.select(
-        pl.col("unit_id", "split", "label", "group").cast(pl.String),
-        fold=folds.cast(pl.Int64),
-    ).with_columns(fold=pl.when(pl.col("split") == "oof").then("fold"))
-
-    for column in ("unit_id", "split", "label", *(["group"] if has_groups else [])):
-        for number in rows[column].is_null().arg_true().head(1):
-            raise UserError(f"{path}: row {number + 1} has no {column}")
-    for split, unit in rows.filter(~pl.col("split").is_in(SPLITS)).select("split", "unit_id").head(1).iter_rows():
-        hint = "; training units carry out-of-fold predictions (oof)" if split == "train" else ""
-        raise UserError(f"{path}: unit {unit!r} has split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
-    for unit in rows.filter((pl.col("split") == "oof") & pl.col("fold").is_null())["unit_id"].head(1):
-        raise UserError(f"{path}: oof unit {unit!r} has no fold")
-    repeated = rows.filter(pl.struct("split", "unit_id").is_duplicated())
-    for split, unit in repeated.select("split", "unit_id").head(1).iter_rows():
-        raise UserError(f"{path}: unit {unit!r} occurs more than once in split {split!r}")
-    return rows.select("unit_id", "split", "fold", "label", "group")
-
-
-def _numbers(path: Path, frame: pl.DataFrame, column: str) -> pl.Series:
-    """A column as float64 without NaN (null instead); CSV columns arrive as text."""
-    try:
-        return frame[column].cast(pl.Float64).fill_nan(None)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: column {column!r} holds something that is not a number") from error
-
-
-def _class_columns(path: Path, frame: pl.DataFrame, unit_ids: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names in the order of the columns, and log-probabilities (n, c)."""
-    found = {
-        prefix: [c.removeprefix(prefix) for c in frame.columns if c.startswith(prefix)] for prefix in ("p_", "logit_")
-    }
-    if not found["p_"] and not found["logit_"]:
-        raise UserError(f"{path}: no columns p_<class> or logit_<class> (found: {', '.join(frame.columns)})")
-    classes = tuple(found["p_"] or found["logit_"])
-    if found["p_"] and found["logit_"] and set(found["p_"]) != set(found["logit_"]):
-        odd = sorted(set(found["p_"]) ^ set(found["logit_"]))
-        raise UserError(f"{path}: p_ and logit_ columns name different classes: only one of them has {', '.join(odd)}")
-    if len(classes) < 2:
-        raise UserError(f"{path}: only the class {classes[0]!r} has a column: fusion needs at least two classes")
-
-    def matrix(prefix: str) -> np.ndarray:
-        values = np.column_stack([_numbers(path, frame, prefix + name).to_numpy() for name in classes])
-        for row, column in np.argwhere(~np.isfinite(values))[:1]:
-            raise UserError(
-                f"{path}: unit {unit_ids[row]!r} has {prefix}{classes[column]} = {values[row, column]}: not a number"
-                " that can be fused; leave the row out if the head has no prediction for it"
-            )
-        return values
-
-    if not found["p_"]:
-        return classes, log_softmax(matrix("logit_"), axis=1)
-    p = matrix("p_")
-    sums = p.sum(axis=1)
-    for row in np.flatnonzero(np.abs(sums - 1) > ROUNDING)[:1]:
-        raise UserError(f"{path}: the probabilities of unit {unit_ids[row]!r} sum to {sums[row]:.4g}, not to 1")
-    for row, column in np.argwhere((p < 0) | (p > 1 + ROUNDING))[:1]:
-        value = p[row, column]
-        raise UserError(f"{path}: unit {unit_ids[row]!r} has p_{classes[column]} = {value:.4g}: not a probability")
-    if not found["logit_"]:
-        return classes, log_softmax(np.log(np.maximum(p, SMALLEST_PROBABILITY)), axis=1)
-    logits = matrix("logit_")
-    for row in np.flatnonzero(np.abs(softmax(logits, axis=1) - p).max(axis=1) > ROUNDING)[:1]:
-        raise UserError(
-            f"{path}: p_ and logit_ of unit {unit_ids[row]!r} disagree: p must be the softmax of the logits"
-        )
-    return classes, log_softmax(logits, axis=1)
-
-
-def _same_classes(first: Table, table: Table) -> None:
-    missing, extra = set(first.classes) - set(table.classes), set(table.classes) - set(first.classes)
-    if missing or extra:
-        parts = [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        parts += [f"has {', '.join(sorted(extra))} besides"] if extra else []
-        raise UserError(f"{table.path}: other classes than {first.path}: {' and '.join(parts)}")
-
-
 def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:
     """One row per (split, unit_id), ordered by split and then as first met: fold, label, group."""
     order = {split: i for i, split in enumerate(SPLITS)}
-    stacked = pl.concat(table.rows.with_columns(file=pl.lit(str(table.path))) for table in tables)
+    with_file = [table.rows.with_columns(file=pl.lit(str(table.path))) for table in tables]
+    stacked = pl.concat(with_file, how="diagonal")
     units = stacked.group_by("split", "unit_id", maintain_order=True).agg(
-        pl.col("label", "fold", "group").drop_nulls().first(),
+        pl.col("label", "fold", "group", f"^{META}.*$").drop_nulls().first(),
         *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group")),
     )
     for column in ("label", "fold", "group"):
@@ -256,7 +167,7 @@ def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:
             listed = ", ".join(f"{value!r} in {file}" for value, file in by_value.select(column, "file").iter_rows())
             raise UserError(f"{by_value['file'][1]}: unit {unit!r} ({split}) has another {column}: {listed}")
     straddling = (
-        units.filter((pl.col("split") == "oof") & pl.col("group").is_not_null())
+        units.filter((pl.col("split") == "oof") & pl.col("group").is_not_null() & pl.col("fold").is_not_null())
         .group_by("group", maintain_order=True)
         .agg(pl.col("fold").unique().sort())
         .filter(pl.col("fold").list.len() > 1)

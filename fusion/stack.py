@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,10 @@ import typer
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.schema import Fusion as Settings
 from fusion.charts import write_charts
+from fusion.findings import analyse
 from fusion.nested import fuse
 from fusion.outputs import write_outputs
-from fusion.predictions import read
+from fusion.predictions import manifest_metadata, read
 from fusion.report import gather, write_report
 from fusion.strategies import STRATEGIES
 
@@ -20,11 +22,13 @@ from fusion.strategies import STRATEGIES
 def main(
     config: ConfigOption = None,
     strategy: Annotated[
-        str, typer.Option(help="One strategy (mean, weighted, logistic, xgboost), or all of the profile's to compare.")
+        str, typer.Option(help=f"One strategy ({', '.join(STRATEGIES)}), or all of the profile's to compare.")
     ] = "all",
     predictions: Annotated[
         list[Path] | None,
-        typer.Option(help="A prediction table, Parquet or CSV, instead of the profile's heads. Repeat for more heads."),
+        typer.Option(
+            metavar="FILE...", help="Prediction tables, Parquet or CSV, one per model, instead of the profile's heads."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: runs/PROFILE/fusion.")] = None,
     overrides: OverrideArgument = None,
@@ -32,15 +36,17 @@ def main(
     """Fuse the predictions of several heads into one, and say honestly whether it helped.
 
     Reads each head's predictions.parquet, fits fusion strategies on out-of-fold predictions of the training units,
-    compares them by nested cross-validation, takes the best (or the best single head, if no strategy beats it),
-    scores it on test, and writes predictions, metrics, charts and report.html.
+    compares them by nested cross-validation, takes the best (or the best single head or the plain mean, if nothing
+    beats them), scores it on test, and writes predictions, metrics, charts and report.html.
 
     Predictions of other programs can be fused as well, without a profile:
 
-    python fusion/stack.py --predictions a.csv --predictions b.csv --out fused
+    python fusion/stack.py --predictions a.csv b.csv --out fused
 
-    A table needs the columns unit_id, label, fold (and split: oof, val or test, unless all rows are out-of-fold)
-    and p_CLASS or logit_CLASS for each class.
+    A table needs the columns unit_id, label, and p_CLASS or logit_CLASS for each class; and split (oof, val or test) or
+    fold or both. oof rows are predictions for units that the model was not trained on; where fold says in which fold,
+    the fusion that answers for a fold has not seen that fold either. Optional: group (units of one speaker or
+    conversation) and meta_NAME columns.
     """
     if strategy != "all" and strategy not in STRATEGIES:
         raise UserError(f"--strategy {strategy}: one of {', '.join(STRATEGIES)}, all")
@@ -58,17 +64,21 @@ def main(
         raise UserError("--predictions without --config: name a folder for the results with --out")
 
     settings = profile.fusion if profile else Settings()
+    units = read(files)
+    if profile and profile.manifest_path.is_file():
+        units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
     found = fuse(
-        read(files),
+        units,
         list(settings.strategies) if strategy == "all" else [strategy],
         force=strategy != "all",
         bootstrap=settings.bootstrap,
         seed=profile.seed if profile else 0,
     )
-    summary = write_outputs(found, folder)
-    write_charts(found, folder)
+    findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
+    summary = write_outputs(found, folder, findings)
+    write_charts(found, folder, findings)
     command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])
-    write_report(folder / "report.html", found, gather(files, profile, config, command_line))
+    write_report(folder / "report.html", found, gather(files, profile, config, command_line, overrides), findings)
     print(summary)
     print(f"report: {folder / 'report.html'}")
 
@@ -94,5 +104,19 @@ def _named(paths: list[Path]) -> dict[str, Path]:
     return files
 
 
+def repeated(arguments: list[str], option: str = "--predictions") -> list[str]:
+    """``--predictions a b`` becomes ``--predictions a --predictions b``; KEY=VALUE and options end the list."""
+    result: list[str] = []
+    listing = False
+    for argument in arguments:
+        ends = argument.startswith("-") or ("=" in argument and not Path(argument).exists())
+        if listing and not ends and result[-1] != option:
+            result.append(option)
+        listing = argument == option or (listing and not ends)
+        result.append(argument)
+    return result
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = repeated(sys.argv[1:])
     command(main)

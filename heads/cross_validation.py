@@ -23,6 +23,7 @@ from heads.batches import UnitData
 from heads.folds import FoldModel, FoldTask, Record, assign_folds, carve_inner
 from heads.kinds import KINDS
 from heads.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
+from heads.presence import has_input
 from heads.progress_file import Progress, training_key
 from heads.saved import TrainedHead, average, model_stem
 
@@ -60,7 +61,13 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
     outcome = Outcome(
         profile=profile,
         trained=trained,
-        table=prediction_table(predictions, units, folds, manifest.classes),
+        table=prediction_table(
+            predictions,
+            units,
+            folds,
+            manifest.classes,
+            has_input(settings, manifest, units, open_stores(profile, settings)),
+        ),
         scores=score(predictions, baseline, units, manifest.classes, profile.seed),
         history=history,
         privileged=settings.privileged

@@ -42,8 +42,9 @@ def prediction_table(
     units: list[Unit],
     folds: np.ndarray,
     classes: tuple[str, ...],
+    has_input: np.ndarray,
 ) -> pl.DataFrame:
-    """predictions.parquet as in docs/design.md; logits are log-probabilities."""
+    """predictions.parquet as in docs/design.md; logits are log-probabilities. ``has_input`` (units,) is a column."""
     parts = []
     for split, (indices, log_p) in predictions.items():
         chosen = [units[i] for i in indices]
@@ -53,6 +54,7 @@ def prediction_table(
             "fold": pl.Series([int(folds[i]) if split == "oof" else None for i in indices], dtype=pl.Int32),
             "label": [unit.label for unit in chosen],
             "group": [unit.group for unit in chosen],
+            "has_input": has_input[indices],
         }
         columns |= {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(classes)}
         columns |= {f"logit_{name}": log_p[:, i] for i, name in enumerate(classes)}

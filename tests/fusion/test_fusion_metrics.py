@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from fusion.metrics import difference, evaluate, majority
+from fusion.metrics import difference, evaluate, majority, reliability
 
 CLASSES = ["c0", "c1", "c2", "c3"]
 
@@ -123,3 +123,34 @@ def test_a_thousand_resamples_of_20000_units_take_about_a_second() -> None:
 def test_bad_arguments_are_refused(labels: list[str], p: np.ndarray, groups: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(labels, p, CLASSES, groups)
+
+
+def test_the_reliability_of_a_known_case() -> None:
+    # Confidence 0.9, six of ten right; confidence 0.5, all of ten right.
+    p = np.concatenate([np.tile([0.9, 0.1, 0.0, 0.0], (10, 1)), np.tile([0.1, 0.5, 0.4, 0.0], (10, 1))])
+    found = reliability(["c0"] * 6 + ["c1"] * 14, p, CLASSES)
+    assert [part["units"] for part in found["bins"]] == [10, 10]
+    assert [part["confidence"] for part in found["bins"]] == pytest.approx([0.5, 0.9])
+    assert [part["accuracy"] for part in found["bins"]] == pytest.approx([1.0, 0.6])
+    assert all(part["low"] < part["confidence"] <= part["high"] for part in found["bins"])
+    assert found["ece"] == pytest.approx((0.5 + 0.3) / 2)
+    # Off by 0.3 and 0.1 for c0, by 0.3 and 0.5 for c1, by 0.4 for c2 on half of the units, never for c3.
+    assert found["classwise_ece"] == pytest.approx((0.2 + 0.4 + 0.2 + 0.0) / 4)
+
+
+def test_reliability_and_evaluate_agree() -> None:
+    labels, p = some_predictions()
+    found, score = reliability(labels, p, CLASSES), evaluate(labels, p, CLASSES)
+    assert (found["ece"], found["classwise_ece"]) == (score["ece"], score["classwise_ece"])
+    assert sum(part["units"] for part in found["bins"]) == len(labels)
+
+
+def test_a_difference_has_a_low_p_where_its_interval_leaves_out_zero() -> None:
+    labels, p = some_predictions()
+    better = p + 0.15 * np.eye(4)[[CLASSES.index(name) for name in labels]]
+    gain = difference(labels, better / better.sum(axis=1, keepdims=True), p, CLASSES)["macro_f1"]
+    assert gain["low"] > 0
+    assert gain["p"] == pytest.approx(2 / 1001)
+    none = difference(labels, p, p, CLASSES)["macro_f1"]
+    assert none["p"] == 1
+    assert np.isnan(difference(labels, better, p, CLASSES, bootstrap=0)["macro_f1"]["p"])

@@ -53,6 +53,58 @@ def test_pandas_style_folds_are_read(table: Write) -> None:
     assert set(read({"h": table(frame)}).folds) == {-1, 0, 1, 2, 3, 4}
 
 
+def test_without_folds_grouped_ones_are_drawn_the_same_every_time(table: Write) -> None:
+    units = make_units(90, test_share=0.3)
+    files = {f"h{h}": table(frame_of(units, h).drop("fold"), f"{h}.csv") for h in range(2)}
+    got, again = read(files), read(files)
+    np.testing.assert_array_equal(got.folds, again.folds)
+    oof = got.splits == "oof"
+    assert set(got.folds[oof]) == {0, 1, 2, 3, 4}
+    assert set(got.folds[~oof]) == {-1}
+    for group in np.unique(got.groups[oof]):
+        assert len(set(got.folds[got.groups == group])) == 1
+
+
+def test_folds_of_one_table_serve_the_others(table: Write) -> None:
+    units = make_units(60)
+    files = {"a": table(frame_of(units, 0), "a.csv"), "b": table(frame_of(units, 1).drop("fold"), "b.csv")}
+    np.testing.assert_array_equal(read(files).folds, units.folds)
+    short = frame_of(units, 0).filter(pl.col("unit_id") != "u7")
+    with pytest.raises(UserError, match="oof unit 'u7' has no fold in any table"):
+        read({**files, "a": table(short, "a.csv")})
+
+
+def test_metadata_columns_are_kept_whichever_table_has_them(table: Write) -> None:
+    units = make_units(30)
+    ages = [None if i % 3 == 0 else "old" for i in range(30)]
+    with_age = frame_of(units, 1).with_columns(meta_age=pl.Series(ages, dtype=pl.String))
+    got = read({"a": table(frame_of(units, 0), "a.csv"), "b": table(with_age, "b.parquet")})
+    assert got.metadata["age"].tolist() == ages
+    assert got.where(np.arange(3)).outputs.metadata["age"].tolist() == ages[:3]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_head_without_input_is_absent(table: Write, name: str) -> None:
+    units = make_units(30)
+    there = np.arange(30) != 4
+    frame = frame_of(units, 0).with_columns(has_input=there)
+    got = read({"h0": table(frame, name), "h1": table(frame_of(units, 1), "b.csv")})
+    np.testing.assert_array_equal(got.present[:, 0], there)
+    assert got.present[:, 1].all()
+    assert np.isnan(got.logits[4, 0]).all()
+    with pytest.raises(UserError, match="has_input is 'maybe': write true or false"):
+        read({"h0": table(frame.with_columns(has_input=pl.lit("maybe")), name)})
+
+
+def test_a_zero_is_as_small_as_the_table_is_exact(table: Write) -> None:
+    units = make_units(30, strengths=(1.0,))
+    rough = frame_of(units).select("unit_id", "fold", "label", pl.col("^p_.*$").round(2))
+    rough = rough.with_columns(at(0, "p_sad", 0.0), at(0, "p_happy", 1.0), at(0, "p_angry", 0.0))
+    got = read({"h": table(rough, "rough.csv")})
+    smallest = min(value for name in CLASSES for value in rough[f"p_{name}"] if value > 0)
+    assert np.exp(got.logits[0, 0]).min() == pytest.approx(smallest / 2, rel=0.02)
+
+
 def test_the_same_id_may_occur_in_two_splits(table: Write) -> None:
     frame = frame_of(make_units(30))
     test = frame.with_columns(split=pl.lit("test"), fold=pl.lit(None, pl.Int64))
@@ -128,6 +180,14 @@ def test_a_bad_table_is_refused_in_one_line(table: Write, name: str) -> None:
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_lacking_class_is_named_before_its_rows_are_judged(table: Write) -> None:
+    units = make_units(30)
+    lacking = frame_of(units, 1).drop("p_sad", "logit_sad").filter(pl.col("label") != "sad")
+    files = {"a": table(frame_of(units, 0), "a.csv"), "b": table(lacking, "b.csv")}
+    with pytest.raises(UserError, match=r"b\.csv: other classes than .*a\.csv: lacks sad$"):
+        read(files)
 
 
 TWO: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {

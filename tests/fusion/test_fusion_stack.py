@@ -14,10 +14,11 @@ from synthetic_heads import CLASSES, frame_of, make_units
 from configs import UserError
 from fusion.metrics import evaluate
 from fusion.predictions import read
-from fusion.stack import main
+from fusion.stack import main, repeated
 from fusion.strategies import load
 
 SCRIPT = Path(__file__).parents[2] / "fusion" / "stack.py"
+CHARTS = ("strategies", "confusion_matrix", "per_class", "reliability", "where_heads_win")
 HOSTILE = {"happy": "<script>alert(1)</script>", "sad": "a\"b' onload=x", "angry": "$x_{}${{7*7}}"}
 PROFILE = """
 name: mine
@@ -67,7 +68,7 @@ def test_everything_is_written(run: Path) -> None:
         "report.html",
         "model",
     }
-    assert {path.name for path in out.iterdir()} == names | {"confusion_matrix.png", "per_class.png", "strategies.png"}
+    assert {path.name for path in out.iterdir()} == names | {f"{name}.png" for name in CHARTS}
     for picture in out.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -107,7 +108,7 @@ def test_the_saved_model_makes_the_saved_predictions(run: Path) -> None:
     fused = read({"fused": out / "predictions.parquet"})
     assert json.loads((out / "model/inputs.json").read_text()) == {"heads": ["h0", "h1"], "classes": list(CLASSES)}
     test = heads.splits == "test"
-    again = load(out / "model").predict_logits(heads.logits[test], heads.present[test])
+    again = load(out / "model").predict_logits(heads.where(test).outputs)
     np.testing.assert_allclose(fused.logits[test, 0], again, atol=1e-9)
 
 
@@ -143,16 +144,23 @@ def test_foreign_csvs_with_hostile_class_names_are_fused_and_escaped(tmp_path: P
         frame = frame_of(units, h).drop("split", "group", "^logit_.*$")
         frame = frame.with_columns(pl.col("label").replace(HOSTILE))
         frame.rename({f"p_{old}": f"p_{new}" for old, new in HOSTILE.items()}).write_csv(tmp_path / f"m{h}.csv")
-    done = stack(tmp_path, "--predictions", "m0.csv", "--predictions", "m1.csv", "--out", "out", "--strategy", "mean")
+    done = stack(tmp_path, "--predictions", "m0.csv", "m1.csv", "--out", "out", "--strategy", "mean")
     assert "mean: asked for" in done.stdout
     html = (tmp_path / "out/report.html").read_text()
     tags = _Tags()
     tags.feed(html)
     assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in tags.found)
-    assert not [attrs for _, attrs in tags.found if {"src", "href", "onload"} & set(attrs)]
+    assert not [attrs for _, attrs in tags.found if {"src", "onload"} & set(attrs)]
+    assert all((attrs["href"] or "").startswith("#") for _, attrs in tags.found if "href" in attrs)
     assert "http://" not in html
     assert "https://" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_a_list_of_files_ends_at_an_option_or_a_setting() -> None:
+    given = ["--predictions", "a", "b", "--out", "o", "--predictions", "c", "d", "seed=1"]
+    expected = ["--predictions", "a", "--predictions", "b", "--out", "o", "--predictions", "c", "--predictions", "d"]
+    assert repeated(given) == [*expected, "seed=1"]
 
 
 def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +180,7 @@ def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monk
             {"config": "mine.yaml", "overrides": ["name=other"]},
             "make it with: python heads/train.py --config mine.yaml",
         ),
-        ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of mean, weighted"),
+        ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of majority_vote, mean, weighted"),
         ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),
         ({"predictions": [Path("a.csv")], "out": Path("o"), "overrides": ["seed=1"]}, "seed=1: changes a profile"),
         ({"predictions": [Path("a.csv")] * 2, "out": Path("o")}, "the same file is named twice"),

@@ -136,7 +136,7 @@ def test_the_baseline_is_scored_on_the_same_units(workspace: Path, monkeypatch: 
     monkeypatch.setattr(cross_validation, "baseline_log_probabilities", lambda *_: kept["predictions"])
     metrics = json.loads((train("pooled") / "metrics.json").read_text())
     for split in ("oof", "val", "test"):
-        assert metrics[split]["over_baseline"]["macro_f1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert metrics[split]["over_baseline"]["macro_f1"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
         assert metrics[split]["baseline"]["accuracy"] == metrics[split]["accuracy"]
 
 

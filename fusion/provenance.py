@@ -1,0 +1,177 @@
+"""Where a fusion's inputs came from: files and their hashes, settings, software, commands, errors, the leak audit."""
+
+import hashlib
+import json
+import platform
+import shlex
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from configs import Profile
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "xgboost-cpu", "xgboost", "torch", "polars")  # whatever is installed
+VERDICTS = ("fail", "warn", "pass", "skipped")
+
+
+@dataclass(frozen=True)
+class Store:
+    modality: str
+    encoder: str
+    fingerprint: str
+    fields: dict[str, Any]  # what the fingerprint was computed from
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Clips of a modality that could not be read, and why."""
+
+    modality: str
+    stage: str
+    reason: str
+    clip_ids: list[str]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the leak audit found; ``checks`` is empty where it was not run."""
+
+    command: str  # that makes it
+    checks: list[dict[str, Any]] = field(default_factory=list)  # name, verdict, number, text ...; failures first
+    is_old: bool = False  # it was made of another manifest
+
+
+@dataclass(frozen=True)
+class Run:
+    """What surrounds a fusion."""
+
+    name: str
+    sources: dict[str, Path]  # head: prediction table
+    commands: list[str]  # that make this report again
+    hashes: dict[str, str] = field(default_factory=dict)  # file: SHA-256
+    settings: dict[str, Any] = field(default_factory=dict)  # seed, folds, resamples
+    software: dict[str, str] = field(default_factory=dict)
+    privileged: list[str] = field(default_factory=list)  # heads that read label-derived columns
+    counts: dict[str, Any] = field(default_factory=dict)  # what the dataset adapter met
+    stores: list[Store] = field(default_factory=list)
+    trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: modality: fingerprint
+    failures: list[Failure] = field(default_factory=list)  # the most frequent first, of each modality
+    manifest: Path | None = None  # where the units' text and media are named
+    audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
+
+
+def gather(
+    files: dict[str, Path],
+    profile: Profile | None,
+    config: str | None,
+    command_line: str,
+    overrides: list[str] | None = None,
+) -> Run:
+    """Collect what the run's folders say about the inputs; files that do not exist are left out.
+
+    Args:
+        files: head: its prediction table.
+        command_line: the one that fuses.
+        overrides: settings of the profile that were changed for this run; the other commands need them as well.
+    """
+    heads = {head: _json(path.parent / "model" / "head.json") for head, path in files.items()}
+    privileged = [
+        head
+        for head, path in files.items()
+        if _json(path.parent / "metrics.json").get("privileged") or heads[head].get("settings", {}).get("privileged")
+    ]
+    trained_on = {
+        head: {modality: str(store["fingerprint"]) for modality, store in about.get("stores", {}).items()}
+        for head, about in heads.items()
+    }
+    common: dict[str, Any] = {"software": _software(), "trained_on": {h: s for h, s in trained_on.items() if s}}
+    hashes = {str(path): _sha256(path) for path in files.values() if path.is_file()}
+    if profile is None:
+        return Run("fusion of " + ", ".join(files), files, [command_line], hashes, privileged=privileged, **common)
+
+    privileged += [h for h in files if h in profile.heads and profile.heads[h].privileged and h not in privileged]
+    is_of_profile = all(path == profile.head_path(head) / "predictions.parquet" for head, path in files.items())
+    if profile.manifest_path.is_file():
+        hashes[str(profile.manifest_path)] = _sha256(profile.manifest_path)
+    arguments = (["--config", config] if config else []), list(overrides or [])
+
+    def script(name: str, *options: str) -> str:
+        return shlex.join(["python", name, *arguments[0], *options, *arguments[1]])
+
+    audit = script("fusion/audit.py")
+    commands = [
+        script("extract/manifest.py"),
+        *(script("extract/run.py", "--modality", modality) for modality in profile.encoders),
+        *(script("heads/train.py", "--head", head) for head in files),
+    ]
+    return Run(
+        profile.name,
+        files,
+        [*commands, command_line] if is_of_profile else [command_line],
+        hashes,
+        settings={"seed": profile.seed, "folds": profile.folds, "bootstrap resamples": profile.fusion.bootstrap},
+        privileged=privileged,
+        counts=_json(profile.manifest_path.with_suffix(".json")),
+        stores=_stores(profile),
+        failures=[
+            failure
+            for modality in profile.encoders
+            for failure in _failures(modality, profile.store_path(modality) / "errors.parquet")
+        ],
+        manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
+        audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
+        **common,
+    )
+
+
+def _stores(profile: Profile) -> list[Store]:
+    stores = []
+    for modality, encoder in profile.encoders.items():
+        about = _json(profile.store_path(modality) / "store.json")
+        if "fingerprint" in about:
+            name = f"{encoder.family}, {encoder.model}"
+            stores.append(Store(modality, name, text_of(about["fingerprint"]), about.get("fields", {})))
+    return stores
+
+
+def _failures(modality: str, path: Path) -> list[Failure]:
+    if not path.is_file():
+        return []
+    clips: dict[tuple[str, str], list[str]] = {}
+    for clip_id, stage, reason in pl.read_parquet(path, columns=["clip_id", "stage", "reason"]).iter_rows():
+        clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))
+    return [Failure(modality, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
+
+
+def _audit(path: Path, command: str, manifest: str | None) -> Audit:
+    audit = _json(path)
+    rank = {verdict: i for i, verdict in enumerate(VERDICTS)}
+    checks = sorted(audit.get("checks", []), key=lambda check: rank.get(check["verdict"], 0))
+    return Audit(command, checks, audit.get("manifest", {}).get("sha256", manifest) != manifest)
+
+
+def _software() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
