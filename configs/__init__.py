@@ -41,8 +41,9 @@ OverrideArgument = Annotated[
 class UserError(Exception):
     """Something the user can put right: bad configuration, bad input. The message is one line.
 
-    ``exit_code`` is 2 for what was asked (configuration, arguments, data that breaks its contract) and 3
-    for a pass that finished but lost more clips than ``max_error_share`` allows.
+    ``exit_code`` is 2 for what was asked (configuration, arguments, data that breaks its contract) 3 for
+    a pass that finished but lost more than it may (clips beyond ``max_error_share``, units without an answer), and 4
+    for an audit that found a leak.
     """
 
     def __init__(self, message: str, exit_code: int = 2) -> None:

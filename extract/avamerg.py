@@ -25,7 +25,7 @@ from configs import UserError
 from configs.schema import AvamergDataset
 from extract.avamerg_labels import CLASSES, project
 from extract.avamerg_media import MediaIndex, padded
-from extract.manifest import Manifest, make_manifest, some, straddling
+from extract.manifest import TO_PREDICT, Manifest, make_manifest, some, straddling
 from extract.splits import connected
 
 __all__ = ["read_avamerg"]
@@ -116,11 +116,15 @@ class _Turn:
     profiles: dict[str, str | None]  # role -> profile ID of who speaks
 
 
-def read_avamerg(dataset: AvamergDataset) -> Manifest:
+def read_avamerg(dataset: AvamergDataset, to_predict: bool = False) -> Manifest:
     """Read AvaMERG's JSON and find its media.
 
     ``meta_*`` columns stand on every clip of a conversation; ``privileged_*`` only on the clip that carries the label,
     for they describe that turn. Units whose emotion reaches no class are dropped and counted.
+
+    Args:
+        to_predict: the emotions are not known, or not to be looked at: units stand where they would in training, or
+            where the speaker speaks last in a conversation without any label, and their class is ``TO_PREDICT``.
 
     Raises:
         UserError: a file is missing or broken, a record lacks a key or has a wrong type, a turn occurs twice, a
@@ -142,10 +146,13 @@ def read_avamerg(dataset: AvamergDataset) -> Manifest:
     dropped: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     for conversation, turns in tqdm(conversations.items(), desc="conversations", disable=None, leave=False):
-        labels = _labels(turns, dataset.units, tally, dropped)
+        labels = _labels(turns, dataset.units, tally, dropped, to_predict)
         rows += _clips(conversation, turns, labels, dataset.context, media, tally)
     if not rows:
         raise UserError(f"dataset.files: the files below {dataset.root} hold no utterance")
+    if to_predict and all(row["label"] is None for row in rows):
+        files = some(dataset.files.values())
+        raise UserError(f"{files} below {dataset.root}: no speaker says anything: nothing to predict")
     clips = pl.DataFrame(rows, infer_schema_length=None).with_columns(
         pl.col("conversation_id").replace_strict(groups, return_dtype=pl.String).alias("group")
     )
@@ -156,7 +163,7 @@ def read_avamerg(dataset: AvamergDataset) -> Manifest:
     counts["links_not_followed"] = media.links[:3]
     if dataset.group != "conversation":  # the published splits share speakers: say so, and leave them as published
         counts["groups_across_splits"] = len(straddling(clips))
-    return make_manifest(clips, dataset.media, CLASSES, counts, str(dataset.root))
+    return make_manifest(clips, dataset.media, (TO_PREDICT,) if to_predict else CLASSES, counts, str(dataset.root))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -246,11 +253,13 @@ def _with_response(turn: _OriginalTurn) -> list[_Utterance]:
 
 
 def _labels(
-    turns: list[_Turn], units: str, tally: Counter[str], dropped: Counter[str]
+    turns: list[_Turn], units: str, tally: Counter[str], dropped: Counter[str], to_predict: bool
 ) -> dict[int, tuple[_Turn, str | None]]:
     """Index of the utterance at which a label stands -> (its turn, its class or None where it was dropped)."""
     labelled = [turn for turn in turns if turn.empathy.speaker_emotion]
     tally["turns_without_label"] += len(turns) - len(labelled)
+    if to_predict and not labelled:
+        labelled = [turn for turn in turns if any(utterance.role == "speaker" for utterance in turn.utterances)]
     found: dict[int, tuple[_Turn, str | None]] = {}
     for turn in labelled[-1:] if units == "last" else labelled:
         spoken = [utterance.index for utterance in turn.utterances if utterance.role == "speaker"]
@@ -258,7 +267,7 @@ def _labels(
             tally["turns_without_speaker"] += 1
             continue
         emotion = str(turn.empathy.speaker_emotion)
-        label = project(emotion)
+        label = TO_PREDICT if to_predict else project(emotion)
         if label is None:
             dropped[emotion] += 1
         at = max(spoken)

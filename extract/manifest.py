@@ -17,7 +17,17 @@ from cache import replace_atomically, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.sources import RemoteFile
 
-__all__ = ["Manifest", "Unit", "make_manifest", "misplaced", "read_manifest", "some", "straddling", "write_manifest"]
+__all__ = [
+    "TO_PREDICT",
+    "Manifest",
+    "Unit",
+    "make_manifest",
+    "misplaced",
+    "read_manifest",
+    "some",
+    "straddling",
+    "write_manifest",
+]
 
 SPLITS = ("train", "val", "test")
 ROLES = ("speaker", "listener", "listener_response", "context")
@@ -37,6 +47,7 @@ COLUMNS: dict[str, Any] = {
 }
 NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
 FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
+TO_PREDICT = "to predict"  # the only class, and every unit's label, in a manifest of clips that are new
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fusion.pools import FittedWeighted, Weighted, confidences
 from fusion.predictions import HeadOutputs
 from fusion.stacking import base_and_features
 
+IDENTITY = "_id"
 RAREST = 5  # units that a metadata category needs to be one
 
 
@@ -34,6 +35,8 @@ class Features:
     def fit(base: FittedWeighted, outputs: HeadOutputs) -> "Features":
         categories = {}
         for name, values in outputs.metadata.items():
+            if name.endswith(IDENTITY):
+                continue  # a gate that knows people by name is worth nothing with new ones
             known, counts = np.unique([value for value in values if value is not None], return_counts=True)
             categories[name] = known[counts >= RAREST].tolist()
         raw = Features(base, categories, [], []).raw(outputs)

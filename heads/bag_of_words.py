@@ -1,12 +1,14 @@
 """The bag-of-words head's input: what was said, as TF-IDF. It reads texts, and no store."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from extract.manifest import Manifest, Unit
+
+if TYPE_CHECKING:
+    from sklearn.compose import ColumnTransformer
 
 SPEAKER_ROLES = ("speaker", "context")  # the situation is told from the speaker's side
 MANY_UNITS = 1000  # above this, an n-gram must occur in two units
@@ -27,8 +29,11 @@ def unit_texts(manifest: Manifest, units: Sequence[Unit]) -> np.ndarray:
     return texts
 
 
-def text_features(texts: np.ndarray) -> ColumnTransformer:
+def text_features(texts: np.ndarray) -> "ColumnTransformer":
     """An unfitted vectoriser for the texts of :func:`unit_texts`; a column that adds nothing is left out."""
+    from sklearn.compose import ColumnTransformer  # seconds to import, and who predicts fits nothing
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     columns = [0]
     if any(texts[:, 1]) and (texts[:, 0] != texts[:, 1]).any():
         columns.append(1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from configs import UserError
 from configs.schema import Encoder, Head, Modality
@@ -103,6 +102,8 @@ def _most_parts(units: Sequence[Unit]) -> tuple[int, str]:
 
 
 def _split(units: Sequence[Unit], n_parts: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedGroupKFold  # seconds to import, and who predicts makes no folds
+
     splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
     labels = [unit.label for unit in units]
     with warnings.catch_warnings():  # a class rarer than the parts is spread as far as it goes

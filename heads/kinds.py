@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from configs.schema import Head
 from extract.manifest import Manifest, Unit
-from heads import boosted, linear, network, training
+from heads import network
 from heads.bag_of_words import unit_texts
 from heads.batches import Source, UnitData
 from heads.folds import FoldModel, FoldTask, Record
@@ -19,6 +20,12 @@ class Kind:
     read: Callable[[Head, Manifest, Sequence[Unit], Mapping[str, Source]], Any]
     fit: Callable[[FoldTask], tuple[FoldModel, list[Record]]]
     load: Callable[[Path, dict[str, Any]], FoldModel]
+
+
+def _late(module: str, function: str) -> Callable[..., Any]:
+    """A function of this room whose module is imported when it is called: scikit-learn, skops and XGBoost take seconds
+    that a prediction by networks alone need not wait for."""
+    return lambda *arguments: getattr(import_module(f"heads.{module}"), function)(*arguments)
 
 
 def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitData:
@@ -34,22 +41,24 @@ def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Map
     )
 
 
-_NETWORK = Kind(_tensors, training.fit_fold, network.load_fold)
+_NETWORK = Kind(_tensors, _late("training", "fit_fold"), network.load_fold)
 
 KINDS = {
     "sequence": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": Kind(
         lambda head, manifest, units, sources: unit_statistics(manifest, units, sources),
-        linear.fit_fold,
-        linear.load_fold,
+        _late("linear", "fit_fold"),
+        _late("linear", "load_fold"),
     ),
     "xgboost": Kind(
         lambda head, manifest, units, sources: unit_rows(manifest, units, sources, head.metadata, head.privileged),
-        boosted.fit_fold,
-        boosted.load_fold,
+        _late("boosted", "fit_fold"),
+        _late("boosted", "load_fold"),
     ),
     "bag_of_words": Kind(
-        lambda head, manifest, units, sources: unit_texts(manifest, units), linear.fit_fold, linear.load_fold
+        lambda head, manifest, units, sources: unit_texts(manifest, units),
+        _late("linear", "fit_fold"),
+        _late("linear", "load_fold"),
     ),
 }

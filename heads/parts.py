@@ -120,11 +120,16 @@ class AttentiveStatistics(nn.Module):
         super().__init__()
         self.score = attention_score(dim, hidden)
 
-    def forward(self, values: Tensor, members: Tensor) -> Tensor:
+    def weights(self, values: Tensor, members: Tensor) -> Tensor:
+        """What each step weighs in each part, (clips, parts, time): a part's weights sum to 1."""
         scores = self.score(values).transpose(1, 2).float()  # (clips, 1, time)
+        with torch.autocast(values.device.type, enabled=False):
+            return masked_softmax(scores, members | ~members.any(2, keepdim=True))
+
+    def forward(self, values: Tensor, members: Tensor) -> Tensor:
+        weights = self.weights(values, members)
         with torch.autocast(values.device.type, enabled=False):  # a mean in half precision makes deviations up
             values = values.float()
-            weights = masked_softmax(scores, members | ~members.any(2, keepdim=True))  # (clips, parts, time)
             mean = weights @ values  # (clips, parts, dim)
             # Not E[x^2] - E[x]^2: its rounding error, under a square root, would depend on the batch.
             variance = weights @ (values - members.transpose(1, 2).float() @ mean).square()
@@ -183,9 +188,13 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.score = attention_score(width, hidden)
 
-    def forward(self, states: Tensor, members: Tensor) -> Tensor:
+    def weights(self, states: Tensor, members: Tensor) -> Tensor:
+        """What each step weighs in each part, (batch, parts, steps): a part's weights sum to 1."""
         scores = self.score(states).transpose(1, 2)  # (batch, 1, steps)
-        return masked_softmax(scores, members | ~members.any(2, keepdim=True)) @ states
+        return masked_softmax(scores, members | ~members.any(2, keepdim=True))
+
+    def forward(self, states: Tensor, members: Tensor) -> Tensor:
+        return self.weights(states, members) @ states
 
 
 class ContextVector(nn.Module):

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from configs import UserError
 from extract.manifest import Manifest, Unit
 from heads.batches import categories, labelled_values, metadata_column, seen_clips
 from heads.features import Source
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 OTHERS = ("listener", "listener_response")  # whose clips say little about how the speaker feels
 
@@ -84,6 +85,7 @@ def unit_statistics(
     parts = [np.empty((len(units), 0), np.float32)]
     for name, source in sources.items():
         width = next((source[clip].shape[1] for clips in spoken for clip in clips if clip in source), 0)
+        width = width or getattr(source, "width", 0)  # live features know it without a clip
         if not width:
             raise UserError(f"the {name} store holds none of the units' clips; run the extraction for this manifest")
         rows = np.full((len(units), 2 * width if deviations else width), np.nan, np.float32)
@@ -122,6 +124,10 @@ def _mean_and_deviation(clips: Sequence[_Sums]) -> tuple[np.ndarray, np.ndarray]
     return mean, np.sqrt(between + within)
 
 
-def statistics_features() -> Pipeline:
+def statistics_features() -> "Pipeline":
     """Unfitted: missing modalities take the training units' mean (nothing, once standardised) and a flag."""
+    from sklearn.impute import SimpleImputer  # seconds to import, and who predicts fits nothing
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return Pipeline([("missing", SimpleImputer(add_indicator=True)), ("scale", StandardScaler())])

@@ -36,7 +36,7 @@ def edit(project: Path, old: str, new: str) -> None:
 
 def test_everything_runs_once_and_leaves_what_the_readme_promises(first, project, shell):
     heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
-    expected = ["manifest", "extract@audio", "extract@video", "extract@text", "inputs", "fuse"]
+    expected = ["manifest", "extract@audio", "extract@video", "extract@text", "inputs", "audit", "fuse", "bundle"]
     assert sorted(first) == sorted(expected + [f"head@{head}" for head in heads])
     run = project / "runs" / "sample"
     errors = {
@@ -52,6 +52,23 @@ def test_everything_runs_once_and_leaves_what_the_readme_promises(first, project
     report = (run / "fusion" / "report.html").read_text()
     for clip_id in errors["audio"] + errors["video"]:
         assert clip_id in report
+    audit = json.loads((run / "audit" / "audit.json").read_text())
+    assert all(check["name"] in (run / "audit" / "audit.txt").read_text() for check in audit["checks"])
+    assert "overlap" in report
+    assert not [path for path in (run / "bundle").rglob("*") if path.suffix in (".pkl", ".pickle", ".joblib", ".pt")]
+
+
+def test_the_bundle_answers_as_the_batch_did(first, project, shell):
+    """A test unit that is one clip: all that the heads read of it is given to the command line."""
+    run = project / "runs" / "sample"
+    fused = pl.read_parquet(run / "fusion" / "predictions.parquet").filter(pl.col("split") == "test")
+    conversations = sorted((project / "extract" / "sample" / "json").glob("*test*.json"))
+    done = shell(f"python fusion/predict.py {conversations[0].relative_to(project)} --json")
+    answers = {answer["unit"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    assert len(answers) == 21
+    for row in fused.iter_rows(named=True):
+        for name, p in answers[row["unit_id"]]["probabilities"].items():
+            assert p == pytest.approx(row[f"p_{name}"], abs=1e-5)
 
 
 def test_a_second_run_does_nothing(first, shell):
@@ -68,7 +85,7 @@ def test_metrics_and_plots_show(first, project, shell):
 
 def test_a_learning_rate_retrains_that_head_and_the_fusion_alone(first, project, shell):
     edit(project, "  text:\n    inputs:\n    - text\n", "  text:\n    inputs:\n    - text\n    lr: 0.002\n")
-    assert set(ran(shell("dvc repro").stdout)) == {"inputs", "head@text", "fuse"}
+    assert set(ran(shell("dvc repro").stdout)) == {"inputs", "head@text", "audit", "fuse", "bundle"}
 
 
 def test_another_video_encoder_reaches_what_reads_video_alone(first, project, shell):
@@ -77,7 +94,7 @@ def test_another_video_encoder_reaches_what_reads_video_alone(first, project, sh
     before = times(audio)
     edit(project, "./models/resnet", "./models/vit")
     readers = {f"head@{name}" for name, head in heads.items() if "video" in head.get("inputs", [])}
-    assert set(ran(shell("dvc repro").stdout)) == {"extract@video", "inputs", "fuse"} | readers
+    assert set(ran(shell("dvc repro").stdout)) == {"extract@video", "inputs", "audit", "fuse", "bundle"} | readers
     assert times(audio) == before
     asides = [path.name for path in audio.parent.iterdir() if path.name.startswith("video.")]
     assert len(asides) == 1  # DVC did not delete the former store, and neither did the pass

@@ -1,0 +1,98 @@
+"""Look for leaks: what could make scores look better than they are."""
+
+import hashlib
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from cache import StoreError
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from extract.manifest import read_manifest
+
+LEAKS = 4  # the exit code where a check fails
+
+
+def main(
+    config: ConfigOption = None,
+    permutations: Annotated[
+        int, typer.Option(min=1, help="How often labels are permuted and all heads trained on them. More see more.")
+    ] = 1,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEAD", help="A head to train on permuted labels; repeat for more. Default: all without fine_tune."
+        ),
+    ] = None,
+    permutation: Annotated[bool, typer.Option(help="Train heads on permuted labels, the part that takes time.")] = True,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 also where a check fails.")] = False,
+    overrides: OverrideArgument = None,
+) -> None:
+    """Look for leaks in a profile's data, heads and fusion; give each check a verdict and the number behind it.
+
+    Do splits or folds share conversations, speakers, texts or media files? Is the label told by metadata alone, by
+    knowing who speaks, by privileged fields that a head reads? And does the whole stack, trained on permuted labels,
+    fall to chance, as it must? Heads are trained for that in their folds, which takes about as long as training them;
+    their own folders are not touched.
+
+    Writes audit.json and audit.txt into runs/PROFILE/audit. Exits with 4 where a check fails.
+    """
+    profile = load(config, overrides)
+    chosen, left_out = _heads(profile, heads or [])
+    manifest = read_manifest(profile.manifest_path)
+
+    # scikit-learn and torch take seconds to import: help and mistakes should not wait for them
+    from fusion.audit_outputs import skipped, table, worst, write_audit
+    from fusion.audit_overlap import overlap_checks
+    from fusion.audit_units import Audited
+    from fusion.probes import identity_check, metadata_check, privileged_checks
+
+    audited = Audited.of(profile, manifest)
+    checks = []
+    with tqdm(total=3, desc="audit", disable=None) as bar:
+        for part in (overlap_checks, lambda it: [metadata_check(it), identity_check(it)], privileged_checks):
+            checks += part(audited)
+            bar.update()
+
+    from fusion.audit_permutation import CHECKS, permutation_checks
+
+    if not permutation or not chosen:
+        why = left_out if permutation else "It was left out: --no-permutation."
+        checks += [skipped(name, why) for name in CHECKS]
+    else:
+        checks += permutation_checks(audited, chosen, left_out, permutations)
+    about = {
+        "profile": profile.name,
+        "manifest": {
+            "path": profile.manifest_path.as_posix(),
+            "sha256": hashlib.sha256(profile.manifest_path.read_bytes()).hexdigest(),
+        },
+        "seed": profile.seed,
+        "folds": profile.folds,
+        "units": {split: int((audited.splits == split).sum()) for split in ("train", "val", "test")},
+        "permutations": permutations if permutation and chosen else 0,
+        "permuted_heads": chosen if permutation else [],
+    }
+    folder = profile.run_dir / "audit"
+    write_audit(folder, checks, about)
+    print(table(checks))
+    print(f"{worst(checks)}: what each check found is in {folder / 'audit.txt'}")
+    failed = [check.name for check in checks if check.verdict == "fail"]
+    if failed and not exit_zero:
+        raise UserError(f"{folder / 'audit.txt'}: leaks found: {', '.join(failed)}", LEAKS)
+
+
+def _heads(profile: Profile, asked: list[str]) -> tuple[list[str], str]:
+    """The heads to train on permuted labels, and a sentence on those that are left out."""
+    known = profile.fusion.heads or list(profile.heads)
+    for name in asked:
+        if name not in profile.heads:
+            raise UserError(f"--heads {name}: no such head in the profile; it has: {', '.join(profile.heads)}")
+    chosen = list(dict.fromkeys(asked)) or [name for name in known if not profile.heads[name].fine_tune]
+    left_out = [name for name in known if name not in chosen]
+    why = "" if asked else ", which fine-tune encoders (name them with --heads)"
+    return chosen, f"Not trained on permuted labels: {', '.join(left_out)}{why}." if left_out else ""
+
+
+if __name__ == "__main__":
+    command(main, StoreError, OSError)

@@ -1,0 +1,118 @@
+"""Predict the emotion of new clips with a trained stack."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from configs import UserError, changed, command, load
+from fusion.bundle import Bundle, open_bundle
+
+BAR = 30  # characters of a probability of 1
+
+
+def main(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE | FOLDER | CONVERSATIONS.json]...",
+            help="Video (its sound track counts, too) or audio files; folders of them; or conversations in AvaMERG's "
+            "JSON, mapped or original, with labels or without.",
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="What is said in the clip; needs no file beside it.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="The clip's sound, where it is a file of its own.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="What is known of the clip. Repeat for more.")
+    ] = None,
+    media: Annotated[
+        Path | None,
+        typer.Option(help="Where conversations' media lie. Default: beside the JSON file, or one up from json/."),
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
+        "auto"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each unit instead of a table.")] = False,
+) -> None:
+    """Predict the emotion of clips, with any of sound, pictures, text and metadata there.
+
+    Every media file is a unit of its own. Of a conversation, the last labelled turn is predicted (or every one, as in
+    training), or where nothing is labelled, what the speaker says last; it is seen with all that was said before.
+
+    Printed are calibrated probabilities; what each head says by itself, and its contribution: by how much it raises the
+    logarithm of the winner's fused probability, compared with the fusion of the other heads; and what was missing, and
+    why. A head that finds nothing to read is left out. Exit code 3: some units, or all, could not be answered.
+
+    python fusion/predict.py clip.mp4 --text "I passed!" --metadata topic=exams
+    """
+    opened = open_bundle(bundle or load().run_dir / "bundle")
+    profile = opened.profile
+    for modality, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
+        profile = changed(profile, {"encoders": {modality: {"model": str(Path(folder).expanduser().absolute())}}})
+    given = _pairs("--metadata", metadata)
+
+    from fusion.clips import manifests  # these take seconds to import: help and mistakes should not wait for them
+    from fusion.live import Predictor
+
+    errors, n = [], 0
+    with Predictor(opened, profile, device) as predictor:
+        found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
+        for manifest in found:
+            for kind, count in manifest.counts.get("missing_files", {}).items():
+                print(f"warning: {count} {kind} file(s) named but not found below {manifest.root}", file=sys.stderr)
+        total = sum(len(manifest.units()) for manifest in found)
+        with tqdm(total=total, desc="predicting", unit="unit", disable=None, delay=2) as progress:
+            for answer in (answer for manifest in found for answer in predictor.answers(manifest)):
+                tqdm.write(json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened)))
+                n += 1
+                errors += [f"{answer['unit']}: {answer['error']}"] if answer["error"] else []
+                progress.update()
+    if errors:
+        many = f"{len(errors)} of {n} units could not be answered; the first: " if n > 1 else ""
+        raise UserError(many + errors[0], exit_code=3)
+
+
+def _pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise UserError(f"{option} {pair}: write NAME=VALUE")
+        if allowed and key not in allowed:
+            raise UserError(f"{option} {pair}: the bundle has encoders for {', '.join(allowed)}")
+        if key in found:
+            raise UserError(f"{option} {pair}: {key} is given twice")
+        found[key] = value
+    return found
+
+
+def _table(answer: dict[str, Any], bundle: Bundle) -> Iterator[str]:
+    yield f"{answer['unit']}: {answer['prediction'] or 'no answer'}"
+    for name, p in sorted((answer["probabilities"] or {}).items(), key=lambda pair: -pair[1]):
+        yield f"  {name:<{max(map(len, bundle.classes))}}  {p:>6.1%}  {'█' * round(BAR * p)}".rstrip()
+    width = max(map(len, answer["heads"]))
+    yield f"  {'head':<{width}}  {'contribution':>12}  says"
+    for name, head in answer["heads"].items():
+        if head["prediction"] is None:
+            yield f"  {name:<{width}}  {'absent':>12}  nothing for it to read"
+            continue
+        part = "alone" if head["contribution"] is None else f"{head['contribution']:+.2f}"
+        without = f", without {', '.join(head['lacks'])}" if head["lacks"] else ""
+        yield f"  {name:<{width}}  {part:>12}  {head['prediction']} {head['probability']:.1%}{without}"
+    for each in answer["missing"]:
+        where = f" of {each['clip']}" if each["clip"] not in (None, answer["unit"]) else ""
+        yield f"  missing: {each['what']}{where}: {each['why']}"
+    yield ""
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,152 @@
+"""Show what carried the decision of trained heads about one unit."""
+
+import difflib
+import hashlib
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import polars as pl
+import typer
+from tqdm import tqdm
+
+from cache import Store, StoreError
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from extract.manifest import Manifest, Unit, read_manifest
+
+if TYPE_CHECKING:
+    from heads.explain_media import Media
+    from heads.live_text import LiveText
+
+
+def main(
+    unit: Annotated[str, typer.Argument(metavar="UNIT", help="The unit: the id of its labelled clip.")],
+    config: ConfigOption = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head", help="A head to explain; may be repeated. Default: all of the profile that are trained."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to. Default: runs/PROFILE/explain/UNIT.")
+    ] = None,
+    explained: Annotated[
+        str | None, typer.Option("--class", help="The class to explain. Default: the one that the head names.")
+    ] = None,
+    window: Annotated[
+        float, typer.Option("--window", min=0.02, help="Seconds of audio that are taken away at a time.")
+    ] = 0.5,
+    overrides: OverrideArgument = None,
+) -> None:
+    """Show which clips, seconds, frames and words carried the decision of trained heads about one unit.
+
+    Everything that a head reads of the unit is taken away by itself - a clip, a modality, half a second, a frame, a
+    word, a metadata field - and the head is asked again: what the class loses is its score. The attention weights of
+    heads that have them stand beside it, with where the two disagree. The models are those that the unit's row in
+    predictions.parquet comes from: for a training unit, of the fold that did not see it.
+
+    Writes for each head HEAD.html (one file, no network), HEAD.png and HEAD.json. Words are taken away by encoding the
+    text again, which needs the text encoder; frames and waveforms are shown where the media are still there.
+    """
+    profile = load(config, overrides)
+    manifest = read_manifest(profile.manifest_path)
+    chosen = _unit(manifest, unit)
+    names = _heads(profile, head)
+
+    # torch and transformers take seconds to import: help and mistakes should not wait for them
+    from heads.explain_page import write_page
+    from heads.explain_words import in_words
+    from heads.explanation import explain
+
+    inputs: set[str] = {modality for name in names for modality in profile.heads[name].inputs}
+    media = _media(profile, manifest, chosen, inputs)
+    live = _live_text(profile) if any("text" in profile.heads[name].stores for name in names) else "not needed"
+    found, refused = [], []
+    for name in tqdm(names, desc="heads", unit="head", disable=None):
+        try:
+            found.append(explain(profile, manifest, chosen, name, media, live, window, explained))
+        except UserError as error:
+            if head:
+                raise
+            refused.append(error)
+    if not found:
+        raise refused[0]
+
+    folder = out or profile.run_dir / "explain" / _folder_name(unit)
+    folder.mkdir(parents=True, exist_ok=True)
+    option = ["--config", config] if config else []
+    for each in found:
+        others = [other.head for other in found if other is not each]
+        again = ["python", "heads/explain.py", unit, *option, "--head", each.head, *(overrides or [])]
+        write_page(folder, each, media, shlex.join(again), others)
+        print(in_words(each) + "\n")
+    for reason in refused:
+        print(f"left out: {reason}")
+    print(f"written to {folder}: {', '.join(f'{each.head}.html' for each in found)}, and a .png and a .json of each")
+
+
+def _unit(manifest: Manifest, wanted: str) -> Unit:
+    units = {unit.unit_id: unit for unit in manifest.units()}
+    if wanted in units:
+        return units[wanted]
+    seen_by = [unit.unit_id for unit in units.values() if wanted in unit.clip_ids]
+    if seen_by:
+        raise UserError(f"{wanted}: a clip that carries no label; it is part of the unit {', '.join(seen_by[:3])}")
+    close = difflib.get_close_matches(wanted, units, n=3, cutoff=0.0)
+    raise UserError(f"{wanted}: no such unit; the closest of {len(units)} are {', '.join(close)}")
+
+
+def _heads(profile: Profile, asked: list[str] | None) -> list[str]:
+    """Those asked for, or all that are trained."""
+    for name in asked or []:
+        if name not in profile.heads:
+            raise UserError(f"--head {name}: no such head in the profile; it has: {', '.join(profile.heads)}")
+    names = list(dict.fromkeys(asked or profile.heads))
+    trained = [name for name in names if (profile.head_path(name) / "model" / "head.json").is_file()]
+    if asked and len(trained) < len(names):
+        lacking = next(name for name in names if name not in trained)
+        raise UserError(f"{profile.head_path(lacking)}: not trained: run python heads/train.py --head {lacking}")
+    if not trained:
+        raise UserError(f"{profile.run_dir / 'heads'}: no trained head: run python heads/train.py --head {names[0]}")
+    return trained
+
+
+def _media(profile: Profile, manifest: Manifest, unit: Unit, inputs: set[str]) -> "Media":
+    """What can be shown of the clips whose features are in the stores."""
+    from heads.explain_media import look
+
+    clips = manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids))
+    files = {}
+    fields = {}
+    for modality in ("audio", "video"):
+        path = profile.store_path(modality)
+        store = Store(path) if modality in inputs and path.exists() else None
+        rows = clips.filter(pl.col(modality).is_not_null()).select("clip_id", modality).iter_rows()
+        files[modality] = {clip: manifest.media(path) for clip, path in rows if store is not None and clip in store}
+        fields[modality] = {} if store is None else store.fields
+    timeout = max((encoder.decode_timeout for encoder in profile.encoders.values()), default=60.0)
+    return look(files["audio"], files["video"], fields["video"], timeout)
+
+
+def _live_text(profile: Profile) -> "LiveText | str":
+    """The profile's text encoder, or why there is none."""
+    from heads.live_text import LiveText
+
+    if "text" not in profile.encoders:
+        return "the profile has no text encoder"
+    try:
+        return LiveText(profile, Store(profile.store_path("text")))
+    except (UserError, StoreError) as error:
+        return str(error)
+
+
+def _folder_name(unit: str) -> str:
+    """A unit's id as the name of one folder; ids that are none by themselves get a hash behind them."""
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", unit)[:80]
+    return safe if safe == unit else f"{safe}-{hashlib.sha256(unit.encode()).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":
+    command(main, StoreError, OSError)
