@@ -172,7 +172,8 @@ def _notes(
     if headline == "oof":
         notes.append(
             "There is no test split: the headline is measured on cross-fitted out-of-fold predictions of the training "
-            "units. The strategy was chosen on the same predictions, which makes it slightly optimistic."
+            "units. That is slightly optimistic: the strategy was chosen on the same predictions, and it learned from "
+            "heads that had seen the units it is judged on."
         )
     if force:
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
