@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from configs import UserError
@@ -139,8 +138,7 @@ def cross_fit(
         part = units.where(oof & heard & ~rows)
         # Inner choices leave whole folds out, as here: each fold's rows come from models of their own.
         groups = part.folds if len(np.unique(part.folds)) > 1 else part.groups
-        with threadpool_limits(1):  # folds are fitted side by side
-            return fit_all(strategies, part.outputs, part.labels, groups, seed)
+        return fit_all(strategies, part.outputs, part.labels, groups, seed)
 
     fits = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(fit)(rows) for rows in held)
     counts = np.bincount(units.labels[oof & heard], minlength=len(units.classes)) + 1.0  # every class stays possible

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from fusion.neural import MLP, Attention, Features, FittedAttention, FittedMLP
 from fusion.pools import (
@@ -93,11 +94,12 @@ def fit_all(
 ) -> dict[str, Fitted]:
     """Fit several strategies on the same units; a blend takes what is fitted already and comes last."""
     fitted: dict[str, Fitted] = {}
-    for name, strategy in strategies.items():
-        if isinstance(strategy, Blend) and all(member in fitted for member in strategy.members):
-            fitted[name] = strategy.of(fitted)
-        else:
-            fitted[name] = strategy.fit(outputs, labels, groups, seed)
+    with threadpool_limits(1):  # matrices are small: threads in them cost more than they bring
+        for name, strategy in strategies.items():
+            if isinstance(strategy, Blend) and all(member in fitted for member in strategy.members):
+                fitted[name] = strategy.of(fitted)
+            else:
+                fitted[name] = strategy.fit(outputs, labels, groups, seed)
     return fitted
 
 
