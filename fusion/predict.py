@@ -1,5 +1,6 @@
 """Predict the emotion of new clips with a trained stack."""
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -60,9 +61,12 @@ def main(
         profile = changed(profile, {"encoders": {modality: {"model": str(Path(folder).expanduser().absolute())}}})
     given = _pairs("--metadata", metadata)
 
+    gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     from fusion.clips import manifests  # these take seconds to import: help and mistakes should not wait for them
     from fusion.live import Predictor
 
+    gc.freeze()
+    gc.enable()
     errors, n = [], 0
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)

@@ -87,7 +87,7 @@ def _write_many(path: Path, backend: str, started: "multiprocessing.connection.C
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("n_kills", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_what_was_committed_is_whole(tmp_path, backend, n_kills):
     clips = features(120, dim=64)
     began = time.perf_counter()

@@ -36,6 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoints(root / "models", ["wav2vec2", "resnet", "vit", "distilbert"])
     pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
     pipeline["vars"] = ["configs/sample.yaml"]  # whatever profile is selected in this checkout
+    pipeline["stages"]["audit"]["cmd"] += " --heads metadata"  # the audit of all of them is a test of its own
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     path = root / "configs" / "sample.yaml"
     profile = yaml.safe_load(path.read_text())
@@ -45,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for head in profile["heads"].values():
         if head.get("kind", "sequence") in ("sequence", "cross_modal"):
             head |= {"epochs": 1, "hidden": 8}
-    profile["fusion"] = {"bootstrap": 100}
+    profile["fusion"] = {"bootstrap": 100, "strategies": ["mean", "weighted", "attention"]}
     path.write_text(yaml.safe_dump(profile, sort_keys=False))
     shell_in(root)("dvc config --local core.no_scm true")
     return root
