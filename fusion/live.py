@@ -15,7 +15,6 @@ from extract.extraction import clips_with_media
 from extract.live import LiveEncoder, LiveFeatures
 from extract.manifest import Manifest, Unit
 from fusion.bundle import Bundle, BundledHead
-from fusion.pools import FittedSingle
 from fusion.predictions import HeadOutputs
 from fusion.strategies import Fitted, FittedBlend
 from heads.batches import LISTENER, SPEAKER, seen_clips
@@ -38,8 +37,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
         self._bundle, self._profile, self._device = bundle, profile, device
         self._fusion = bundle.fusion
-        alone = bundle.heads[self._fusion.head] if isinstance(self._fusion, FittedSingle) else None
-        self.heads = [head for head in bundle.heads if alone in (None, head)]  # those that the decision depends on
+        self.heads = bundle.heads
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[str, TrainedHead] = {}
         self._open = ExitStack()
@@ -72,9 +70,9 @@ class Predictor:
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         sources, failures = self._features(manifest)
-        logits = np.full((len(units), len(self._bundle.heads), len(self._bundle.classes)), np.nan)
-        for h, head in enumerate(self._bundle.heads):
-            has = [head in self.heads and bool(found_inputs(head.settings, unit, rows, sources)) for unit in units]
+        logits = np.full((len(units), len(self.heads), len(self._bundle.classes)), np.nan)
+        for h, head in enumerate(self.heads):
+            has = [bool(found_inputs(head.settings, unit, rows, sources)) for unit in units]
             if any(has):
                 chosen = [unit for unit, known in zip(units, has, strict=True) if known]
                 logits[has, h] = predict(self._load(head), manifest, chosen, sources)
@@ -91,7 +89,7 @@ class Predictor:
         parts = contributions(self._fusion, outputs, fused)
         for i, unit in enumerate(units):
             missing = [*self._missing_media(unit, rows, sources, failures), *self._missing_fields(rows[unit.unit_id])]
-            inputs = [found_inputs(head.settings, unit, rows, sources) for head in self._bundle.heads]
+            inputs = [found_inputs(head.settings, unit, rows, sources) for head in self.heads]
             yield self._answer(unit, fused[i], logits[i], parts[i], inputs, missing)
 
     def _answer(
@@ -110,9 +108,7 @@ class Predictor:
             inputs: what there is for each head to read.
         """
         heads = {}
-        for h, head in enumerate(self._bundle.heads):
-            if head not in self.heads:
-                continue
+        for h, head in enumerate(self.heads):
             own = log_softmax(logits[h] / head.temperature)
             reads = [*head.settings.inputs, *head.settings.metadata]
             heads[head.name] = self._said(own) | {

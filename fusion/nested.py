@@ -199,6 +199,6 @@ def _notes(
         listed = ", ".join(f"{name} {count}" for name, count in absent.items() if count)
         notes.append(
             f"{headline} units, of {len(rows.labels)}, for which a head has no prediction: {listed}. Strategies leave "
-            "the head out there; its own row answers with the training class frequencies."
+            "the head out there; in its own row the mean of the others stands in."
         )
     return notes

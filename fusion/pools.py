@@ -17,33 +17,6 @@ from fusion.predictions import HeadOutputs
 SMALLEST_WEIGHT = 1e-6  # keeps the pool of units defined where all heads with weight are absent
 
 
-# --- one head alone: what fusion falls back to when it does not help ---
-
-
-@dataclass(frozen=True)
-class FittedSingle:
-    head: int
-    temperature: float
-    prior: list[float]  # log class frequencies
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        own = sharpened(outputs.logits[:, self.head], self.temperature)
-        return np.where(outputs.present[:, self.head, None], own, self.prior)
-
-
-@dataclass(frozen=True)
-class Single:
-    """One head, calibrated; a unit without that head's prediction gets the training class frequencies."""
-
-    head: int
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedSingle:
-        counts = np.bincount(labels, minlength=outputs.logits.shape[2]) + 1.0  # a class not seen stays possible
-        has = outputs.present[:, self.head]
-        temperature = fit_temperature(outputs.logits[has, self.head], labels[has])
-        return FittedSingle(self.head, temperature, np.log(counts / counts.sum()).tolist())
-
-
 # --- pools with nothing to learn ---
 
 
@@ -92,6 +65,32 @@ class MajorityVote:
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedMajorityVote:
         vote = FittedMajorityVote(Mean().fit(outputs, labels, groups, seed))
         return FittedMajorityVote(vote.mean, fit_temperature(vote.pooled(outputs), labels))
+
+
+# --- one head: what fusion falls back to when it does not help ---
+
+
+@dataclass(frozen=True)
+class FittedSingle:
+    head: int
+    temperature: float
+    others: FittedMean  # for units without this head
+
+    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
+        own = sharpened(outputs.logits[:, self.head], self.temperature)
+        return np.where(outputs.present[:, self.head, None], own, self.others.predict_logits(outputs))
+
+
+@dataclass(frozen=True)
+class Single:
+    """One head, calibrated; the mean of the others stands in for it where it has no prediction."""
+
+    head: int
+
+    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedSingle:
+        has = outputs.present[:, self.head]
+        temperature = fit_temperature(outputs.logits[has, self.head], labels[has])
+        return FittedSingle(self.head, temperature, Mean().fit(outputs, labels, groups, seed))
 
 
 # --- one weight per head ---

@@ -363,21 +363,31 @@ def test_a_fusion_that_reads_metadata_gets_it(project, name):
     np.testing.assert_allclose(found, np.exp(fitted.predict_logits(test.outputs))[order], atol=1e-5)
 
 
-def test_only_what_the_decision_needs_is_loaded(project, monkeypatch):
+def test_where_the_chosen_head_has_nothing_to_read_the_others_answer(project):
+    """The fusion is the head "sound", and all there is is text."""
     bundle = open_bundle(project.bundle)
-    bundle.__dict__["fusion"] = FittedSingle(0, 1.0, [0.0] * len(bundle.classes))  # the head "sound" alone
+    others = FittedMean([1.0] * len(bundle.heads))
+    bundle.__dict__["fusion"] = FittedSingle([head.name for head in bundle.heads].index("sound"), 1.0, others)
+    with Predictor(bundle, bundle.profile, "cpu") as predictor:
+        (manifest,) = manifests([], "so happy", None, {}, None, bundle.profile, predictor.fields)
+        (answer,) = predictor.answers(manifest)
+    assert answer["error"] is None
+    assert answer["heads"]["sound"]["prediction"] is None
+    readers = [name for name, head in answer["heads"].items() if head["prediction"]]
+    assert readers
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+def test_only_encoders_with_something_to_read_are_loaded(project, monkeypatch):
+    bundle = open_bundle(project.bundle)
     asked: list[str] = []
     monkeypatch.setattr("fusion.live.LiveEncoder.__init__", lambda self, _, modality, *rest: asked.append(modality))
     monkeypatch.setattr("fusion.live.LiveEncoder.encode", lambda self, clips: ({}, []))
     monkeypatch.setattr("fusion.live.LiveEncoder.__exit__", lambda *_: None)
     with Predictor(bundle, bundle.profile, "cpu") as predictor:
-        (manifest,) = manifests(
-            [Path(clip(project, "1_0.mp4"))], "so", None, {}, None, bundle.profile, predictor.fields
-        )
-        (answer,) = predictor.answers(manifest)
-    assert asked == ["audio"]
-    assert list(answer["heads"]) == ["sound"]
-    assert "nothing to go on" in answer["error"]
+        (manifest,) = manifests([], "so", None, {}, None, bundle.profile, predictor.fields)
+        list(predictor.answers(manifest))
+    assert asked == ["text"]
 
 
 def test_an_encoder_may_lie_elsewhere_but_must_be_the_same(project, predict, tmp_path):

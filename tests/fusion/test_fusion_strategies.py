@@ -208,6 +208,15 @@ def test_confidence_listens_to_the_sure_head() -> None:
     assert fused >= accuracy(units, fit(Mean(), units).predict_logits(units.outputs))
 
 
+def test_the_mean_of_the_others_stands_in_for_a_single_head() -> None:
+    units = make_units(300, (1.5, 1.2, 1.0), absent=0.3)
+    single, mean = fit(Single(1), units), fit(Mean(), units)
+    log_p, without = single.predict_logits(units.outputs), ~units.present[:, 1]
+    np.testing.assert_array_equal(log_p[without], mean.predict_logits(units.outputs)[without])
+    order = np.argsort(units.logits[~without, 1], axis=1)
+    np.testing.assert_array_equal(np.argsort(log_p[~without], axis=1), order)
+
+
 def test_blend_is_the_mean_of_its_members() -> None:
     units = make_units(200)
     fitted = fit_all(STRATEGIES, units.outputs, units.labels, units.groups, 0)
