@@ -106,8 +106,7 @@ def test_profiles_do_not_touch_each_other(first, project, shell):
     (project / "configs" / "other.yaml").write_text(text.replace("name: sample", "name: other", 1))
     shell("python extract/manifest.py --config other")
     shell("python extract/run.py --config other --modality text")
-    shell("python heads/train.py --config other --head text")
-    assert (project / "runs" / "other" / "heads" / "text" / "predictions.parquet").is_file()
+    assert (project / "runs" / "other" / "stores" / "text" / "store.json").is_file()
     assert before == {
         path: path.stat().st_mtime_ns for path in (project / "runs" / "sample").rglob("*") if path.is_file()
     }

@@ -84,7 +84,7 @@ def test_a_block_that_kills_its_workers_ends_the_pass() -> None:
         kept(spread(blocks_of([1, 1]), [Flaky(set(range(1, 100)))]))
 
 
-@pytest.fixture(params=["devices", "ray"])
+@pytest.fixture(params=["devices", pytest.param("ray", marks=pytest.mark.soak)])
 def two_workers(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[tuple[list[Any], Callable[[], None]]]:
     """Two workers, and what kills the second one's process."""
     settings = Encoder(family="wav2vec2", model=str(checkpoints / "wav2vec2"))
