@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from configs import Profile, UserError
+from configs import Profile
 from extract.manifest import Manifest, Unit
-from heads.folds import assign_folds
+from heads.folds import unit_folds
 
 LISTENERS = ("listener", "listener_response")  # what they say ("I am so sorry to hear that") is said everywhere
 # Of a script without blanks, two characters count as a word.
@@ -35,12 +35,7 @@ class Audited:
             UserError: no training units, or too few groups for the folds.
         """
         units = manifest.units()
-        training = [unit for unit in units if unit.split == "train"]
-        if not training:
-            raise UserError(f"{profile.manifest_path}: no labelled clip in the train split")
-        folds = np.full(len(units), -1)
-        folds[[unit.split == "train" for unit in units]] = assign_folds(training, profile.folds, profile.seed)
-        return cls(profile, manifest, units, folds)
+        return cls(profile, manifest, units, unit_folds(units, profile.folds, profile.seed, profile.manifest_path))
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from fusion.predictions import HeadOutputs
+
 PRIOR_STRENGTH = 4.0  # in units of summed log-loss: a handful of units decides nothing, a hundred does
 
 
@@ -30,6 +32,11 @@ def fit_temperature(log_p: np.ndarray, labels: np.ndarray) -> float:
 def calibrated(logits: np.ndarray, temperatures: list[float]) -> np.ndarray:
     """Log-probabilities (n, h, c) with each head's temperature; NaN stays NaN."""
     return log_softmax(logits / np.array(temperatures)[:, None], axis=2)
+
+
+def silent_where_absent(outputs: HeadOutputs, temperatures: list[float]) -> np.ndarray:
+    """The same with 0 where a head is absent: a term that adds nothing to a log-linear pool."""
+    return np.where(outputs.present[..., None], calibrated(outputs.logits, temperatures), 0.0)
 
 
 def sharpened(log_p: np.ndarray, temperature: float) -> np.ndarray:

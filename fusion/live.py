@@ -70,9 +70,10 @@ class Predictor:
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         sources, failures = self._features(manifest)
+        inputs = [[found_inputs(head.settings, unit, rows, sources) for head in self.heads] for unit in units]
         logits = np.full((len(units), len(self.heads), len(self._bundle.classes)), np.nan)
         for h, head in enumerate(self.heads):
-            has = [bool(found_inputs(head.settings, unit, rows, sources)) for unit in units]
+            has = [bool(there[h]) for there in inputs]
             if any(has):
                 chosen = [unit for unit, known in zip(units, has, strict=True) if known]
                 logits[has, h] = predict(self._load(head), manifest, chosen, sources)
@@ -89,8 +90,7 @@ class Predictor:
         parts = contributions(self._fusion, outputs, fused)
         for i, unit in enumerate(units):
             missing = [*self._missing_media(unit, rows, sources, failures), *self._missing_fields(rows[unit.unit_id])]
-            inputs = [found_inputs(head.settings, unit, rows, sources) for head in self.heads]
-            yield self._answer(unit, fused[i], logits[i], parts[i], inputs, missing)
+            yield self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
 
     def _answer(
         self,

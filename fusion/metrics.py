@@ -327,3 +327,12 @@ def _checked(probabilities: np.ndarray, n: int, n_classes: int) -> np.ndarray:
 def interval(score: dict[str, float], spec: str = ".3f") -> str:
     """``[0.612, 0.704]``, or a dash where one group cannot give an interval."""
     return "[-]" if math.isnan(score["low"]) else f"[{score['low']:{spec}}, {score['high']:{spec}}]"
+
+
+def without_nan(content: Any) -> Any:
+    """NaN (an interval that one group cannot give) becomes null: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

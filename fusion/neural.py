@@ -13,7 +13,7 @@ import torch
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
-from fusion.calibration import calibrated
+from fusion.calibration import calibrated, silent_where_absent
 from fusion.pools import FittedWeighted, Weighted, confidences
 from fusion.predictions import HeadOutputs
 from fusion.stacking import base_and_features
@@ -158,7 +158,7 @@ class FittedAttention:
 
     def _scores(self, outputs: HeadOutputs) -> np.ndarray:
         """What each head adds to the scores of the classes, (n, h, c); 0 where it is absent."""
-        log_p = np.where(outputs.present[..., None], calibrated(outputs.logits, self.features.base.temperatures), 0.0)
+        log_p = silent_where_absent(outputs, self.features.base.temperatures)
         gate = _attend(
             _tensor(self.features(outputs)),
             torch.from_numpy(outputs.present),
@@ -189,7 +189,7 @@ class Attention:
         base = Weighted().fit(outputs, labels, groups, seed)
         features = Features.fit(base, outputs)
         x, truth, present = _tensor(features(outputs)), torch.from_numpy(labels), torch.from_numpy(outputs.present)
-        log_p = _tensor(np.where(outputs.present[..., None], calibrated(outputs.logits, base.temperatures), 0.0))
+        log_p = _tensor(silent_where_absent(outputs, base.temperatures))
         h = log_p.shape[1]
         bias, sharpness = np.log(np.maximum(base.weights, 0.01)), np.full(h, np.log(base.sharpness))
         at_start = _tensor(bias), _tensor(sharpness)

@@ -1,7 +1,6 @@
 """What fusion leaves behind: predictions, metrics.json, headline.json, confusion.csv, summary.txt, the fitted model."""
 
 import json
-import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from fusion.findings import Findings, Gate, Row, Weight, analyse
-from fusion.metrics import SCORES, interval
+from fusion.metrics import SCORES, interval, without_nan
 from fusion.nested import RULE, Fusion
 from fusion.predictions import write
 from fusion.significance import LEVEL
@@ -138,16 +137,7 @@ def _gate(gate: Gate | None) -> dict[str, Any] | None:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(_without_nan(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _without_nan(content: Any) -> Any:
-    """NaN (an interval that one group cannot give) becomes null: JSON has no NaN."""
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
+    return json.dumps(without_nan(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def summary(found: Fusion, findings: Findings) -> str:

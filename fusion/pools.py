@@ -11,7 +11,14 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fusion.calibration import PRIOR_STRENGTH, calibrated, fit_temperature, fit_temperatures, sharpened
+from fusion.calibration import (
+    PRIOR_STRENGTH,
+    calibrated,
+    fit_temperature,
+    fit_temperatures,
+    sharpened,
+    silent_where_absent,
+)
 from fusion.predictions import HeadOutputs
 
 SMALLEST_WEIGHT = 1e-6  # keeps the pool of units defined where all heads with weight are absent
@@ -103,9 +110,8 @@ class FittedWeighted:
     sharpness: float  # 1 / temperature of the pool
 
     def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        log_p = calibrated(outputs.logits, self.temperatures)
         weights = np.array(self.weights) * outputs.present  # (n, h)
-        pool = np.einsum("nh,nhc->nc", weights, np.where(outputs.present[..., None], log_p, 0.0))
+        pool = np.einsum("nh,nhc->nc", weights, silent_where_absent(outputs, self.temperatures))
         return log_softmax(self.sharpness * pool / weights.sum(axis=1, keepdims=True), axis=1)
 
 
@@ -121,7 +127,7 @@ class Weighted:
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedWeighted:
         present = outputs.present
         temperatures = fit_temperatures(outputs.logits, present, labels)
-        x = np.where(present[..., None], calibrated(outputs.logits, temperatures), 0.0)
+        x = silent_where_absent(outputs, temperatures)
         n, h, c = x.shape
         truth, uniform = np.eye(c)[labels], np.full(h, 1 / h)
 
@@ -152,7 +158,7 @@ class FittedClassWeighted:
     intercepts: list[float]  # (classes,)
 
     def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        x = np.where(outputs.present[..., None], calibrated(outputs.logits, self.temperatures), 0.0)
+        x = silent_where_absent(outputs, self.temperatures)
         return log_softmax(_class_pool(x, outputs.present, np.array(self.weights))[0] + self.intercepts, axis=1)
 
 
@@ -169,7 +175,7 @@ class ClassWeighted:
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedClassWeighted:
         base = Weighted().fit(outputs, labels, groups, seed)
         present = outputs.present
-        x = np.where(present[..., None], calibrated(outputs.logits, base.temperatures), 0.0)
+        x = silent_where_absent(outputs, base.temperatures)
         n, h, c = x.shape
         start = np.repeat(np.array(base.weights)[:, None] * base.sharpness, c, axis=1)  # (h, c)
         truth = np.eye(c)[labels]

@@ -20,7 +20,7 @@ from configs.schema import Head
 from extract.manifest import Manifest, Unit
 from heads.baseline import baseline_log_probabilities
 from heads.batches import UnitData
-from heads.folds import FoldModel, FoldTask, Record, assign_folds, carve_inner
+from heads.folds import FoldModel, FoldTask, Record, carve_inner, unit_folds
 from heads.kinds import KINDS
 from heads.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
 from heads.presence import has_input
@@ -43,13 +43,10 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
     # Slow, and nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     units = manifest.units()
-    training_units = [unit for unit in units if unit.split == "train"]
-    if not training_units:
-        raise UserError(f"{profile.manifest_path}: no labelled clip in the train split")
-    folds = np.full(len(units), -1)
-    folds[[unit.split == "train" for unit in units]] = assign_folds(training_units, profile.folds, profile.seed)
+    folds = unit_folds(units, profile.folds, profile.seed, profile.manifest_path)
+    trained_labels = {unit.label for unit in units if unit.split == "train"}
     for label in manifest.classes:
-        if label not in {unit.label for unit in training_units}:
+        if label not in trained_labels:
             typer.echo(f"warning: class {label!r} has no training unit: no head can learn it", err=True)
 
     path = profile.head_path(name)

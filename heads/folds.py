@@ -66,6 +66,22 @@ def assign_folds(units: Sequence[Unit], n_folds: int, seed: int) -> np.ndarray:
     return folds
 
 
+def unit_folds(units: Sequence[Unit], n_folds: int, seed: int, where: Path) -> np.ndarray:
+    """The fold of each unit of any split, shape (units,), -1 outside train: those that all heads are trained in.
+
+    Args:
+        where: the manifest, for errors.
+    Raises:
+        UserError: there are no training units, or they cannot fill that many folds.
+    """
+    in_training = np.array([unit.split == "train" for unit in units], dtype=bool)
+    if not in_training.any():
+        raise UserError(f"{where}: no labelled clip in the train split")
+    folds = np.full(len(units), -1)
+    folds[in_training] = assign_folds([unit for unit in units if unit.split == "train"], n_folds, seed)
+    return folds
+
+
 def carve_inner(units: Sequence[Unit], candidates: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split a fold's training part into what is fitted and what early stopping watches, by group and label.
 

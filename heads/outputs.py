@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import yaml
 
 from configs import Profile
 from extract.manifest import Unit
-from fusion.metrics import SCORES, difference, evaluate, interval, majority
+from fusion.metrics import SCORES, difference, evaluate, interval, majority, without_nan
 from heads.curves import by_model, draw_curves, mean_curve, step_of
 from heads.folds import Record
 from heads.saved import TrainedHead, save_head
@@ -93,7 +92,7 @@ def write_outputs(path: Path, outcome: Outcome) -> None:
     outcome.table.write_parquet(fresh / "predictions.parquet")
     metrics = {"privileged": outcome.privileged} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
-        text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (fresh / name).write_text(text + "\n", encoding="utf-8")
     (fresh / "summary.txt").write_text(summary(outcome), encoding="utf-8")
     draw_curves(outcome.history, title(outcome), fresh / "curves.png")
@@ -131,15 +130,6 @@ def write_live(folder: Path, outcome: Outcome) -> None:
         for split, result in outcome.scores.items():
             for score_name in SCORES:
                 live.log_metric(f"{split}/{score_name}", result[score_name]["value"], plot=False)
-
-
-def _without_nan(content: Any) -> Any:
-    """NaN (an interval that one group cannot give) becomes null: JSON has no NaN."""
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def title(outcome: Outcome) -> str:

@@ -25,7 +25,7 @@ from extract.manifest import Manifest
 from fusion.metrics import evaluate
 from heads.batches import UnitData
 from heads.cross_validation import check_contents, fold_tasks, open_stores
-from heads.folds import assign_folds
+from heads.folds import unit_folds
 from heads.kinds import KINDS
 from heads.progress_file import training_key
 from heads.saved import average
@@ -81,12 +81,7 @@ class Search:
         head = profile.heads[name]
         self.space = search_space(profile, name)
         self.units = [unit for unit in manifest.units() if unit.split != "test"]
-        training_units = [unit for unit in self.units if unit.split == "train"]
-        if not training_units:
-            raise UserError(f"{profile.manifest_path}: no labelled clip in the train split")
-        self.folds = np.full(len(self.units), -1)
-        in_training = [unit.split == "train" for unit in self.units]
-        self.folds[in_training] = assign_folds(training_units, profile.folds, profile.seed)
+        self.folds = unit_folds(self.units, profile.folds, profile.seed, profile.manifest_path)
         inputs = [head.stores, *self.space["inputs"]] if "inputs" in self.space else [head.stores]
         every = list(dict.fromkeys(modality for modalities in inputs for modality in modalities))
         self.stores = open_stores(profile, head.model_copy(update={"inputs": every}))
