@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fusion.findings import FEWEST_UNITS, Findings, Gate, Row, analyse
+from fusion.findings import FEWEST_UNITS, Findings, Gate, Row
 from fusion.nested import Fusion
 from fusion.outputs import display_name, fell_back
 
@@ -21,13 +21,10 @@ PANELS_A_ROW = 4
 DARK = 0.55  # of a cell's shade, above which its text is white
 
 
-def write_charts(found: Fusion, folder: Path, findings: Findings | None = None) -> None:
+def write_charts(found: Fusion, folder: Path, findings: Findings) -> None:
     """Write PNG files about the headline split: ``strategies``, ``confusion_matrix``, ``per_class``, ``reliability``,
     ``where_heads_win`` and, where the attention fusion was among the strategies, ``gate_weights``.
-
-    ``findings`` are worked out where they are not given.
     """
-    findings = findings or analyse(found)
     score = found.scores[found.chosen][found.headline]
     figures = {
         "strategies": _strategies(found),

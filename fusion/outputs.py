@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from fusion.findings import Findings, Gate, Row, Weight, analyse
+from fusion.findings import Findings, Gate, Row, Weight
 from fusion.metrics import SCORES, interval, without_nan
 from fusion.nested import RULE, Fusion
 from fusion.predictions import write
@@ -16,12 +16,8 @@ from fusion.significance import LEVEL
 from fusion.strategies import save
 
 
-def write_outputs(found: Fusion, folder: Path, findings: Findings | None = None) -> str:
-    """Write all but the pictures and the report into ``folder``; returns the summary that is to be printed.
-
-    ``findings`` are worked out where they are not given.
-    """
-    findings = findings or analyse(found)
+def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
+    """Write all but the pictures and the report into ``folder``; returns the summary that is to be printed."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "predictions.parquet", found.units, found.log_p[found.chosen])
     metrics = all_metrics(found, findings)

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from fusion.context import Told, media_root, told
-from fusion.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake, analyse
+from fusion.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake
 from fusion.metrics import interval
 from fusion.nested import FEW_GROUPS, RULE, Fusion
 from fusion.outputs import display_name, fell_back
@@ -30,12 +30,8 @@ MOST_REASONS = 30  # rows of the errors table
 LONGEST_TEXT = 320  # characters of what was said
 
 
-def write_report(path: Path, found: Fusion, run: Run, findings: Findings | None = None) -> None:
-    """Render the report. Everything that comes from data is escaped; nothing in it is fetched.
-
-    ``findings`` are worked out where they are not given.
-    """
-    findings = findings or analyse(found)
+def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> None:
+    """Render the report. Everything that comes from data is escaped; nothing in it is fetched."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -76,7 +76,8 @@ def test_the_numbers_agree_with_each_other(found: Fusion, folder: Path) -> None:
 def test_one_group_gives_null_rather_than_nan(tmp_path: Path) -> None:
     units = make_units(120, test_share=0.5)
     one = np.where(units.splits == "test", "everyone", units.groups)
-    write_outputs(fuse(replace(units, groups=one), ["mean"], bootstrap=100), tmp_path)
+    found = fuse(replace(units, groups=one), ["mean"], bootstrap=100)
+    write_outputs(found, tmp_path, analyse(found))
     text = (tmp_path / "metrics.json").read_text()
     assert "NaN" not in text
     metrics = json.loads(text)
@@ -87,7 +88,7 @@ def test_one_group_gives_null_rather_than_nan(tmp_path: Path) -> None:
 
 def test_a_fall_back_is_said(tmp_path: Path) -> None:
     found = fused(["mean"], strengths=(3.0, 0.0))  # type: ignore[arg-type]
-    text = write_outputs(found, tmp_path)
+    text = write_outputs(found, tmp_path, analyse(found))
     assert found.chosen == "head:h0"
     assert json.loads((tmp_path / "metrics.json").read_text())["choice"]["fell_back"] is True
     assert "No strategy beat the best single head" in text
@@ -106,11 +107,12 @@ def test_the_charts_are_drawn_and_an_old_gate_is_removed(folder: Path) -> None:
     assert {path.stem for path in folder.glob("*.png")} == names
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
-    write_charts(fused(["mean"]), folder)
+    found = fused(["mean"])
+    write_charts(found, folder, analyse(found))
     assert not (folder / "gate_weights.png").exists()
 
 
 def test_same_input_same_bytes(found: Fusion, folder: Path, tmp_path: Path) -> None:
-    write_outputs(found, tmp_path)
+    write_outputs(found, tmp_path, analyse(found))
     for name in ("metrics.json", "summary.txt", "headline.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

@@ -89,7 +89,7 @@ def page_of(found: Fusion, profile: Profile | None, overrides: list[str] | None 
         head: profile.head_path(head) / "predictions.parquet" if profile else Path(f"{head}.csv") for head in heads
     }
     run = gather(files, profile, "mine.yaml" if profile else None, COMMAND, overrides)
-    write_report(Path("report.html"), found, run)
+    write_report(Path("report.html"), found, run, analyse(found))
     html = Path("report.html").read_text()
     return html, Page(html)
 
