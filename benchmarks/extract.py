@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from configs import UserError, command
 from configs.schema import Encoder, Modality, StoreSettings
-from extract.blocks import BlockComputer, batches_of
-from extract.encoder import LoadedEncoder, Window
-from extract.engine import open_writer, plan_pass, run_pass
-from extract.means import LOADERS
-from extract.sources import Clip, Sources
+from extract.encoders.encoder import LoadedEncoder, Window
+from extract.encoders.loading import LOADERS
+from extract.media.sources import Clip, Sources
+from extract.passes.blocks import BlockComputer, batches_of
+from extract.passes.engine import open_writer, plan_pass, run_pass
 
 AVAMERG_CLIPS = 152_021
 N_CLIPS: dict[Modality, int] = {"audio": 32, "video": 12, "text": 768}

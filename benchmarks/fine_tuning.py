@@ -30,8 +30,8 @@ from tqdm import tqdm
 from cache import Store, StoreWriter
 from configs import command
 from configs.schema import Encoder, Tail
-from extract.layers import keep_needed_layers, places_of_tail
-from extract.tail import build_tail
+from extract.encoders.layers import keep_needed_layers, places_of_tail
+from extract.encoders.tail import build_tail
 
 DROPOUT, CLASSES = 0.1, 7
 Step = Callable[[int], None]  # trains once, on so many clips

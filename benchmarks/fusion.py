@@ -17,8 +17,8 @@ import typer
 from scipy.special import log_softmax
 
 from configs import command
-from fusion.predictions import Predictions, read
-from fusion.strategies import STRATEGIES, Blend, fit_all
+from fusion.strategies.catalogue import STRATEGIES, Blend, fit_all
+from fusion.strategies.predictions import Predictions, read
 
 
 def main(

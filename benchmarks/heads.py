@@ -26,11 +26,11 @@ import typer
 from cache import Store, StoreWriter
 from configs import UserError, command
 from configs.schema import Head
-from extract.manifest import Manifest, make_manifest
-from heads.batches import UnitData
-from heads.folds import FoldTask
-from heads.kinds import KINDS
-from heads.training import fit_fold
+from extract.corpora.manifest import Manifest, make_manifest
+from heads.data.batches import UnitData
+from heads.data.folds import FoldTask
+from heads.fitting.kinds import KINDS
+from heads.fitting.training import fit_fold
 
 CONVERSATIONS, LONGEST, DIM = 14_817, 10, 768
 CLASSES = ("happy", "surprised", "angry", "fear", "sad", "disgusted", "contempt")

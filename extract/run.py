@@ -8,7 +8,7 @@ import typer
 from cache import StoreError
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from configs.schema import Modality
-from extract.manifest import read_manifest
+from extract.corpora.manifest import read_manifest
 
 
 def main(
@@ -39,8 +39,8 @@ def main(
     manifest = read_manifest(profile.manifest_path)
 
     # torch and transformers take seconds to import: help and mistakes should not wait for them
-    from extract.extraction import extract
-    from extract.means import Means
+    from extract.passes.extraction import extract
+    from extract.passes.means import Means
 
     extract(profile, manifest, modality, Means(device, workers, engine, actors), dry_run, rehash)
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from cache import StoreError
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from extract.manifest import read_manifest
+from extract.corpora.manifest import read_manifest
 
 LEAKS = 4  # the exit code where a check fails
 
@@ -42,10 +42,10 @@ def main(
     manifest = read_manifest(profile.manifest_path)
 
     # scikit-learn and torch take seconds to import: help and mistakes should not wait for them
-    from fusion.audit_outputs import skipped, table, worst, write_audit
-    from fusion.audit_overlap import overlap_checks
-    from fusion.audit_units import Audited
-    from fusion.probes import identity_check, metadata_check, privileged_checks
+    from fusion.leaks.outputs import skipped, table, worst, write_audit
+    from fusion.leaks.overlap import overlap_checks
+    from fusion.leaks.probes import identity_check, metadata_check, privileged_checks
+    from fusion.leaks.units import Audited
 
     audited = Audited.of(profile, manifest)
     checks = []
@@ -54,7 +54,7 @@ def main(
             checks += part(audited)
             bar.update()
 
-    from fusion.audit_permutation import CHECKS, permutation_checks
+    from fusion.leaks.permutation import CHECKS, permutation_checks
 
     if not permutation or not chosen:
         why = left_out if permutation else "It was left out: --no-permutation."

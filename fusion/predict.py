@@ -11,7 +11,7 @@ import typer
 from tqdm import tqdm
 
 from configs import UserError, changed, command, load
-from fusion.bundle import Bundle, open_bundle
+from fusion.serving.bundle import Bundle, open_bundle
 
 BAR = 30  # characters of a probability of 1
 
@@ -62,8 +62,10 @@ def main(
     given = _pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
-    from fusion.clips import manifests  # these take seconds to import: help and mistakes should not wait for them
-    from fusion.live import Predictor
+    from fusion.serving.clips import (
+        manifests,  # these take seconds to import: help and mistakes should not wait for them
+    )
+    from fusion.serving.live import Predictor
 
     gc.freeze()
     gc.enable()

@@ -10,13 +10,13 @@ import typer
 
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.schema import Fusion as Settings
-from fusion.charts import write_charts
-from fusion.findings import analyse
-from fusion.nested import fuse
-from fusion.outputs import write_outputs
-from fusion.predictions import manifest_metadata, read
-from fusion.report import gather, write_report
-from fusion.strategies import STRATEGIES
+from fusion.report.charts import write_charts
+from fusion.report.findings import analyse
+from fusion.report.outputs import write_outputs
+from fusion.report.page import gather, write_report
+from fusion.strategies.catalogue import STRATEGIES
+from fusion.strategies.nested import fuse
+from fusion.strategies.predictions import manifest_metadata, read
 
 
 def main(

@@ -1,4 +1,4 @@
 """Heads: small trainable models over cached features, texts and metadata.
 
-Doors: ``heads/train.py`` (the script), :func:`heads.saved.load_head` and :func:`heads.saved.predict`.
+Doors: ``heads/train.py`` (the script), :func:`heads.fitting.saved.load_head` and :func:`heads.fitting.saved.predict`.
 """

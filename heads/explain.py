@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from cache import Store, StoreError
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from extract.manifest import Manifest, Unit, read_manifest
+from extract.corpora.manifest import Manifest, Unit, read_manifest
 
 if TYPE_CHECKING:
-    from heads.explain_media import Media
-    from heads.live_text import LiveText
+    from heads.data.live_text import LiveText
+    from heads.explaining.media import Media
 
 
 def main(
@@ -56,9 +56,9 @@ def main(
     names = _heads(profile, head)
 
     # torch and transformers take seconds to import: help and mistakes should not wait for them
-    from heads.explain_page import write_page
-    from heads.explain_words import in_words
-    from heads.explanation import explain
+    from heads.explaining.explanation import explain
+    from heads.explaining.page import write_page
+    from heads.explaining.words import in_words
 
     inputs: set[str] = {modality for name in names for modality in profile.heads[name].inputs}
     media = _media(profile, manifest, chosen, inputs)
@@ -115,7 +115,7 @@ def _heads(profile: Profile, asked: list[str] | None) -> list[str]:
 
 def _media(profile: Profile, manifest: Manifest, unit: Unit, inputs: set[str]) -> "Media":
     """What can be shown of the clips whose features are in the stores."""
-    from heads.explain_media import look
+    from heads.explaining.media import look
 
     clips = manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids))
     files = {}
@@ -132,7 +132,7 @@ def _media(profile: Profile, manifest: Manifest, unit: Unit, inputs: set[str]) -
 
 def _live_text(profile: Profile) -> "LiveText | str":
     """The profile's text encoder, or why there is none."""
-    from heads.live_text import LiveText
+    from heads.data.live_text import LiveText
 
     if "text" not in profile.encoders:
         return "the profile has no text encoder"

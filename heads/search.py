@@ -9,10 +9,10 @@ import yaml
 
 from cache import StoreError, write_text_atomically
 from configs import ConfigOption, OverrideArgument, UserError, command, load
-from extract.manifest import read_manifest
+from extract.corpora.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from heads.study import Search
+    from heads.fitting.study import Search
 
 SHOWN = 5  # of the best trials
 
@@ -37,7 +37,7 @@ def main(
     manifest = read_manifest(profile.manifest_path)
 
     # torch and optuna take seconds to import: help and mistakes should not wait for them
-    from heads.study import Search
+    from heads.fitting.study import Search
 
     search = Search(profile, manifest, head)
     try:

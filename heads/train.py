@@ -6,7 +6,7 @@ import typer
 
 from cache import StoreError
 from configs import ConfigOption, OverrideArgument, UserError, command, load
-from extract.manifest import read_manifest
+from extract.corpora.manifest import read_manifest
 
 
 def main(
@@ -27,7 +27,7 @@ def main(
     manifest = read_manifest(profile.manifest_path)
 
     # torch and scikit-learn take seconds to import: help and mistakes should not wait for them
-    from heads.cross_validation import cross_validate
+    from heads.fitting.cross_validation import cross_validate
 
     cross_validate(profile, manifest, head)
 

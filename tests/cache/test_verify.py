@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shells import REPOSITORY
 from store_tools import BACKENDS, FIELDS, all_files, features, write
 
 import cache.convert
@@ -22,7 +23,7 @@ from cache.checks import inspect
 from cache.repair import repair
 from configs import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 CLIPS = features(40)
 
 

@@ -1,17 +1,13 @@
 """A small project folder, as a user has it after cloning, with tiny encoders in place of the sample's real ones."""
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from checkpoints import save_checkpoints
+from shells import REPOSITORY, Shell, shell_in
 
-REPOSITORY = Path(__file__).parents[2]
 COPIED = ["cache", "configs", "extract", "fusion", "heads", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"]
 TINY = {  # modality: what the profile says of its encoder instead
     "audio": {"family": "wav2vec2", "model": "./models/wav2vec2", "pooling": 5.0},
@@ -19,7 +15,6 @@ TINY = {  # modality: what the profile says of its encoder instead
     "text": {"family": "transformer", "model": "./models/distilbert", "pooling": "mean"},
 }
 HEADS = ["audio", "text", "metadata", "video_text_metadata"]  # of the sample's: enough to see who reads what
-Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -50,20 +45,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(yaml.safe_dump(profile, sort_keys=False))
     shell_in(root)("dvc config --local core.no_scm true")
     return root
-
-
-def shell_in(folder: Path) -> Shell:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-    def run(line: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400
-        )
-        assert done.returncode == code, f"{line}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import Shell
+from shells import Shell
 
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 

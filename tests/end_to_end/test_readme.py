@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import REPOSITORY, Shell
+from shells import REPOSITORY, Shell
 
 from configs.schema import Encoder, Head
 

@@ -15,8 +15,8 @@ from s3_server import s3, server  # noqa: F401
 from cache import StoreError
 from configs import command
 from configs.schema import Encoder
-from extract.encoder import LoadedEncoder
-from extract.means import LOADERS
+from extract.encoders.encoder import LoadedEncoder
+from extract.encoders.loading import LOADERS
 from extract.run import main
 
 

@@ -16,8 +16,8 @@ from s3_server import s3, server  # noqa: F401
 from cache import StoreWriter
 from configs import command
 from configs.schema import Head
-from extract.manifest import Manifest, make_manifest, write_manifest
-from heads.folds import FoldTask
+from extract.corpora.manifest import Manifest, make_manifest, write_manifest
+from heads.data.folds import FoldTask
 
 CLASSES = ("angry", "happy", "sad")
 DIMS = {"audio": 6, "text": 5}

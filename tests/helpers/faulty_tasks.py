@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.decoding import MEMORY_BYTES, AudioTask, Decoded, VideoTask
-from extract.media import Beat
+from extract.media.decoding import MEMORY_BYTES, AudioTask, Decoded, VideoTask
+from extract.media.reading import Beat
 
 
 @dataclass(frozen=True)

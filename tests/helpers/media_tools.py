@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from extract.encoder import LoadedEncoder
-from extract.media import SAMPLE_RATE, MediaError, audio_blocks, frames_at, middles, time_span
+from extract.encoders.encoder import LoadedEncoder
+from extract.media.reading import SAMPLE_RATE, MediaError, audio_blocks, frames_at, middles, time_span
 
 Load = Callable[..., LoadedEncoder]
 Run = Callable[..., tuple[int, str, str]]

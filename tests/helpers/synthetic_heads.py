@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax, softmax
 
-from fusion.predictions import Predictions
+from fusion.strategies.predictions import Predictions
 
 CLASSES = ("happy", "sad", "angry")
 

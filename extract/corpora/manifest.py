@@ -1,0 +1,281 @@
+"""The manifest: the one table of clips and units that everything downstream reads.
+
+The other rooms read one through ``read_manifest(path).units()``; the script ``extract/manifest.py`` writes one. The
+columns are described in docs/design.md.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import polars as pl
+
+from cache import replace_atomically
+from configs import UserError
+from extract.media.sources import RemoteFile
+
+__all__ = [
+    "TO_PREDICT",
+    "Manifest",
+    "Unit",
+    "make_manifest",
+    "misplaced",
+    "read_manifest",
+    "some",
+    "straddling",
+    "write_manifest",
+]
+
+SPLITS = ("train", "val", "test")
+ROLES = ("speaker", "listener", "listener_response", "context")
+COLUMNS: dict[str, Any] = {
+    "clip_id": pl.String,
+    "conversation_id": pl.String,
+    "turn_id": pl.String,
+    "index": pl.Int32,
+    "role": pl.String,
+    "text": pl.String,
+    "audio": pl.String,
+    "video": pl.String,
+    "split": pl.String,
+    "label": pl.String,
+    "group": pl.String,
+    "speaker": pl.String,
+}
+NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
+FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
+TO_PREDICT = "to predict"  # the only class, and every unit's label, in a manifest of clips that are new
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What carries a label. ``clip_ids`` are the clips it may see, in order; the last one is ``unit_id``."""
+
+    unit_id: str
+    clip_ids: tuple[str, ...]
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Clips (a row each), the root that their media paths are relative to, the classes in order, and the counts.
+
+    The root is a folder, or as a string the URL of object storage.
+    """
+
+    clips: pl.DataFrame
+    root: Path | str
+    classes: tuple[str, ...]
+    counts: dict[str, Any]
+
+    def media(self, path: str) -> Path | RemoteFile:
+        """The file or the object behind one of the manifest's paths."""
+        return RemoteFile(self.root, path) if isinstance(self.root, str) else self.root / path
+
+    def units(self) -> list[Unit]:
+        """One unit per labelled clip, in the order of the manifest; clips after the labelled one are left out."""
+        members: dict[str, list[tuple[int, str]]] = {}
+        for conversation, index, clip in self.clips.select("conversation_id", "index", "clip_id").iter_rows():
+            members.setdefault(conversation, []).append((index, clip))
+        for clips in members.values():
+            clips.sort()
+        labelled = self.clips.filter(pl.col("label").is_not_null())
+        return [
+            Unit(unit, tuple(clip for at, clip in members[conversation] if at <= index), label, split, group)
+            for unit, conversation, index, label, split, group in labelled.select(
+                "clip_id", "conversation_id", "index", "label", "split", "group"
+            ).iter_rows()
+        ]
+
+
+def make_manifest(
+    clips: pl.DataFrame, root: Path | str, classes: Sequence[str], counts: dict[str, Any], where: str
+) -> Manifest:
+    """Bring an adapter's table into the contract: columns, types, order, and the counts that every dataset has.
+
+    Args:
+        clips: any of the columns of the contract (those left out become null) and ``meta_``/``privileged_`` columns.
+        root: what media paths are relative to, kept as it is written.
+        counts: what the adapter met, added to the common counts.
+        where: names the dataset in errors.
+
+    Raises:
+        UserError: the table breaks the contract.
+    """
+    free = [name for name in clips.columns if name.startswith(FREE)]
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in COLUMNS.items() if name not in clips.columns]
+    rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), default=len(SPLITS), return_dtype=pl.Int32)
+    try:
+        clips = clips.with_columns(absent).select(
+            *(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()),
+            *(pl.col(name).cast(pl.String) for name in free),
+        )
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{where}: a column is not of its type: {str(error).splitlines()[0]}") from error
+    clips = clips.sort(rank, "conversation_id", "index", maintain_order=True)
+    unlabelled = clips.group_by("conversation_id").agg(pl.col("label").is_null().all()).get_column("label").sum()
+    common = {
+        "clips": _per_split(clips),
+        "conversations": _per_split(clips.unique("conversation_id")),
+        "units": {
+            split: _per_class(clips.filter(pl.col("split") == split), classes) for split in _splits_present(clips)
+        },
+        "clips_with": {name: clips.height - clips.get_column(name).null_count() for name in ("text", "audio", "video")},
+        "conversations_without_unit": unlabelled,
+    }
+    manifest = Manifest(clips, root, tuple(classes), common | counts)
+    _check(manifest, where)
+    return manifest
+
+
+def _splits_present(clips: pl.DataFrame) -> list[str]:
+    present = set(clips.get_column("split"))
+    return [split for split in SPLITS if split in present]
+
+
+def _per_split(clips: pl.DataFrame) -> dict[str, int]:
+    return {split: clips.filter(pl.col("split") == split).height for split in _splits_present(clips)}
+
+
+def _per_class(clips: pl.DataFrame, classes: Sequence[str]) -> dict[str, int]:
+    found = dict(clips.get_column("label").drop_nulls().value_counts().iter_rows())
+    return {label: found.get(label, 0) for label in classes}
+
+
+def straddling(clips: pl.DataFrame) -> list[str]:
+    """The groups that lie in more than one split, sorted."""
+    spread = clips.group_by("group").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    return sorted(spread.get_column("group"))
+
+
+def misplaced(paths: Iterable[str | None], root: Path | str) -> Iterator[tuple[int, str]]:
+    """Yield (position, why) of each media path that is not a clean path below root; nulls are fine.
+
+    A clean path is relative, uses ``/``, holds no ``.``, ``..`` or empty part, and does not leave root through a
+    symbolic link (object storage has none). Nothing is read, and a file need not exist.
+    """
+    real_root = os.path.realpath(root)
+    folders: dict[str, bool] = {}  # a folder -> lies inside root; there are far fewer folders than files
+
+    def inside(path: str) -> bool:
+        return os.path.commonpath([real_root, os.path.realpath(path)]) == real_root
+
+    for position, path in enumerate(paths):
+        if path is None:
+            continue
+        if not path or "\0" in path or "\\" in path:
+            yield position, f"{path!r} is not a path with / between its parts"
+        elif path.startswith("/") or PureWindowsPath(path).drive:
+            yield position, f"{path!r} is absolute: give it relative to the dataset's root"
+        elif ".." in path.split("/"):
+            yield position, f"{path!r} goes up with '..'"
+        elif not {"", "."}.isdisjoint(path.split("/")):
+            yield position, f"{path!r} is not normalised: write {PurePosixPath(path).as_posix()!r}"
+        elif isinstance(root, Path):
+            full = os.path.join(real_root, path)  # noqa: PTH118 (hundreds of thousands of paths)
+            folder = os.path.dirname(full)  # noqa: PTH120
+            if folder not in folders:
+                folders[folder] = inside(folder)
+            if not folders[folder] or (os.path.islink(full) and not inside(full)):  # noqa: PTH114
+                yield position, f"{path!r} leaves the dataset's root {root} through a symbolic link"
+
+
+def some(values: Iterable[object], show: int = 3) -> str:
+    """The first few of many, for an error of one line: ``a, b, c (and 7 more)``."""
+    listed = [str(value) for value in values]
+    more = f" (and {len(listed) - show} more)" if len(listed) > show else ""
+    return ", ".join(listed[:show]) + more
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    """Raise UserError, with the first offenders, unless the manifest keeps every promise of docs/design.md."""
+    clips = manifest.clips
+    _check_columns(clips, where)
+
+    def refuse(broken: pl.DataFrame, what: str, name: str = "clip_id") -> None:
+        if broken.height:
+            raise UserError(f"{where}: {what}: {some(broken.get_column(name).unique(maintain_order=True))}")
+
+    if len(set(manifest.classes)) != len(manifest.classes):
+        raise UserError(f"{where}: a class is named twice in {list(manifest.classes)}")
+    for name in NEVER_NULL:
+        if clips.get_column(name).null_count():
+            refuse(clips.filter(pl.col(name).is_null()), f"{name} is missing for clip")
+    refuse(clips.filter(pl.col("clip_id").is_duplicated()), "clip_id is not unique")
+    refuse(clips.filter(~pl.col("split").is_in(SPLITS)), f"split is none of {', '.join(SPLITS)} for clip")
+    refuse(clips.filter(~pl.col("role").is_in(ROLES)), f"role is none of {', '.join(ROLES)} for clip")
+    refuse(clips.filter(~pl.col("label").is_in(manifest.classes)), "label is not among the classes for clip")
+    place = pl.struct("conversation_id", "index")
+    refuse(clips.filter(place.is_duplicated()), "two clips have the same index in conversation", "conversation_id")
+    spread = pl.col("split").n_unique().over("conversation_id") > 1
+    refuse(clips.filter(spread), "more than one split has clips of conversation", "conversation_id")
+    if clips.get_column("label").null_count() == clips.height:
+        raise UserError(f"{where}: no clip carries a label, so there is nothing to learn")
+    # An adapter that keeps published splits may say that they share groups; nobody else may let it happen.
+    groups = straddling(clips)
+    if len(groups) != manifest.counts.get("groups_across_splits", 0):
+        raise UserError(f"{where}: more than one split has clips of group: {some(groups)}; choose another group")
+    for name in ("audio", "video"):
+        problems = [f"{clips['clip_id'][at]}: {why}" for at, why in misplaced(clips.get_column(name), manifest.root)]
+        if problems:
+            raise UserError(f"{where}: {name} of {some(problems)}")
+
+
+def _check_columns(clips: pl.DataFrame, where: str) -> None:
+    for name, dtype in COLUMNS.items():
+        if name not in clips.columns:
+            raise UserError(f"{where}: lacks the column {name!r}: make the manifest again with extract/manifest.py")
+        if clips.schema[name] != dtype:
+            raise UserError(f"{where}: column {name!r} is {clips.schema[name]}, and must be {dtype.__name__}")
+    for name in clips.columns:
+        if name not in COLUMNS and not (name.startswith(FREE) and clips.schema[name] == pl.String):
+            raise UserError(
+                f"{where}: column {name!r} is unknown: free columns are strings named meta_* or privileged_*"
+            )
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Check the manifest and write it as Parquet, whole or not at all. Same input, same bytes.
+
+    Raises:
+        UserError: the manifest breaks its contract; nothing is written.
+    """
+    _check(manifest, str(path))
+    root = manifest.root.as_posix() if isinstance(manifest.root, Path) else manifest.root
+    about = {"root": root, "classes": list(manifest.classes), "counts": manifest.counts}
+    metadata = {"emocache": json.dumps(about, ensure_ascii=False)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, lambda beside: manifest.clips.write_parquet(beside, metadata=metadata))
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a manifest, ours or one that follows docs/design.md.
+
+    Raises:
+        UserError: the file is missing or broken, or lacks a column, a type or the ``emocache`` metadata.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest: make it with 'python extract/manifest.py'")
+    try:
+        metadata = pl.read_parquet_metadata(path)
+        clips = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
+    _check_columns(clips, str(path))
+    try:
+        about = json.loads(metadata["emocache"])
+        root = about["root"] if "://" in about["root"] else Path(about["root"])
+        classes, counts = tuple(about["classes"]), dict(about["counts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
+    return Manifest(clips, root, classes, counts)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,297 @@
+"""What every encoder has in common: settings in, `(time, dim)` arrays out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
+
+from configs import UserError
+from configs.schema import Encoder
+from extract.encoders.weights import weights_hash
+from extract.media.decoding import Task
+
+Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
+Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
+
+ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
+UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a clip that the network takes at once; most clips are one window.
+
+    ``inputs``: arrays without a batch dimension. ``keep``: which time steps of the network's output are the clip's:
+    windows overlap, and each step is taken from the window in which it is farther from the edge.
+    ``n_tokens``: what it costs, in time steps, tokens or patches.
+    """
+
+    inputs: dict[str, np.ndarray]
+    keep: slice
+    n_tokens: int
+
+    @property
+    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return tuple((name, array.shape) for name, array in sorted(self.inputs.items()))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A clip ready for the network: its ``windows`` in order, ``n_steps`` time steps in all.
+
+    ``seconds`` is how long the clip is, None for text. Windows of a long clip come from a stream, once.
+    """
+
+    windows: Iterable[Window]
+    n_steps: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A frozen network with everything around it that decides its values.
+
+    ``task`` says how a media file is decoded, None for text. ``prepare`` takes what was decoded, or the text, and may
+    raise ClipError; ``prepare_long`` takes the stream of a clip too long to be held at once. ``hidden`` takes stacked
+    inputs, and the rows' lengths where they are padded, and gives (batch, time, dim). ``pad_values``, where the network
+    can take a batch of clips of several lengths: what stands behind the shorter ones, by input (default 0).
+    ``fields`` is what the fingerprint is made of.
+    """
+
+    dim: int
+    fields: dict[str, Any]
+    task: Task | None
+    prepare: Callable[[Any], Prepared]
+    prepare_long: Callable[[Stream], Prepared] | None
+    hidden: Hidden
+    spec: Encoder
+    device: torch.device
+    pad_values: dict[str, int] | None = None
+
+    @torch.inference_mode()
+    def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
+        """For each batch the kept time steps of its windows: (time, dim) float32 arrays.
+
+        While a GPU works on a batch, the next one is stacked and sent, and the last one's output fetched.
+        """
+        in_flight: tuple[list[Window], torch.Tensor, torch.cuda.Event | None] | None = None
+        for windows in batches:
+            inputs, lengths = stack(windows, self.pad_values or {})
+            try:
+                hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
+            except torch.OutOfMemoryError as error:
+                tokens = self.spec.batch_tokens
+                where = f"the memory of {self.device}"
+                raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
+            done = None
+            if hidden.is_cuda:
+                on_host = torch.empty(hidden.shape, pin_memory=True)
+                hidden = on_host.copy_(hidden, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record()
+            if in_flight is not None:
+                yield _kept(*in_flight)
+            in_flight = windows, hidden, done
+        if in_flight is not None:
+            yield _kept(*in_flight)
+
+    def _to_device(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        if self.device.type != "cuda":
+            return tensors
+        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def alone(self, source: Path | str) -> np.ndarray:
+        """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
+
+        Raises:
+            MediaError, ClipError: it cannot be decoded, or this encoder cannot take it.
+        """
+        clip = self.prepare(source) if isinstance(source, str) else self._decoded_here(source)
+        pieces = (kept for (kept,) in self.encode([window] for window in clip.windows))
+        return np.concatenate(list(self.pooled(clip, pieces)))
+
+    def _decoded_here(self, path: Path) -> Prepared:
+        assert self.task is not None
+        assert self.prepare_long is not None
+        decoded = self.task.decode(path, lambda: None)
+        if decoded.data is None:
+            return self.prepare_long(self.task.stream(path, lambda: None))
+        return self.prepare(decoded)
+
+    def pooled(self, clip: Prepared, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """A clip's features, part after part, from the kept steps of its windows."""
+        return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
+
+
+def _kept(windows: list[Window], hidden: torch.Tensor, done: torch.cuda.Event | None) -> list[np.ndarray]:
+    if done is not None:
+        done.synchronize()
+    return [values[window.keep] for values, window in zip(hidden.numpy(), windows, strict=True)]
+
+
+def stack(windows: list[Window], pad_values: dict[str, int]) -> tuple[dict[str, np.ndarray], list[int] | None]:
+    """Inputs of a batch, (batch, ...); where lengths differ, the shorter rows are padded at their end, and the
+    lengths of their own are given too."""
+    if all(window.shapes == windows[0].shapes for window in windows):
+        return {name: np.stack([window.inputs[name] for window in windows]) for name in windows[0].inputs}, None
+    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
+    batch = {}
+    for name, first in windows[0].inputs.items():
+        batch[name] = np.full((len(windows), max(lengths)), pad_values.get(name, 0), dtype=first.dtype)
+        for row, window in zip(batch[name], windows, strict=True):
+            row[: len(window.inputs[name])] = window.inputs[name]
+    return batch, lengths
+
+
+def pool_time(
+    pieces: Iterable[np.ndarray], n_steps: int, pooling: Literal["none", "mean"] | float, seconds: float | None
+) -> Iterator[np.ndarray]:
+    """Average over time: nothing, everything, or down to a rate.
+
+    Args:
+        pieces: (time, dim) arrays that follow each other, ``n_steps`` time steps in all.
+        pooling: ``none``, ``mean``, or a target rate in Hz. For a rate, time is cut into ``round(seconds * rate)``
+            parts whose lengths differ by one step at most, and each is averaged; never more parts than steps.
+        seconds: the clip's duration, needed for a rate.
+
+    Yields:
+        (time, dim) float32 arrays; a part that spans two pieces comes when it is complete.
+    """
+    if pooling == "none":
+        yield from (np.ascontiguousarray(piece) for piece in pieces)
+        return
+    n_parts = 1
+    if pooling != "mean":
+        if seconds is None:
+            raise ValueError("a rate in Hz needs a clip that has a duration")
+        n_parts = min(n_steps, max(1, round(seconds * pooling)))
+    edges = np.linspace(0, n_steps, n_parts + 1).astype(int)  # part k is steps edges[k] to edges[k + 1]
+    seen, part, begun = 0, 0, np.float64(0)
+    for piece in pieces:
+        inside = edges[(edges > seen) & (edges < seen + len(piece))] - seen
+        sums = np.add.reduceat(piece, np.append(0, inside), axis=0).astype(np.float64)  # (parts touched, dim)
+        sums[0] += begun
+        seen += len(piece)
+        complete = len(sums) if seen == edges[part + len(sums)] else len(sums) - 1
+        begun = np.float64(0) if complete == len(sums) else sums[-1]
+        lengths = np.diff(edges[part : part + complete + 1])
+        part += complete
+        if complete:
+            yield (sums[:complete] / lengths[:, None]).astype(np.float32)
+
+
+def load_network(
+    spec: Encoder, folder: Path, model_types: tuple[str, ...], **changes: Any
+) -> tuple[Any, PretrainedConfig]:
+    """``AutoModel.from_pretrained`` on a folder, in fp32; the folder's architecture must be the family's.
+
+    Args:
+        changes: entries of the configuration that replace the folder's; those that it does not have change nothing.
+
+    Raises:
+        UserError: it cannot be read, is of another family, or lacks weights, which would silently be random.
+    """
+    disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changes)
+        if model_types and config.model_type not in model_types:
+            raise UserError(f"model {spec.model!r}: holds a {config.model_type} model, but family is {spec.family}")
+        network, report = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except UnpicklingError as error:
+        raise UserError(f"model {spec.model!r}: its .bin file holds more than tensors, and is not unpickled") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise cannot_be_loaded(spec, error) from error
+    absent = sorted(name for name in report["missing_keys"] if not any(part in name for part in UNUSED_WEIGHTS))
+    if absent:
+        raise UserError(
+            f"model {spec.model!r}: not a whole {config.model_type} checkpoint: {len(absent)} of its weights are "
+            f"missing, {absent[0]} for one"
+        )
+    return network, config
+
+
+def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[str, Any]:
+    """What every encoder's fingerprint is made of, and what a modality adds; where the files lie does not enter."""
+    common = {
+        "encoder_version": ENCODER_VERSION,
+        "family": spec.family,
+        "weights": weights_hash(files),
+        "revision": spec.revision,
+        "layer": spec.layer,
+        "pooling": spec.pooling,
+        "precision": spec.precision,
+        "runtime": spec.runtime,
+    }
+    if spec.boundary is not None:  # only where it is set: stores from before there was such a setting stay valid
+        common["boundary"] = spec.boundary
+    return common | more
+
+
+def cannot_be_loaded(spec: Encoder, error: Exception) -> UserError:
+    return UserError(f"model {spec.model!r}: cannot be loaded: {' '.join(str(error).split())[:300]}")
+
+
+@torch.inference_mode()
+def try_out(
+    hidden: Hidden,
+    inputs: dict[str, np.ndarray],
+    spec: Encoder,
+    device: torch.device,
+) -> tuple[int, int]:
+    """Time steps and width of a window's features, by running it: a layer or a processor that does not fit ends here,
+    before any work.
+
+    Raises:
+        UserError: the network refuses the window, or has no such layer.
+    """
+    try:
+        batch = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
+        _, n_steps, dim = hidden(batch, None).shape
+    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model {spec.model!r}: does not take what its processor gives: {reason}") from error
+    return n_steps, dim
+
+
+def run_by(
+    hidden: Hidden, network: Any, spec: Encoder, examples: list[tuple[Window, int]]
+) -> tuple[Hidden, dict[str, Any]]:
+    """``hidden`` on the runtime that the profile asks for, and what this adds to the fingerprint.
+
+    Args:
+        examples: windows that differ in all in which windows do, and how many of each to try at once.
+    """
+    if spec.runtime == "torch":
+        return hidden, {}
+    from extract.encoders.openvino_runtime import openvino_hidden, openvino_version
+
+    batches = [{name: torch.from_numpy(x) for name, x in stack([window] * n, {})[0].items()} for window, n in examples]
+    compiled = openvino_hidden(network, lambda inputs: hidden(inputs, None), batches, spec.precision)
+    return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
+
+
+def choose_hidden(hidden_states: tuple[torch.Tensor, ...], spec: Encoder) -> torch.Tensor:
+    """The layer that the profile asks for: index 0 enters the first layer, the last leaves the last one."""
+    if spec.boundary is not None:
+        return hidden_states[spec.boundary]
+    try:
+        return hidden_states[spec.layer]
+    except IndexError:
+        raise UserError(
+            f"layer = {spec.layer}: {spec.model} gives hidden_states 0 to {len(hidden_states) - 1}"
+        ) from None

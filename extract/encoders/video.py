@@ -1,0 +1,172 @@
+"""Video encoders: TimeSformer, VideoMAE, and an image backbone run on each frame. A time step is a frame (or tube).
+
+Below a ``boundary`` a time step is a token: of each segment of a clip, a class token and every patch of every frame.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs import UserError
+from configs.schema import Encoder
+from extract.encoders.encoder import (
+    LoadedEncoder,
+    Prepared,
+    Stream,
+    Window,
+    choose_hidden,
+    fingerprint_fields,
+    load_network,
+    run_by,
+    try_out,
+)
+from extract.encoders.layers import keep_needed_layers
+from extract.encoders.networks import ReadyNetwork
+from extract.encoders.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
+from extract.encoders.weights import find_folder, model_files
+from extract.media.decoding import Decoded, VideoTask
+from extract.media.faces import face_detector
+from extract.media.reading import DECODING
+
+PATCH = 16  # pixels, of most vision transformers: what an image costs is counted in these
+SHORT_SEGMENTS = 2  # a clip of more segments is streamed, and never held as a whole
+DEFAULT_IMAGE_FRAMES = 8  # frames for image backbones, which have no number of their own
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What a network wants an image to be: ``size`` pixels square, and per channel ``(x / 255 - mean) / std``."""
+
+    size: int
+    mean: list[float]
+    std: list[float]
+
+
+LITE0_FORMAT = ImageFormat(size=224, mean=[127 / 255] * 3, std=[128 / 255] * 3)
+
+
+def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
+    """Args: spec, a ``video`` encoder of a profile. Raises UserError where it cannot be loaded."""
+    if spec.face_crop:
+        face_detector()  # where it is not installed, that is said now and not after the first clips
+    network, states, image_format, n_frames, files = (
+        _packaged(spec, device) if spec.model == EFFICIENTNET_LITE0 else _from_folder(spec, device)
+    )
+    mean = torch.tensor(image_format.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(image_format.std, device=device).view(3, 1, 1)
+
+    def prepare(clip: Decoded) -> Prepared:
+        assert clip.data is not None
+        return Prepared([window(images) for images in clip.data], clip.n * n_steps, clip.seconds)
+
+    def prepare_long(stream: Stream) -> Prepared:
+        about = next(stream)
+        return Prepared((window(images) for images in stream), about.n * n_steps, about.seconds)
+
+    def window(images: np.ndarray) -> Window:
+        patches = n_frames * (image_format.size // PATCH) ** 2
+        return Window({"images": images}, slice(0, n_steps), patches)
+
+    def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:  # all of one length
+        pixels = inputs["images"].permute(0, 1, 4, 2, 3).float() / 255  # (batch, frames, 3, height, width)
+        return states((pixels - mean) / std)
+
+    blank = np.zeros((n_frames, image_format.size, image_format.size, 3), dtype=np.uint8)
+    n_steps, dim = try_out(hidden, {"images": blank}, spec, device)
+    run, runtime = run_by(hidden, network, spec, [(window(blank), 1), (window(blank), 2)])
+    fields = fingerprint_fields(
+        spec,
+        files,
+        n_frames=n_frames,
+        window_seconds=spec.window_seconds,
+        decoding=DECODING,
+        processor=asdict(image_format),
+        face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
+        **runtime,
+    )
+    task = VideoTask(n_frames, image_format.size, spec.window_seconds, SHORT_SEGMENTS, spec.face_crop)
+    return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
+
+
+def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
+    if spec.family != "image" or spec.layer != -1:
+        raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
+    if spec.boundary is not None:
+        raise UserError(f"video.boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
+    network: Any
+    network, files = efficientnet_lite0()
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
+
+    def states(pixels: torch.Tensor) -> torch.Tensor:
+        return _per_frame(pixels, lambda images: ready.call(network.extract_features, inputs=images))
+
+    return network, states, LITE0_FORMAT, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
+
+
+def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
+    folder = find_folder(spec)
+    types = () if spec.family == "image" else (spec.family,)
+    network, config = load_network(spec, folder, types)
+    keep_needed_layers(network, spec)
+    ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
+    n_frames: int = spec.n_frames or getattr(config, "num_frames", None) or DEFAULT_IMAGE_FRAMES
+    if spec.family != "image" and n_frames != config.num_frames:
+        raise UserError(f"n_frames = {n_frames}: {spec.model} takes {config.num_frames} frames")
+
+    def chosen(pixels: torch.Tensor) -> torch.Tensor:
+        return choose_hidden(ready.hidden_states({"pixel_values": pixels}), spec)
+
+    def states(pixels: torch.Tensor) -> torch.Tensor:
+        if spec.family == "image":
+            return _per_frame(pixels, chosen)
+        if spec.boundary is not None:
+            return chosen(pixels)  # every token: layers above the boundary need them all
+        return pool_patches(chosen(pixels), spec.family, config)
+
+    return network, states, _image_format(folder, config), n_frames, model_files(folder)
+
+
+def _image_format(folder: Path, config: Any) -> ImageFormat:
+    """Input size and normalisation from the model's own ``preprocessor_config.json``."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; it says how images are scaled and normalised")
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    size = stated["crop_size"] if stated.get("do_center_crop", True) and "crop_size" in stated else stated.get("size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    size = size or getattr(config, "image_size", None)
+    if not isinstance(size, int) or "image_mean" not in stated or "image_std" not in stated:
+        raise UserError(f"{path}: must give image_mean, image_std, and one size for both sides")
+    if not stated.get("do_normalize", True) or stated.get("rescale_factor", 1 / 255) != 1 / 255:
+        raise UserError(f"{path}: only images scaled by 1/255 and normalised are supported")
+    return ImageFormat(size, stated["image_mean"], stated["image_std"])
+
+
+def _per_frame(pixels: torch.Tensor, backbone: Network) -> torch.Tensor:
+    """(batch, frames, 3, h, w) -> (batch, frames, dim): each frame alone, averaged over its tokens or its map.
+
+    A class token counts as one token among the patches.
+    """
+    batch, frames = pixels.shape[:2]
+    out = backbone(pixels.flatten(0, 1))  # (batch * frames, tokens, dim) or (batch * frames, dim, h, w)
+    pooled = out.mean(dim=(2, 3)) if out.ndim == 4 else out.mean(dim=1)
+    return pooled.view(batch, frames, -1)
+
+
+def pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor:
+    """Average over the patches of each frame (TimeSformer) or tube of frames (VideoMAE): (batch, time, dim).
+
+    TimeSformer's tokens are a class token, then patch after patch with time running fastest; VideoMAE's are tube
+    after tube, without a class token.
+    """
+    if family == "timesformer":
+        return tokens[:, 1:].unflatten(1, (-1, config.num_frames)).mean(dim=1)
+    return tokens.unflatten(1, (config.num_frames // config.tubelet_size, -1)).mean(dim=2)

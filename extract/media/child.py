@@ -1,0 +1,110 @@
+"""A child process to send messages to: ``python -m MODULE FD``, with a pair of sockets between it and its parent.
+
+Messages are pickled, each behind its length in 8 bytes; both ends are this program. A child ends when its parent does,
+and leaves Ctrl-C to it.
+"""
+
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_LENGTH_BYTES = 8
+
+
+class LostError(Exception):
+    """A child, or a worker elsewhere, that died or hangs. The message says which."""
+
+
+class Child:
+    """The parent's end. ``what`` names the child in messages: "the decoder"."""
+
+    def __init__(self, module: str, what: str, environment: dict[str, str] | None = None) -> None:
+        self._what = what
+        self._socket, theirs = socket.socketpair()
+        paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
+                process_group=0,  # Ctrl-C reaches the parent, which decides
+            )
+
+    def send(self, message: Any) -> None:
+        """Raises LostError."""
+        try:
+            send(self._socket, message)
+        except (ConnectionError, TimeoutError) as error:
+            raise LostError(self._how_it_ended()) from error
+
+    def receive(self, timeout: float | None) -> Any:
+        """The next message. Only time spent waiting here counts, and any byte is a sign of life. Raises LostError."""
+        self._socket.settimeout(timeout)
+        try:
+            return receive(self._socket)
+        except TimeoutError as error:
+            raise LostError(f"no sign of life from {self._what} for {timeout:g} s") from error
+        except (EOFError, ConnectionError) as error:
+            raise LostError(self._how_it_ended()) from error
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._socket.close()
+
+    def _how_it_ended(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(10)
+            return (
+                f"{self._what} crashed ({signal.Signals(-code).name})" if code < 0 else f"{self._what} ended ({code})"
+            )
+        return f"{self._what} hung up"
+
+
+@contextmanager
+def parent() -> Iterator[socket.socket]:
+    """In a child: the socket to the parent. Leaving, or the parent's end, ends the child quietly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as inherited, suppress(EOFError, ConnectionError):
+        threading.Thread(target=_end_with, args=[inherited], daemon=True).start()
+        yield inherited
+
+
+def _end_with(inherited: socket.socket) -> None:
+    """End this process with its parent, whatever it is doing."""
+    watch = select.poll()
+    watch.register(inherited, 0)  # hanging up is always reported
+    watch.poll()
+    os._exit(0)
+
+
+def send(to: socket.socket, message: Any) -> None:
+    content = pickle.dumps(message, protocol=5)
+    to.sendall(len(content).to_bytes(_LENGTH_BYTES, "little"))
+    to.sendall(content)
+
+
+def receive(source: socket.socket) -> Any:
+    return pickle.loads(_read(source, int.from_bytes(_read(source, _LENGTH_BYTES), "little")))
+
+
+def _read(source: socket.socket, n_bytes: int) -> bytearray:
+    content = bytearray(n_bytes)
+    rest = memoryview(content)
+    while rest:
+        n = source.recv_into(rest)
+        if n == 0:
+            raise EOFError
+        rest = rest[n:]
+    return content

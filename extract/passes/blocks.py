@@ -1,0 +1,196 @@
+"""Computing blocks: decoding ahead in child processes, batches of like lengths, results in the order of the clips."""
+
+import queue
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from extract.encoders.encoder import LoadedEncoder, Prepared, Window
+from extract.media.decoding import Decoders
+from extract.media.reading import ClipError, MediaError
+from extract.media.sources import Clip, local_copy
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip to compute. ``place`` is its position among all clips of the pass, computed or not."""
+
+    clip: Clip
+    content_hash: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    clip_id: str
+    stage: str  # read, decode, encode or store
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Clips that are sorted into batches together, and stored together.
+
+    Blocks are cut at fixed places of the list of all clips. Whoever computes a block, and whenever, it holds the same
+    batches: so a pass that was interrupted and resumed, or spread over machines, writes the same bytes.
+    """
+
+    jobs: list[Job]
+
+
+class Mark(Enum):
+    """What stands between results."""
+
+    END = "end"  # the block is complete
+    RESTART = "restart"  # the block begins anew: its worker was lost, and its results so far do not count
+
+
+# The place of a clip, and features that follow those before them, (time, dim) float32, or why there are none. A clip
+# has one or more such results in a row, and a failure undoes those before it.
+Result = tuple[int, np.ndarray | Failure]
+
+
+class BlockComputer:
+    """An encoder with its decoders: what computes blocks, in this process or in a worker.
+
+    Args:
+        workers: decoders, each a child process that may crash or hang without harm to anything but its clip.
+    """
+
+    def __init__(self, encoder: LoadedEncoder, workers: int) -> None:
+        self._encoder = encoder
+        self._pool = ThreadPoolExecutor(workers)
+        self._decoders = Decoders(encoder.task, workers, encoder.spec.decode_timeout) if encoder.task else None
+
+    def __enter__(self) -> "BlockComputer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._decoders:
+            self._decoders.close()
+        self._pool.shutdown()
+
+    def compute(self, blocks: Iterable[Block | None]) -> Iterator[Result | Mark]:
+        """The results of each block, and ``Mark.END`` after each; the next block is decoded meanwhile.
+
+        Results of a block come in the order of its clips, but for long clips, which follow the others: they are
+        streamed from file to features and never held as a whole.
+
+        Args:
+            blocks: None among them says that the next one is not known yet.
+        """
+        ahead: tuple[Block, list[Future[Prepared | None]]] | None = None
+        for block in chain(blocks, [None]):
+            submitted = None
+            if block is not None:
+                submitted = block, [self._pool.submit(self._prepare, job.clip) for job in block.jobs]
+            if ahead is not None:
+                yield from self._results(*ahead)
+            ahead = submitted
+
+    def _results(self, block: Block, prepared: list[Future[Prepared | None]]) -> Iterator[Result | Mark]:
+        ready: list[tuple[int, Prepared, list[Window]]] = []
+        results: dict[int, list[np.ndarray] | list[Failure]] = {}
+        long: list[Job] = []
+        for job, future in zip(block.jobs, prepared, strict=True):
+            try:
+                clip = future.result()
+            except (MediaError, ClipError, OSError) as error:
+                results[job.place] = [_failure(job, error)]
+            else:
+                if clip is None:
+                    long.append(job)
+                else:
+                    ready.append((job.place, clip, list(clip.windows)))
+        encoded = self._encode([windows for _, _, windows in ready])
+        for (place, clip, _), pieces in zip(ready, encoded, strict=True):
+            results[place] = list(self._encoder.pooled(clip, pieces))
+        for place in sorted(results):
+            for values in results[place]:
+                yield place, values
+        for job in long:
+            yield from self._stream(job)
+        yield Mark.END
+
+    def _encode(self, clips: list[list[Window]]) -> list[list[np.ndarray]]:
+        """The kept time steps of each window of each clip."""
+        windows = [(c, w) for c, own in enumerate(clips) for w in range(len(own))]
+        batches = batches_of([clips[c][w] for c, w in windows], self._encoder)
+        found: dict[tuple[int, int], np.ndarray] = {}
+        encoded = self._encoder.encode([clips[c][w] for c, w in (windows[i] for i in batch)] for batch in batches)
+        for batch, outputs in zip(batches, encoded, strict=True):
+            found.update(zip((windows[i] for i in batch), outputs, strict=True))
+        return [[found[c, w] for w in range(len(own))] for c, own in enumerate(clips)]
+
+    def _stream(self, job: Job) -> Iterator[Result]:
+        assert self._decoders is not None
+        assert self._encoder.prepare_long is not None
+        assert not isinstance(job.clip.source, str)
+        try:
+            with local_copy(job.clip.source) as path:
+                clip = self._encoder.prepare_long(self._decoders.stream(path))
+                pieces = (kept for (kept,) in self._encoder.encode([window] for window in clip.windows))
+                for values in self._encoder.pooled(clip, pieces):
+                    yield job.place, values
+        except (MediaError, ClipError, OSError) as error:
+            yield job.place, _failure(job, error)
+
+    def _prepare(self, clip: Clip) -> Prepared | None:
+        """None: the clip is long. Raises MediaError, ClipError, or OSError where an object cannot be fetched."""
+        if isinstance(clip.source, str):
+            return self._encoder.prepare(clip.source)
+        assert self._decoders is not None
+        with local_copy(clip.source) as path:
+            decoded = self._decoders.decode(path)
+        return None if decoded.data is None else self._encoder.prepare(decoded)
+
+
+class Arriving:
+    """The blocks that a worker is sent, for :meth:`BlockComputer.compute`; they may come from another thread."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Block] = queue.Queue()
+
+    def put(self, block: Block) -> None:
+        self._queue.put(block)
+
+    def __iter__(self) -> Iterator[Block | None]:
+        while True:
+            yield self._queue.get()
+            while not self._queue.empty():
+                yield self._queue.get()
+            yield None  # nothing more is known yet: finish what is in hand
+
+
+def _failure(job: Job, error: Exception) -> Failure:
+    stage = {MediaError: "decode", ClipError: "encode"}.get(type(error), "read")  # an object that cannot be fetched
+    return Failure(job.clip.clip_id, stage, " ".join(str(error).split()))
+
+
+def batches_of(windows: list[Window], encoder: LoadedEncoder) -> list[list[int]]:
+    """Positions of the windows that go through the network together, at most ``batch_tokens`` with padding counted.
+
+    On a CPU padding is pure loss: a batch holds windows of equal shape. On a GPU windows are sorted by length, so
+    that little is padded. Nothing of this changes a value (beyond the last bits of a sum).
+    """
+    budget = encoder.spec.batch_tokens
+    pads = encoder.device.type == "cuda" and encoder.pad_values is not None
+    by_shape: dict[Any, list[int]] = {}
+    for position in sorted(range(len(windows)), key=lambda i: windows[i].n_tokens, reverse=True):
+        by_shape.setdefault(None if pads else windows[position].shapes, []).append(position)
+    batches: list[list[int]] = []
+    for positions in by_shape.values():
+        longest = 0
+        batch: list[int] = []
+        for position in positions:  # the longest come first, and a batch too large for memory fails at once
+            if not batch or (len(batch) + 1) * longest > budget:
+                batch, longest = [], windows[position].n_tokens
+                batches.append(batch)
+            batch.append(position)
+    return batches

@@ -1,0 +1,82 @@
+"""New clips encoded here and now, by the code of an extraction and with its result: what a store would hold of them."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from cache import differing_fields
+from cache.layout import Header, all_finite
+from configs import Profile, UserError
+from configs.schema import Modality
+from extract.encoders.loading import load_encoder
+from extract.media.sources import Clip
+from extract.passes.blocks import Block, BlockComputer, Failure, Job, Mark
+from extract.passes.extraction import BLOCK_CLIPS
+
+__all__ = ["LiveEncoder", "LiveFeatures"]
+
+
+class LiveFeatures(dict[str, np.ndarray]):
+    """Arrays (time, ``width``) by clip id, for heads to read in place of a store; a clip without one is missing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+
+class LiveEncoder:
+    """The encoder of one modality.
+
+    Args:
+        stored: the header of the store whose features the heads know: same encoder, same width, same precision.
+        device: ``auto``, or as in :func:`extract.encoders.loading.load_encoder`.
+    Raises:
+        UserError: the encoder cannot be loaded, or is not the one behind the store; the fields that differ are named.
+    """
+
+    def __init__(self, profile: Profile, modality: Modality, stored: Header, device: str = "auto") -> None:
+        self._stored = stored
+        encoder = load_encoder(profile, modality, device)
+        fields = {**json.loads(json.dumps(encoder.fields)), "dtype": stored.dtype}  # as a store writes them
+        differing = differing_fields(fields, stored.fields)
+        if differing:
+            raise UserError(
+                f"encoders.{modality}.model = {profile.encoders[modality].model!r}: not the encoder that the heads "
+                f"were trained on: it differs in {', '.join(differing)}"
+            )
+        self._block_clips = profile.encoders[modality].block_clips or BLOCK_CLIPS[modality]
+        self._computer = BlockComputer(encoder, os.cpu_count() or 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._computer.__exit__()
+
+    def encode(self, clips: Sequence[Clip]) -> tuple[LiveFeatures, list[Failure]]:
+        """The features of some clips, as they would be stored, and why others have none."""
+        jobs = [Job(clip, "", place) for place, clip in enumerate(clips)]
+        blocks = [Block(jobs[i : i + self._block_clips]) for i in range(0, len(jobs), self._block_clips)]
+        pieces: dict[int, list[np.ndarray]] = {}
+        failures: list[Failure] = []
+        for result in self._computer.compute(blocks):
+            if isinstance(result, Mark):
+                continue
+            place, values = result
+            if isinstance(values, Failure):
+                failures.append(values)
+                pieces.pop(place, None)
+            else:
+                pieces.setdefault(place, []).append(values)
+        features = LiveFeatures(self._stored.dim)
+        for place, parts in sorted(pieces.items()):
+            with np.errstate(over="ignore"):
+                values = np.concatenate(parts).astype(self._stored.dtype)  # (time, dim)
+            if all_finite(values):
+                features[clips[place].clip_id] = values
+            else:
+                failures.append(Failure(clips[place].clip_id, "store", f"features exceed {self._stored.dtype}"))
+        return features, failures

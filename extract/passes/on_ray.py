@@ -1,0 +1,141 @@
+"""Encoders as actors of a Ray cluster: other machines, with or without GPUs.
+
+Media must be where the actors run under the same path, or behind a URL; the driver alone writes the store.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
+
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from configs import UserError
+from configs.schema import Encoder, Modality
+from extract.encoders.loading import LOADERS
+from extract.media.child import LostError
+from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
+
+AHEAD = 64  # results of an actor that wait to be fetched
+START_SECONDS = 120  # in which the cluster must find a place for an actor, and the actor load its encoder
+
+
+class _Actor:
+    """On the cluster: an encoder with its decoders. Blocks are put in; one stream of results comes out."""
+
+    def __init__(self, settings: Encoder, modality: Modality, workers: int, n_threads: int) -> None:
+        torch.set_num_threads(n_threads)  # sums over other numbers of threads differ in their last bits
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._computer = BlockComputer(LOADERS[modality](settings, torch.device(device)), workers)
+        self._blocks = Arriving()
+
+    def ready(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="put")
+    def put(self, block: Block) -> None:
+        self._blocks.put(block)
+
+    @ray.method(concurrency_group="results")
+    def results(self) -> Iterator[Result | Mark]:
+        yield from self._computer.compute(self._blocks)
+
+
+class RayWorker:
+    """The driver's side of an actor."""
+
+    def __init__(self, name: str, options: dict[str, Any], arguments: tuple[Any, ...]) -> None:
+        self.name = name
+        self._options, self._arguments = options, arguments
+        self._start()
+
+    def wait(self) -> int:
+        """The actor's process. Raises UserError where there is no place for it, or its encoder cannot be loaded."""
+        try:
+            return ray.get(self._actor.ready.remote(), timeout=START_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            free = {name: left for name, left in ray.available_resources().items() if name in ("CPU", "GPU")}
+            raise UserError(
+                f"{self.name}: found no place within {START_SECONDS} s: it needs {self._options}, and the cluster has "
+                f"{free} left"
+            ) from error
+        except RayActorError as error:
+            raise UserError(f"{self.name}: cannot start: {str(error).strip().splitlines()[-1]}") from error
+
+    def submit(self, block: Block) -> Iterator[Result | Mark]:
+        self._actor.put.remote(block)
+        return self._next_block()
+
+    def restart(self) -> None:
+        self.close()
+        self._start()
+        self.wait()  # the machine that it was on may be gone
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+    def _start(self) -> None:
+        # While results are streamed, blocks must still get in; in one thread, or they would overtake each other.
+        actor: Any = ray.remote(concurrency_groups={"put": 1, "results": 1})(_Actor)  # type: ignore[call-overload]
+        self._actor: Any = actor.options(**self._options).remote(*self._arguments)
+        stream = self._actor.results.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+        self._results = stream.remote()
+
+    def _next_block(self) -> Iterator[Result | Mark]:
+        for reference in self._results:
+            try:
+                item = ray.get(reference)
+            except RayActorError as error:
+                raise LostError(type(error).__name__) from error
+            except RayTaskError as error:
+                raise error.as_instanceof_cause() from error
+            yield item
+            if item is Mark.END:
+                return
+        raise LostError("its results ended")
+
+
+@contextmanager
+def ray_workers(settings: Encoder, modality: Modality, actors: int | None, decoders: int) -> Iterator[list[RayWorker]]:
+    """Actors on the cluster that ``RAY_ADDRESS`` names, or on one of this machine's processes.
+
+    Args:
+        actors: default: one for each GPU of the cluster, or one for each two CPUs.
+        decoders: of each actor.
+    """
+    _reach(os.environ.get("RAY_ADDRESS", ""))
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--engine ray: {reason}; if it wants a token, set RAY_AUTH_MODE=token everywhere") from error
+    try:
+        there = ray.cluster_resources()
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
+        n = actors or gpus or max(1, cpus // 2)
+        arguments = (settings, modality, decoders, torch.get_num_threads())
+        workers = [RayWorker(f"Ray actor {i}", options, arguments) for i in range(n)]
+        for worker in workers:
+            worker.wait()
+        yield workers
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for minutes. Raises UserError where nothing answers at ``host:port``."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local", a URL of Ray's own
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--engine ray: no cluster at RAY_ADDRESS={address}: {error.strerror or error}") from error

@@ -1,0 +1,201 @@
+"""What fusion leaves behind: predictions, metrics.json, headline.json, confusion.csv, summary.txt, the fitted model."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fusion.report.findings import Findings, Gate, Row, Weight
+from fusion.report.significance import LEVEL
+from fusion.strategies.catalogue import save
+from fusion.strategies.nested import RULE, Fusion
+from fusion.strategies.predictions import write
+from heads.metrics import SCORES, interval, without_nan
+
+
+def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
+    """Write all but the pictures and the report into ``folder``; returns the summary that is to be printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "predictions.parquet", found.units, found.log_p[found.chosen])
+    metrics = all_metrics(found, findings)
+    (folder / "metrics.json").write_text(_json(metrics), encoding="utf-8")
+    (folder / "headline.json").write_text(_json(headline(metrics)), encoding="utf-8")
+
+    is_headline = found.units.splits == found.headline
+    predicted = found.log_p[found.chosen][is_headline].argmax(axis=1)
+    actual = found.units.where(is_headline).label_names
+    pl.DataFrame({"actual": actual, "predicted": [found.units.classes[i] for i in predicted]}).write_csv(
+        folder / "confusion.csv"
+    )
+    shutil.rmtree(folder / "model", ignore_errors=True)  # no trees of an earlier choice beside the new model
+    save(found.fitted, folder / "model")
+    inputs = {"heads": found.units.heads, "classes": found.units.classes}  # what the model's axes mean, in order
+    (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")
+    text = summary(found, findings)
+    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
+    """metrics.json: all that the report says, with keys that stay.
+
+    A *score* is ``macro_f1, macro_f1_low, macro_f1_high``, the same of ``accuracy``, ``balanced_accuracy`` and
+    ``weighted_f1``, and ``log_loss, ece, classwise_ece, n_units, n_groups``. What cannot be known is null.
+
+    - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), and a score
+    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``
+    - ``best_head``: ``head``, and a score on the headline split
+    - ``gain_over_best_head``: differences, with intervals, as in a score
+    - ``majority``, ``heads.HEAD``, ``strategies.STRATEGY``: by split, a score
+    - all of the headline split: ``significance`` (``against``, and by candidate ``macro_f1`` and ``accuracy`` with
+      ``value, low, high, p``, and ``mcnemar`` with ``gained, lost, p``; ``p_holm`` is adjusted over all candidates),
+      ``confusion`` and ``per_class`` (of ``fusion`` and ``best_head``), ``calibration`` (``heads.HEAD`` and
+      ``fusion``: ``before`` and ``after``, each with ``ece, classwise_ece, bins``; ``temperatures``),
+      ``where_heads_win`` (``classes.CLASS``, by F1, and ``subgroups.FIELD.VALUE``, by macro-F1: ``units, fusion,
+      low, high, heads, best``), ``gate_weights`` (null without attention; ``overall.HEAD`` and
+      ``by_predicted_class.CLASS``: ``mean, std``), ``mistakes`` (the most confident ones)
+    """
+    by_split = {name: {split: _flat(score) for split, score in splits.items()} for name, splits in found.scores.items()}
+    best = f"head:{found.best_head}"
+    shown = {"fusion": found.scores[found.chosen][found.headline], "best_head": found.scores[best][found.headline]}
+    return {
+        "headline": {"split": found.headline, "strategy": found.chosen, **by_split[found.chosen][found.headline]},
+        "choice": {
+            "strategy": found.chosen,
+            "rule": RULE,
+            "forced": found.forced,
+            "fell_back": fell_back(found),
+            "notes": found.notes,
+        },
+        "best_head": {"head": found.best_head, **by_split[best][found.headline]},
+        "gain_over_best_head": _scores(found.gains[found.best_head]),
+        "majority": by_split["majority"],
+        "heads": {head: by_split[f"head:{head}"] for head in found.units.heads},
+        "strategies": {name: by_split[name] for name in found.strategies},
+        "significance": {"against": found.best_head, "candidates": findings.comparisons},
+        "confusion": {
+            "classes": found.units.classes,
+            **{name: score["confusion"] for name, score in shown.items()},
+        },
+        "per_class": {name: score["per_class"] for name, score in shown.items()},
+        "calibration": {
+            "temperatures": found.temperatures,
+            "heads": findings.calibration,
+            "fusion": findings.fused_calibration,
+        },
+        "where_heads_win": {
+            "classes": _rows(findings.classes),
+            "subgroups": {name: _rows(rows) for name, rows in findings.subgroups.items()},
+        },
+        "gate_weights": _gate(findings.gate),
+        "mistakes": [asdict(mistake) for mistake in findings.mistakes],
+    }
+
+
+def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that fit a line of ``dvc metrics show``: the fusion, the best head and the majority class."""
+    split = metrics["headline"]["split"]
+    rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "majority": metrics["majority"][split]}
+    scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items()}
+    return {"split": split, "strategy": metrics["headline"]["strategy"], **scores}
+
+
+def fell_back(found: Fusion) -> bool:
+    """Whether a single head was taken because nothing that combines heads did better."""
+    return found.chosen.startswith("head:")
+
+
+def _flat(score: dict[str, Any]) -> dict[str, Any]:
+    return _scores(score) | {name: score[name] for name in ("log_loss", "ece", "classwise_ece", "n_units", "n_groups")}
+
+
+def _scores(score: dict[str, Any]) -> dict[str, float]:
+    """``macro_f1``, ``macro_f1_low``, ``macro_f1_high``, ..."""
+    parts = (("value", ""), ("low", "_low"), ("high", "_high"))
+    return {name + suffix: score[name][part] for name in SCORES for part, suffix in parts}
+
+
+def _rows(rows: dict[str, Row]) -> dict[str, Any]:
+    return {name: asdict(row) for name, row in rows.items()}
+
+
+def _gate(gate: Gate | None) -> dict[str, Any] | None:
+    def plain(weights: dict[str, Weight]) -> dict[str, Any]:
+        return {head: asdict(weight) for head, weight in weights.items()}
+
+    if gate is None:
+        return None
+    by_class = {name: {"units": n, "heads": plain(weights)} for name, (n, weights) in gate.by_class.items()}
+    return {"overall": plain(gate.overall), "by_predicted_class": by_class}
+
+
+def _json(content: Any) -> str:
+    return json.dumps(without_nan(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def summary(found: Fusion, findings: Findings) -> str:
+    """A page: the tables of the headline split and of the one that the choice was made on, the notes, the findings."""
+    width = max(len(display_name(name)) for name in found.scores) + 2
+    lines = []
+    for split in dict.fromkeys((found.headline, "oof")):
+        score = found.scores[found.chosen][split]
+        where = f"{split}: {score['n_units']} units in {score['n_groups']} groups"
+        lines += [
+            where + (" (cross-fitted)" if split == "oof" else "") + (", headline" if split == found.headline else ""),
+            f"  {'':{width}}{'accuracy':>9}  {'macro-F1 (95 % interval)':<24}{'balanced acc.':>14}{'log-loss':>10}"
+            f"{'ECE':>8}",
+        ]
+        for name, splits in found.scores.items():
+            lines.append(_line(display_name(name), splits[split], width, name == found.chosen))
+        lines.append("")
+    lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {RULE}"))
+    lines += [f"- {note}" for note in found.notes]
+    lines += ["", *_findings(found, findings), ""]
+    for head in found.units.heads:
+        gain = found.gains[head]["macro_f1"]
+        where = f"fused on {found.headline}: {gain['value']:+.3f} macro-F1"
+        lines.append(f"{where} over head {head} {interval(gain, '+.3f')}")
+    return "\n".join(lines)
+
+
+def _line(name: str, score: dict[str, Any], width: int, is_chosen: bool) -> str:
+    f1 = f"{score['macro_f1']['value']:.3f} {interval(score['macro_f1'])}"
+    return (
+        f"{'*' if is_chosen else ' '} {name:<{width}}{score['accuracy']['value']:>9.3f}  {f1:<24}"
+        f"{score['balanced_accuracy']['value']:>14.3f}{score['log_loss']:>10.3f}{score['ece']:>8.3f}"
+    )
+
+
+def _findings(found: Fusion, findings: Findings) -> list[str]:
+    """On the headline split: significance, calibration, and what each head is best at."""
+    lines = [
+        f"on {found.headline}, against head {found.best_head}, adjusted for {len(findings.comparisons)} comparisons:"
+    ]
+    clear = {
+        "better": [n for n, c in findings.comparisons.items() if c["macro_f1"]["value"] > 0 and is_clear(c)],
+        "worse": [n for n, c in findings.comparisons.items() if c["macro_f1"]["value"] < 0 and is_clear(c)],
+    }
+    for word, names in clear.items():
+        lines.append(f"  macro-F1 {word}, p < {LEVEL}: {', '.join(map(display_name, names)) or 'none'}")
+    lines.append("calibration error (ECE) before -> after:")
+    width = max(len(name) for name in (*found.units.heads, *found.units.classes)) + 2
+    for head, both in findings.calibration.items():
+        if both:
+            lines.append(f"  {head:<{width}}{both['before']['ece']:.3f} -> {both['after']['ece']:.3f}")
+    lines.append("best head of each class, by F1:")
+    for name, row in findings.classes.items():
+        best = f"{', '.join(row.best)} {max(row.heads.values()):.3f}" if row.best else "none finds it"
+        lines.append(f"  {name:<{width}}{best}; fusion {row.fusion:.3f}")
+    return lines
+
+
+def is_clear(comparison: dict[str, Any]) -> bool:
+    """Whether a difference in macro-F1 is more than chance explains, all comparisons considered."""
+    return bool(comparison["macro_f1"]["p_holm"] < LEVEL)
+
+
+def display_name(name: str) -> str:
+    return f"head {name.removeprefix('head:')}" if name.startswith("head:") else name

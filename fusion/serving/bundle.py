@@ -1,0 +1,244 @@
+"""The whole trained stack in one folder: made here, verified and opened by whoever predicts.
+
+``profile.yaml``     the resolved profile: encoders and their settings, how the dataset was read
+``bundle.json``      format, classes, the heads and their temperatures, headers of the stores that they were trained on
+``heads/HEAD/``      a head's models with their vocabularies, as heads/train.py wrote them
+``fusion/``          the fitted fusion, as fusion/stack.py wrote it
+``SHA256SUMS``       of every other file: ``sha256sum -c SHA256SUMS`` checks them, too
+
+Frozen encoders stay outside: the profile says where they come from, and the headers say what their weights hash to.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.layout import Header
+from configs import Profile, UserError, load
+from configs.schema import Head
+
+if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
+    from fusion.strategies.catalogue import Fitted
+    from fusion.strategies.predictions import Predictions
+    from heads.fitting.saved import TrainedHead
+
+FORMAT = 1
+SUMS, ABOUT, PROFILE = "SHA256SUMS", "bundle.json", "profile.yaml"
+
+
+@dataclass(frozen=True)
+class BundledHead:
+    """A head of a bundle, not loaded yet."""
+
+    name: str
+    folder: Path
+    settings: Head
+    temperature: float  # fitted on all out-of-fold predictions: softmax(log p / temperature) is calibrated
+    vocabularies: dict[str, list[str]]  # field: the categories that any of its models knows
+
+    def load(self) -> "TrainedHead":
+        from heads.fitting.saved import load_head
+
+        return load_head(self.folder)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle; heads in the order of the fusion's axes."""
+
+    folder: Path
+    digest: str  # of SHA256SUMS, and so of everything
+    profile: Profile
+    classes: tuple[str, ...]
+    heads: tuple[BundledHead, ...]
+    stored: dict[str, Header]  # modality: of the store that the heads were trained on
+
+    @cached_property
+    def fusion(self) -> "Fitted":
+        from fusion.strategies.catalogue import load as load_fitted
+
+        return load_fitted(self.folder / "fusion")
+
+
+def make_bundle(profile: Profile, folder: Path) -> None:
+    """Write a profile's trained stack into ``folder``, whole or not at all. The same stack gives the same bytes.
+
+    Raises:
+        UserError: something of it is not there, or parts do not belong together: a head that was trained on another
+            store than there is now, or a fusion of other heads.
+    """
+    fused = profile.fusion_path / "model"
+    names, classes = _inputs_of(fused / "inputs.json")
+    for name in names:
+        if name not in profile.heads:
+            raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
+    heads = {name: _head_json(profile.head_path(name) / "model") for name in names}
+    for name, about in heads.items():
+        if tuple(about["classes"]) != classes:
+            raise UserError(f"{profile.head_path(name)}: its classes are not those of {fused}: fuse the heads again")
+    stored: dict[str, Header] = {
+        modality: _header(profile, modality, {name: about["stores"] for name, about in heads.items()})
+        for modality in profile.encoders
+        if any(modality in about["stores"] for about in heads.values())
+    }
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for name in names:
+        shutil.copytree(profile.head_path(name) / "model", fresh / "heads" / name)
+    shutil.copytree(fused, fresh / "fusion")
+    _write_texts(fresh, profile, names, classes, stored)
+    sums = "".join(f"{digest}  {path}\n" for path, digest in _digests(fresh).items())
+    (fresh / SUMS).write_text(sums, encoding="utf-8")
+    open_bundle(fresh)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verify every file of a bundle and say what is in it; no model is loaded yet.
+
+    Raises:
+        UserError: no bundle, one of another format, or a file that is missing, changed, or not among those that the
+            bundle was made of; in one line that names it.
+    """
+    digest = _verify(folder)
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise UserError(f"{folder}: bundle format {about['format']}, this version reads {FORMAT}: make it again")
+        heads = tuple(_bundled(folder / "heads" / name, name, t) for name, t in about["temperatures"].items())
+        stored = {modality: Header(**header) for modality, header in about["stores"].items()}
+        return Bundle(folder, digest, load(str(folder / PROFILE)), tuple(about["classes"]), heads, stored)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: not a bundle that can be read ({error}): make it again") from error
+
+
+def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
+    saved = _head_json(folder)
+    known: dict[str, set[str]] = {}
+    for model in (model for fold in saved["folds"] for model in fold):
+        for field, words in model.get("vocabularies", {}).items():
+            known.setdefault(field, set()).update(words)
+    vocabularies = {field: sorted(words) for field, words in known.items()}
+    return BundledHead(name, folder, Head.model_validate(saved["settings"]), temperature, vocabularies)
+
+
+def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    if not path.is_file():
+        raise UserError(f"{path}: not there yet; make it with: python fusion/stack.py")
+    inputs = json.loads(path.read_text(encoding="utf-8"))
+    return inputs["heads"], tuple(inputs["classes"])
+
+
+def _head_json(folder: Path) -> dict[str, Any]:
+    path = folder / "head.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not there yet; make it with: python heads/train.py")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _header(profile: Profile, modality: str, trained: dict[str, dict[str, Any]]) -> Header:
+    """The header of a store, which must be the one that every head that reads it was trained on."""
+    header = Header.read(profile.store_path(modality))
+    for name, stores in trained.items():
+        if modality in stores and stores[modality]["fingerprint"] != header.fingerprint:
+            raise UserError(
+                f"{profile.store_path(modality)}: not the store that head {name!r} was trained on: train it again with "
+                f"python heads/train.py --head {name}"
+            )
+    return header
+
+
+def _refuse_stale(profile: Profile, units: "Predictions") -> None:
+    """The fitted fusion of the heads' predictions must be the fused ones; those on oof are of other fits."""
+    import numpy as np
+    import polars as pl
+
+    from fusion.strategies.catalogue import load as load_fitted
+
+    path = profile.fusion_path / "predictions.parquet"
+    rows = units.where(units.splits != "oof")
+    fused = pl.read_parquet(path).filter(pl.col("split") != "oof")
+    same = fused["unit_id"].to_list() == rows.unit_ids.tolist()
+    heard = np.flatnonzero(rows.present.any(axis=1))
+    if same and len(heard):
+        p = fused.select(f"p_{name}" for name in units.classes).to_numpy()[heard]
+        log_p = load_fitted(profile.fusion_path / "model").predict_logits(rows.outputs.where(heard))
+        same = np.abs(np.exp(log_p) - p).max() < 1e-6
+    if not same:
+        raise UserError(f"{path}: does not follow from the heads' predictions: fuse them again with fusion/stack.py")
+
+
+def _write_texts(
+    folder: Path, profile: Profile, names: list[str], classes: tuple[str, ...], stored: dict[str, Header]
+) -> None:
+    """profile.yaml and bundle.json; nothing in them changes from run to run."""
+    from fusion.strategies.calibration import fit_temperatures
+    from fusion.strategies.predictions import manifest_metadata, read
+    from heads.fitting.outputs import resolved
+
+    tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
+    units = read(tables)
+    units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
+    _refuse_stale(profile, units)
+    oof = units.where(units.splits == "oof")
+    temperatures = fit_temperatures(oof.logits, oof.present, oof.labels)
+    sources = {"manifest": profile.manifest_path, **{f"heads/{name}": path for name, path in tables.items()}}
+    about = {
+        "format": FORMAT,
+        "name": profile.name,
+        "classes": classes,
+        "temperatures": dict(zip(names, temperatures, strict=True)),
+        "stores": {modality: asdict(header) for modality, header in stored.items()},
+        "created_from": {
+            "emocache": version("emocache"),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "out_of_fold_units": len(oof.labels),
+            "sha256": {name: _digest(path) for name, path in sources.items()},
+        },
+        "measured": json.loads((profile.fusion_path / "headline.json").read_text(encoding="utf-8")),
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / PROFILE).write_text(resolved(profile), encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but SHA256SUMS, by path."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    files.pop(SUMS, None)
+    return {name: _digest(path) for name, path in sorted(files.items())}
+
+
+def _verify(folder: Path) -> str:
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise UserError(f"{sums}: not there: {folder} is no bundle; make one with: python fusion/bundle.py")
+    content = sums.read_bytes()
+    lines = content.decode("utf-8", errors="replace").splitlines()
+    stated = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    found = _digests(folder)
+    for problem, paths in (
+        ("missing", stated.keys() - found.keys()),
+        ("not a file of this bundle", found.keys() - stated.keys()),
+        ("changed since the bundle was made", {path for path in stated if found.get(path) != stated[path]}),
+    ):
+        for path in sorted(paths)[:1]:
+            more = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
+            raise UserError(f"{folder / path}: {problem}{more}, by {SUMS}: make the bundle again, or copy it again")
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,123 @@
+"""What somebody wants predicted - media files, folders, a text, conversations - as manifests like those of training."""
+
+from collections.abc import Sequence
+from glob import escape
+from pathlib import Path
+
+import polars as pl
+
+from configs import Profile, UserError
+from configs.schema import AvamergDataset
+from extract.corpora.avamerg import read_avamerg
+from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest, some
+
+AUDIO = ".aac .ac3 .aif .aiff .amr .ape .au .caf .flac .m4a .mp3 .oga .ogg .opus .voc .wav .wma .wv"
+VIDEO = ".3gp .asf .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv"
+
+
+def manifests(
+    inputs: Sequence[Path],
+    text: str | None,
+    audio: Path | None,
+    metadata: dict[str, str],
+    media: Path | None,
+    profile: Profile,
+    fields: Sequence[str],
+) -> list[Manifest]:
+    """One for all single clips, and one for each conversation file.
+
+    Args:
+        inputs: media files, folders of them, AvaMERG JSON files.
+        text, audio: of the one clip there is.
+        metadata: of every single clip; ``speaker`` is who speaks.
+        media: where conversations' media lie; default: beside the JSON file, or one up where it lies in ``json/``.
+        profile: that the heads were trained with: units and roles are like those of its dataset.
+        fields: metadata that heads read; what nobody says is unknown.
+    Raises:
+        UserError: a file is not there or is broken, a folder holds no media, options that do not go together.
+    """
+    jsons = [path for path in inputs if path.suffix.lower() == ".json"]
+    files = [file for path in inputs if path not in jsons for file in _media(path)]
+    if (text is not None or audio) and (jsons or len(files) > 1 or any(path.is_dir() for path in inputs)):
+        raise UserError("--text and --audio belong to one clip: give one media file with them, or none")
+    if text is not None and not text.strip():
+        raise UserError("--text: there is nothing in it")
+    for given in (text or "", str(audio), *map(str, files), *metadata.values()):
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:  # bytes in a name or an argument that are no text
+            raise UserError(f"{given!r}: not valid UTF-8: name or write it otherwise") from error
+    if audio and not audio.is_file():
+        raise UserError(f"--audio {audio}: no such file")
+    if jsons and metadata:
+        raise UserError("--metadata: a conversation file says its own")
+    unknown = [name for name in metadata if name not in {*fields, "speaker"}]
+    if unknown:
+        raise UserError(f"--metadata {unknown[0]}: nothing reads it; what is read: {', '.join(fields) or 'none'}")
+    found = [_conversations(path, media, profile, fields) for path in dict.fromkeys(jsons)]
+    if files or audio or text is not None or metadata:
+        found.append(_single_clips(list(dict.fromkeys(files)), text, audio, metadata, profile, fields))
+    if not found:
+        raise UserError("nothing to predict: name a media file, a folder or a conversation file, or give --text")
+    return found
+
+
+def _media(path: Path) -> list[Path]:
+    """A file itself; of a folder, every media file right in it, by name."""
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{path}: no such file")
+        return [path]
+    shown = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    found = [file for file in shown if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+    if not found:
+        raise UserError(f"{path}: no media file in this folder (it has {some(f.name for f in shown) or 'nothing'})")
+    return found
+
+
+def _single_clips(
+    files: list[Path],
+    text: str | None,
+    audio: Path | None,
+    metadata: dict[str, str],
+    profile: Profile,
+    fields: Sequence[str],
+) -> Manifest:
+    """Each file a conversation of one clip. A file that is not known to be sound alone is asked for pictures, too."""
+    has_roles = profile.dataset.adapter == "avamerg" or "role" in profile.dataset.columns
+    rows = []
+    clips: list[Path | None] = [*files] or [audio]
+    for file in clips:
+        name = str(file or ("metadata" if text is None else "text"))
+        heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO.split() else file
+        rows.append(
+            dict.fromkeys(COLUMNS)
+            | {"clip_id": name, "conversation_id": name, "group": name, "index": 0, "split": "test"}
+            | {"role": "speaker" if has_roles else None, "text": text, "label": TO_PREDICT}
+            | {"audio": heard and str(heard.absolute()), "video": seen and str(seen.absolute())}
+            | {"speaker": metadata.get("speaker")}
+            | {f"meta_{field}": metadata.get(field) for field in fields}
+        )
+    schema = COLUMNS | {f"meta_{field}": pl.String for field in fields}
+    return Manifest(pl.DataFrame(rows, schema=schema), Path("/"), (TO_PREDICT,), {})
+
+
+def _conversations(path: Path, media: Path | None, profile: Profile, fields: Sequence[str]) -> Manifest:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    trained = profile.dataset if isinstance(profile.dataset, AvamergDataset) else None
+    folder = path.absolute().parent
+    manifest = read_avamerg(
+        AvamergDataset(
+            adapter="avamerg",
+            root=folder,
+            media_root=media or (folder.parent if folder.name == "json" else folder),
+            files={"test": escape(path.name)},
+            units=trained.units if trained else "last",
+            context=trained.context if trained else False,
+        ),
+        to_predict=True,
+    )
+    known = {name.partition("_")[2] for name in manifest.clips.columns if name.startswith(("meta_", "privileged_"))}
+    unknown = [pl.lit(None, pl.String).alias(f"meta_{field}") for field in fields if field not in known]
+    return Manifest(manifest.clips.with_columns(unknown), manifest.root, manifest.classes, manifest.counts)

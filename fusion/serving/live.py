@@ -1,0 +1,212 @@
+"""From new clips to an answer: live features, the heads that read them, the fusion of what these say."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from scipy.special import log_softmax
+
+from configs import Profile
+from configs.schema import Modality
+from extract.corpora.manifest import Manifest, Unit
+from extract.passes.blocks import Failure
+from extract.passes.extraction import clips_with_media
+from extract.passes.live import LiveEncoder, LiveFeatures
+from fusion.serving.bundle import Bundle, BundledHead
+from fusion.strategies.catalogue import Fitted, FittedBlend
+from fusion.strategies.predictions import HeadOutputs
+from heads.data.batches import LISTENER, SPEAKER, seen_clips
+from heads.fitting.saved import TrainedHead, predict
+from heads.models.presence import field_value, found_inputs
+
+CONVERSATIONS = 32  # answered together: what is in memory at a time
+Failures = Mapping[tuple[str, str], str]  # (modality, clip id): why there is nothing
+Answer = dict[str, Any]
+
+
+class Predictor:
+    """A bundle ready to answer. Encoders and heads are loaded when something is there for them to read.
+
+    Args:
+        profile: the bundle's, with encoders' folders as they are on this machine.
+        device: for encoders; see :class:`extract.passes.live.LiveEncoder`.
+    """
+
+    def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
+        self._bundle, self._profile, self._device = bundle, profile, device
+        self._fusion = bundle.fusion
+        self.heads = bundle.heads
+        self._encoders: dict[str, LiveEncoder] = {}
+        self._loaded: dict[str, TrainedHead] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @property
+    def fields(self) -> list[str]:
+        """Metadata that heads, or the fusion itself, read."""
+        own = _categories(self._fusion)
+        listeners = ["listener_id"] * any(LISTENER in head.vocabularies for head in self.heads)
+        return list(dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners]))
+
+    def answers(self, manifest: Manifest) -> Iterator[Answer]:
+        """An answer for every unit, in the order of the manifest; the keys are those of :meth:`_answer`.
+
+        Raises:
+            UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
+        """
+        conversations = manifest.clips["conversation_id"].unique(maintain_order=True)
+        for start in range(0, len(conversations), CONVERSATIONS):
+            chosen = conversations[start : start + CONVERSATIONS].to_list()
+            clips = manifest.clips.filter(pl.col("conversation_id").is_in(chosen))
+            yield from self._answers(Manifest(clips, manifest.root, manifest.classes, manifest.counts))
+
+    def _answers(self, manifest: Manifest) -> Iterator[Answer]:
+        units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
+        sources, failures = self._features(manifest)
+        inputs = [[found_inputs(head.settings, unit, rows, sources) for head in self.heads] for unit in units]
+        logits = np.full((len(units), len(self.heads), len(self._bundle.classes)), np.nan)
+        for h, head in enumerate(self.heads):
+            has = [bool(there[h]) for there in inputs]
+            if any(has):
+                chosen = [unit for unit, known in zip(units, has, strict=True) if known]
+                logits[has, h] = predict(self._load(head), manifest, chosen, sources)
+        metadata = {
+            name.removeprefix("meta_"): np.array([rows[unit.unit_id][name] for unit in units], dtype=object)
+            for name in manifest.clips.columns
+            if name.startswith("meta_")
+        }
+        outputs = HeadOutputs(logits, ~np.isnan(logits).any(axis=2), metadata)
+        fused = np.full((len(units), len(self._bundle.classes)), np.nan)
+        answered = np.flatnonzero(outputs.present.any(axis=1))
+        if len(answered):
+            fused[answered] = self._fusion.predict_logits(outputs.where(answered))
+        parts = contributions(self._fusion, outputs, fused)
+        for i, unit in enumerate(units):
+            missing = [*self._missing_media(unit, rows, sources, failures), *self._missing_fields(rows[unit.unit_id])]
+            yield self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
+
+    def _answer(
+        self,
+        unit: Unit,
+        fused: np.ndarray,
+        logits: np.ndarray,
+        parts: np.ndarray,
+        inputs: list[list[str]],
+        missing: list[dict[str, str | None]],
+    ) -> Answer:
+        """
+        Args:
+            fused: (c,) log-probabilities, NaN where no head says anything.
+            logits, parts: (h, c) and (h,), NaN where a head is absent.
+            inputs: what there is for each head to read.
+        """
+        heads = {}
+        for h, head in enumerate(self.heads):
+            own = log_softmax(logits[h] / head.temperature)
+            reads = [*head.settings.inputs, *head.settings.metadata]
+            heads[head.name] = self._said(own) | {
+                "contribution": None if np.isnan(parts[h]) else float(parts[h]),
+                "reads": inputs[h],
+                "lacks": [name for name in reads if name not in inputs[h]],
+            }
+        reasons = "; ".join(f"{each['what']}: {each['why']}" for each in missing)
+        error = f"nothing to go on ({reasons})" if np.isnan(fused).any() else None
+        return {"unit": unit.unit_id} | self._said(fused) | {"heads": heads, "missing": missing, "error": error}
+
+    def _said(self, log_p: np.ndarray) -> dict[str, Any]:
+        if np.isnan(log_p).any():
+            return {"prediction": None, "probability": None, "probabilities": None}
+        p = dict(zip(self._bundle.classes, np.exp(log_p).tolist(), strict=True))
+        best = max(p, key=p.__getitem__)
+        return {"prediction": best, "probability": p[best], "probabilities": p}
+
+    def _features(self, manifest: Manifest) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
+        """What every modality that is read gives, and why some clips give nothing."""
+        sources: dict[str, LiveFeatures] = {}
+        failures: dict[tuple[str, str], str] = {}
+        for modality in dict.fromkeys(modality for head in self.heads for modality in head.settings.stores):
+            clips = clips_with_media(manifest, modality, self._profile.encoders[modality].conversation)
+            sources[modality], failed = LiveFeatures(self._bundle.stored[modality].dim), list[Failure]()
+            if clips:
+                sources[modality], failed = self._encoder(modality).encode(clips)
+            failures |= {(modality, failure.clip_id): failure.reason for failure in failed}
+        return sources, failures
+
+    def _encoder(self, modality: Modality) -> LiveEncoder:
+        if modality not in self._encoders:
+            loaded = LiveEncoder(self._profile, modality, self._bundle.stored[modality], self._device)
+            self._encoders[modality] = self._open.enter_context(loaded)
+        return self._encoders[modality]
+
+    def _load(self, head: BundledHead) -> TrainedHead:
+        if head.name not in self._loaded:
+            self._loaded[head.name] = head.load()
+        return self._loaded[head.name]
+
+    def _missing_media(
+        self, unit: Unit, rows: Mapping[str, Mapping[str, Any]], sources: Mapping[str, LiveFeatures], failures: Failures
+    ) -> Iterator[dict[str, str | None]]:
+        for modality in dict.fromkeys(modality for head in self.heads for modality in head.settings.inputs):
+            readers = [head for head in self.heads if modality in head.settings.inputs]
+            seen = {clip for head in readers for clip in seen_clips(unit, head.settings.context_clips)}
+            clips = [clip for clip in unit.clip_ids if clip in seen]
+            for clip in clips:
+                if (modality, clip) in failures:
+                    yield {"what": modality, "clip": clip, "why": failures[modality, clip]}
+            without = [clip for clip in clips if rows[clip][modality] is None]
+            if len(without) == len(clips):
+                yield {"what": modality, "clip": None, "why": "not given"}
+            elif without:
+                yield {"what": modality, "clip": None, "why": f"not given for {len(without)} of {len(clips)} clips"}
+
+    def _missing_fields(self, row: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
+        known = {field: set(words) for field, words in _categories(self._fusion).items()}
+        for head in self.heads:
+            for field, words in head.vocabularies.items():
+                known.setdefault({SPEAKER: "speaker", LISTENER: "listener_id"}.get(field, field), set()).update(words)
+        for field in dict.fromkeys([*self.fields, *known]):
+            value = row["speaker"] if field == "speaker" else field_value(row, field)
+            if value is None:
+                yield {"what": field, "clip": None, "why": "not given"}
+            elif field in known and value not in known[field]:
+                yield {"what": field, "clip": None, "why": f"{value!r} was not met in training: counts as unknown"}
+
+
+def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np.ndarray:
+    """By how much each head raises the fused log-probability of the class that is predicted.
+
+    It is ``log p(with all heads) - log p(with this head masked)``, of the class with the highest fused probability;
+    below zero where a head speaks against it. NaN where a head is absent, or is all there is.
+
+    Args:
+        fused: (n, c), what the fusion says of the outputs.
+    Returns:
+        (n, h).
+    """
+    n_heads = outputs.present.shape[1]
+    result = np.full((len(fused), n_heads), np.nan)
+    chosen = np.where(np.isnan(fused), -np.inf, fused).argmax(axis=1)
+    for h in range(n_heads):
+        rows = np.flatnonzero(outputs.present[:, h] & (outputs.present.sum(axis=1) > 1))
+        if len(rows):
+            part = outputs.where(rows)
+            present, logits = part.present.copy(), part.logits.copy()
+            present[:, h], logits[:, h] = False, np.nan
+            without = fusion.predict_logits(HeadOutputs(logits, present, part.metadata))
+            result[rows, h] = fused[rows, chosen[rows]] - without[np.arange(len(rows)), chosen[rows]]
+    return result
+
+
+def _categories(fusion: Fitted) -> dict[str, list[str]]:
+    """The metadata that a fusion itself reads, and the categories that it knows."""
+    found: dict[str, list[str]] = dict(getattr(getattr(fusion, "features", None), "categories", {}))
+    for member in fusion.members.values() if isinstance(fusion, FittedBlend) else ():
+        found |= _categories(member)
+    return {field: words for field, words in found.items() if words}

@@ -1,0 +1,204 @@
+"""Nested cross-validation: fitting, comparing and choosing strategies without a unit ever judging its own fit.
+
+For each fold k every candidate is fitted - calibration and inner choices included - on out-of-fold rows of the other
+folds and predicts fold k. Candidates are compared on these cross-fitted predictions alone; then each is refitted on
+all out-of-fold rows and applied once to val and test.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from configs import UserError
+from fusion.strategies.calibration import fit_temperatures
+from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
+from fusion.strategies.neural import FittedAttention
+from fusion.strategies.pools import Single
+from fusion.strategies.predictions import Predictions
+from fusion.strategies.tables import SPLITS
+from heads.metrics import difference, evaluate, majority
+
+FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
+FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
+DECIMALS = 3  # scores that agree to this many decimals count as equal
+RULE = (
+    f"the highest cross-fitted macro-F1 on oof (equal to {DECIMALS} decimals: the lower log-loss, then the simpler), "
+    "every single head among the candidates"
+)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Everything that a run of fusion found out."""
+
+    units: Predictions
+    log_p: dict[str, np.ndarray]  # strategy or "head:NAME": log-probabilities (n, c); on oof cross-fitted
+    scores: dict[str, dict[str, dict[str, Any]]]  # strategy or "head:NAME" or "majority": split: metrics.evaluate
+    gains: dict[str, dict[str, dict[str, float]]]  # head: metrics.difference of the chosen one over it, on headline
+    strategies: tuple[str, ...]  # those that were compared
+    chosen: str  # a strategy or "head:NAME"
+    forced: bool  # chosen by the user, not by comparison
+    best_head: str  # by oof
+    headline: str  # the split of the headline: test if there is one, else oof
+    fitted: Fitted  # the chosen one, fitted on all oof rows
+    temperatures: dict[str, float]  # of each head, fitted on all oof rows
+    gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
+    notes: tuple[str, ...]  # what a reader of the numbers must know
+
+
+def fuse(
+    units: Predictions, strategies: list[str], *, force: bool = False, bootstrap: int = 1000, seed: int = 0
+) -> Fusion:
+    """Compare strategies on cross-fitted out-of-fold predictions, choose one, apply it to val and test.
+
+    Args:
+        strategies: names in ``STRATEGIES``. With too few oof units the list becomes ``["mean"]``, and a note says so.
+        force: take the first of ``strategies``, even where a single head did better on oof.
+
+    Raises:
+        UserError: all oof rows are in one fold, or a strategy was forced that so few units cannot fit.
+    """
+    notes: list[str] = []
+    oof = units.splits == "oof"
+    folds = np.unique(units.folds[oof])
+    if len(folds) < 2:
+        raise UserError(
+            f"all oof rows are in fold {folds[0]}: fusion is judged on other folds, so it needs two or more"
+        )
+    needed = max(FEWEST_UNITS, 2 * len(units.classes))
+    if oof.sum() < needed and strategies != ["mean"]:
+        short = f"{oof.sum()} oof units are too few to fit a fusion on ({len(units.classes)} classes need {needed})"
+        if force:
+            raise UserError(f"--strategy {strategies[0]}: {short}: use --strategy mean")
+        strategies = ["mean"]
+        notes.append(f"{short}: only the mean is used.")
+
+    candidates: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
+    candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
+    log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
+
+    scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in ("majority", *candidates)}
+    for split in (s for s in SPLITS if (units.splits == s).any()):
+        rows = units.where(units.splits == split)
+        for name in candidates:
+            p = np.exp(log_p[name][units.splits == split])
+            scores[name][split] = evaluate(rows.label_names, p, units.classes, rows.groups.tolist(), bootstrap, seed)
+        training = units.where(oof).label_names
+        scores["majority"][split] = majority(
+            training, rows.label_names, units.classes, rows.groups.tolist(), bootstrap, seed
+        )
+
+    order = sorted(candidates, key=lambda name: _rank(scores[name]["oof"]))
+    chosen = strategies[0] if force else order[0]
+    headline = "test" if "test" in scores[chosen] else "oof"
+    is_headline = units.splits == headline
+    rows, p = units.where(is_headline), {name: np.exp(log_p[name][is_headline]) for name in candidates}
+    gains = {
+        head: difference(
+            rows.label_names, p[chosen], p[f"head:{head}"], units.classes, rows.groups.tolist(), bootstrap, seed
+        )
+        for head in units.heads
+    }
+    notes += _notes(units, scores, chosen, force, headline)
+    return Fusion(
+        units=units,
+        log_p=log_p,
+        scores=scores,
+        gains=gains,
+        strategies=tuple(strategies),
+        chosen=chosen,
+        forced=force,
+        best_head=next(name for name in order if name.startswith("head:")).removeprefix("head:"),
+        headline=headline,
+        fitted=fitted[chosen],
+        temperatures=dict(
+            zip(units.heads, fit_temperatures(units.logits[oof], units.present[oof], units.labels[oof]), strict=True)
+        ),
+        gate_weights=gate_weights,
+        notes=tuple(notes),
+    )
+
+
+def cross_fit(
+    units: Predictions, strategies: dict[str, Strategy], seed: int = 0
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, dict[str, Fitted]]:
+    """Log-probabilities (n, c) of each strategy, the attention's weights (n, h), and all fitted on all oof rows.
+
+    The oof rows of fold k are predicted by a fit on the oof rows of all other folds; val and test by the final fit.
+    Units of which no head says anything take no part; they are answered with the class frequencies of the others.
+    """
+    oof, heard = units.splits == "oof", units.present.any(axis=1)
+    folds = np.unique(units.folds[oof]).tolist()
+    held = [oof & (units.folds == fold) for fold in folds] + [~oof]
+
+    def fit(rows: np.ndarray) -> dict[str, Fitted]:
+        part = units.where(oof & heard & ~rows)
+        # Inner choices leave whole folds out, as here: each fold's rows come from models of their own.
+        groups = part.folds if len(np.unique(part.folds)) > 1 else part.groups
+        return fit_all(strategies, part.outputs, part.labels, groups, seed)
+
+    fits = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(fit)(rows) for rows in held)
+    counts = np.bincount(units.labels[oof & heard], minlength=len(units.classes)) + 1.0  # every class stays possible
+    prior = np.tile(np.log(counts / counts.sum()), (len(oof), 1))
+    log_p = {name: prior.copy() for name in strategies}
+    weights = None
+    for rows, fitted in zip(held, tqdm(fits, desc="fusing", total=len(held), unit="fold", disable=None), strict=True):
+        answered = rows & heard
+        if not answered.any():
+            continue  # there is neither val nor test
+        outputs = units.outputs.where(answered)
+        for name, strategy in fitted.items():
+            log_p[name][answered] = strategy.predict_logits(outputs)
+            if isinstance(strategy, FittedAttention):
+                weights = np.zeros(units.present.shape) if weights is None else weights
+                weights[answered] = strategy.weights(outputs)
+    return log_p, weights, fitted
+
+
+def _rank(score: dict[str, Any]) -> tuple[float, float]:
+    """Sorting is stable and candidates stand from single heads to trees: among equals the simplest comes first."""
+    return -round(score["macro_f1"]["value"], DECIMALS), round(score["log_loss"], DECIMALS)
+
+
+def _notes(
+    units: Predictions, scores: dict[str, dict[str, dict[str, Any]]], chosen: str, force: bool, headline: str
+) -> list[str]:
+    notes = []
+    if headline == "oof":
+        notes.append(
+            "There is no test split: the headline is measured on cross-fitted out-of-fold predictions of the training "
+            "units. That is slightly optimistic: the strategy was chosen on the same predictions, and it learned from "
+            "heads that had seen the units it is judged on."
+        )
+    if force:
+        notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
+    elif chosen.startswith("head:"):
+        notes.append(
+            f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
+            f"{chosen.removeprefix('head:')}, alone."
+        )
+    elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
+        notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")
+    if "val" in scores[chosen]:
+        notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
+    if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
+        count = scores[chosen][headline]["n_groups"]
+        notes.append(f"The {headline} units form only {count} group{'s' * (count != 1)}: intervals are rough.")
+    rows = units.where(units.splits == headline)
+    never = [name for i, name in enumerate(units.classes) if not (rows.labels == i).any()]
+    if never:
+        notes.append(f"No {headline} unit is labelled {', '.join(never)}.")
+    unheard = int((~rows.present.any(axis=1)).sum())
+    if unheard:
+        notes.append(f"Of {unheard} {headline} units no head says anything: they get the training class frequencies.")
+    absent = {name: int((~rows.present[:, h]).sum()) for h, name in enumerate(units.heads)}
+    if any(absent.values()):
+        listed = ", ".join(f"{name} {count}" for name, count in absent.items() if count)
+        notes.append(
+            f"{headline} units, of {len(rows.labels)}, for which a head has no prediction: {listed}. Strategies leave "
+            "the head out there; in its own row the mean of the others stands in."
+        )
+    return notes

@@ -1,0 +1,178 @@
+"""Predictions of several heads: aligned by unit, class and fold; and written. ``tables.py`` reads one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.special import log_softmax
+
+from configs import UserError
+from fusion.strategies.tables import META, SPLITS, Table, read_table
+
+NO_FOLD = -1  # the fold of val and test units
+DRAWN_FOLDS = 5  # where tables name none
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What h heads say of n units, and what else is known of the units: all that a strategy sees."""
+
+    logits: np.ndarray  # (n, h, c) log-probabilities: rows of exp(logits) sum to 1; NaN where a head is absent
+    present: np.ndarray  # (n, h) bool
+    metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
+
+    def where(self, rows: np.ndarray) -> "HeadOutputs":
+        """The units of a boolean mask or of indices."""
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return HeadOutputs(self.logits[rows], self.present[rows], metadata)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Several heads' predictions of the same units, aligned by split and unit id; n units, h heads, c classes."""
+
+    heads: tuple[str, ...]
+    classes: tuple[str, ...]
+    unit_ids: np.ndarray  # (n,) str; unique within a split
+    splits: np.ndarray  # (n,) str, one of SPLITS, in that order
+    folds: np.ndarray  # (n,) int; NO_FOLD outside oof
+    labels: np.ndarray  # (n,) int, index into classes
+    groups: np.ndarray  # (n,) str; the unit's id where no table names a group
+    logits: np.ndarray  # (n, h, c), as in HeadOutputs
+    present: np.ndarray  # (n, h) bool
+    metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
+
+    def where(self, rows: np.ndarray) -> "Predictions":
+        """The units of a boolean mask or of indices."""
+        per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return Predictions(self.heads, self.classes, **{n: getattr(self, n)[rows] for n in per_unit}, metadata=metadata)
+
+    @property
+    def outputs(self) -> HeadOutputs:
+        return HeadOutputs(self.logits, self.present, self.metadata)
+
+    @property
+    def label_names(self) -> list[str]:
+        return [self.classes[i] for i in self.labels]
+
+
+def read(files: dict[str, Path]) -> Predictions:
+    """Read and align the tables of several heads, ``{head: file}``.
+
+    A unit needs to be in one table only: where a head has no row for it, that head is absent there. Classes are
+    matched by name. Where no table names folds, grouped ones are drawn here, the same ones every time.
+
+    Raises:
+        UserError: a file is missing or breaks the contract, or the files contradict each other: other classes,
+            or another label, fold or group for the same unit. Folds must agree because the fusion that predicts
+            fold k may not have seen fold k through any head.
+    """
+    tables: dict[str, Table] = {}
+    for head, path in files.items():
+        tables[head] = read_table(path, next(iter(tables.values()), None))
+    first = next(iter(tables.values()))
+    units = _aligned_units(list(tables.values()))
+
+    shape = (len(units), len(tables), len(first.classes))
+    logits, present = np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool)
+    key = ["split", "unit_id"]
+    for h, table in enumerate(tables.values()):
+        columns = [table.classes.index(name) for name in first.classes]
+        said = table.rows.filter("has_input").select(*key, "row")
+        rows = units.select(key).join(said, on=key, how="left", maintain_order="left")["row"]
+        has = rows.is_not_null().to_numpy()
+        logits[has, h] = table.logits[rows.drop_nulls().to_numpy()][:, columns]
+        present[:, h] = has
+    numbers = {name: i for i, name in enumerate(first.classes)}
+    labels = np.array([numbers[name] for name in units["label"]])
+    groups = np.array(units.select(pl.coalesce("group", "unit_id")).to_series().to_list(), dtype=str)
+    return Predictions(
+        heads=tuple(tables),
+        classes=first.classes,
+        unit_ids=np.array(units["unit_id"].to_list(), dtype=str),
+        splits=np.array(units["split"].to_list(), dtype=str),
+        folds=_folds(units, labels, groups),
+        labels=labels,
+        groups=groups,
+        logits=logits,
+        present=present,
+        metadata={
+            name.removeprefix(META): units[name].to_numpy().astype(object)
+            for name in units.columns
+            if name.startswith(META)
+        },
+    )
+
+
+def manifest_metadata(path: Path, unit_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The ``meta_`` columns of a manifest for some units, (n,) str or None each; privileged columns are not read."""
+    columns = [name for name in pl.read_parquet_schema(path) if name.startswith(META)]
+    clips = pl.read_parquet(path, columns=["clip_id", *columns])
+    units = pl.DataFrame({"clip_id": unit_ids.tolist()}, schema={"clip_id": pl.String})
+    rows = units.join(clips, on="clip_id", how="left", maintain_order="left")
+    return {name.removeprefix(META): rows[name].to_numpy().astype(object) for name in columns}
+
+
+def _folds(units: pl.DataFrame, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The fold of each unit, (n,) int; drawn by group and label where none is named."""
+    oof = (units["split"] == "oof").to_numpy()
+    named = units["fold"].is_not_null().to_numpy()
+    folds = units["fold"].fill_null(NO_FOLD).to_numpy().copy()
+    n_folds = min(DRAWN_FOLDS, len(np.unique(groups[oof])))
+    if not named[oof].any() and n_folds > 1:
+        from sklearn.model_selection import StratifiedGroupKFold  # seconds to import
+
+        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+        for fold, (_, held) in enumerate(splitter.split(labels[oof], labels[oof], groups[oof])):
+            folds[np.flatnonzero(oof)[held]] = fold
+    elif not named[oof].all():
+        unit = units["unit_id"].filter(pl.Series(oof & ~named))[0]
+        raise UserError(f"oof unit {unit!r} has no fold in any table, others have one")
+    return folds
+
+
+def write(path: Path, units: Predictions, log_probabilities: np.ndarray) -> None:
+    """Write one prediction per unit, (n, c), as a table of the same contract (Parquet)."""
+    log_p = log_softmax(log_probabilities, axis=1)
+    columns: dict[str, object] = {
+        "unit_id": units.unit_ids,
+        "split": units.splits,
+        "fold": pl.Series([None if fold == NO_FOLD else int(fold) for fold in units.folds], dtype=pl.Int32),
+        "label": units.label_names,
+        "group": units.groups,
+    }
+    columns |= {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(units.classes)}
+    columns |= {f"logit_{name}": log_p[:, i] for i, name in enumerate(units.classes)}
+    pl.DataFrame(columns).write_parquet(path)
+
+
+def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:
+    """One row per (split, unit_id), ordered by split and then as first met: fold, label, group."""
+    order = {split: i for i, split in enumerate(SPLITS)}
+    with_file = [table.rows.with_columns(file=pl.lit(str(table.path))) for table in tables]
+    stacked = pl.concat(with_file, how="diagonal")
+    units = stacked.group_by("split", "unit_id", maintain_order=True).agg(
+        pl.col("label", "fold", "group", f"^{META}.*$").drop_nulls().first(),
+        *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group")),
+    )
+    for column in ("label", "fold", "group"):
+        for split, unit in units.filter(pl.col(f"{column}_count") > 1).select("split", "unit_id").head(1).iter_rows():
+            said = stacked.filter(
+                (pl.col("split") == split) & (pl.col("unit_id") == unit) & pl.col(column).is_not_null()
+            )
+            by_value = said.unique(column, keep="first", maintain_order=True)
+            listed = ", ".join(f"{value!r} in {file}" for value, file in by_value.select(column, "file").iter_rows())
+            raise UserError(f"{by_value['file'][1]}: unit {unit!r} ({split}) has another {column}: {listed}")
+    straddling = (
+        units.filter((pl.col("split") == "oof") & pl.col("group").is_not_null() & pl.col("fold").is_not_null())
+        .group_by("group", maintain_order=True)
+        .agg(pl.col("fold").unique().sort())
+        .filter(pl.col("fold").list.len() > 1)
+    )
+    for group, folds in straddling.head(1).iter_rows():
+        listed = " and ".join(map(str, folds))
+        raise UserError(f"{tables[0].path}: group {group!r} lies in folds {listed}: a group must stay in one fold")
+    return units.sort(pl.col("split").replace_strict(order, return_dtype=pl.Int8), maintain_order=True)

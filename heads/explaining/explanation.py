@@ -1,0 +1,286 @@
+"""Why a trained head answered as it did for one unit: what each thing that it read is worth, and where it looked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import spearmanr
+
+from configs import Profile, UserError
+from extract.corpora.manifest import Manifest, Unit
+from heads.data.live_text import LiveText, Span
+from heads.explaining.attention import Attention, attention_of
+from heads.explaining.media import Media
+from heads.explaining.occlusion import Answers, answers
+from heads.explaining.scene import Cut, Scene, What, cuts_of
+from heads.fitting.saved import load_head
+
+SAME = 1e-3  # nats; folds' models in other batches differ by far less
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that was taken away, and what became of the answer.
+
+    Attributes:
+        start, stop: of seconds and frames the shares of the clip's length, of words the characters of its text.
+        lost: nats of log-probability that the explained class lost; below zero where it gained.
+        p: the class's probability without it. ``becomes``: the class that is named then.
+        attention: its share of the attention that its group has; None where there is none.
+    """
+
+    name: str
+    clip_id: str | None
+    start: float
+    stop: float
+    lost: float
+    p: float
+    becomes: str
+    attention: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Things of one kind that were taken away one at a time. ``clip_id``: the clip that they are of, if it is one."""
+
+    what: What
+    clip_id: str | None
+    pieces: tuple[Piece, ...]
+
+    @property
+    def effect(self) -> float:
+        """Nats by which the answer moves, summed over all that is taken away."""
+        return sum(abs(piece.lost) for piece in self.pieces)
+
+    @property
+    def shares(self) -> list[float]:
+        """Of each piece, its signed share of the effect: in the units that attention has."""
+        return [piece.lost / self.effect if self.effect else 0.0 for piece in self.pieces]
+
+    @property
+    def has_attention(self) -> bool:
+        return bool(self.pieces) and all(piece.attention is not None for piece in self.pieces)
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's, of attention and the size of the effect; None for fewer than three, or where one is constant."""
+        attention = np.array([piece.attention for piece in self.pieces], dtype=float)
+        effect = np.abs([piece.lost for piece in self.pieces])
+        if not self.has_attention or len(effect) < 3 or not np.ptp(attention) or not np.ptp(effect):
+            return None
+        return float(spearmanr(attention, effect).statistic)
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """A clip of the unit. ``seconds``: by modality, how long it is, where that is known. ``missing``: modality: why."""
+
+    clip_id: str
+    number: int  # from 1
+    role: str | None
+    speaker: str | None
+    text: str | None
+    labelled: bool
+    read: bool  # whether the head reads anything of it
+    seconds: dict[str, float]
+    missing: dict[str, str]
+    groups: dict[str, Group]  # modalities, audio, video, words: those that there are
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``difference``: the largest between these log-probabilities and those of predictions.parquet."""
+
+    profile: str
+    head: str
+    kind: str
+    inputs: list[str]
+    privileged: bool
+    unit_id: str
+    split: str
+    fold: int | None
+    label: str
+    classes: tuple[str, ...]
+    p: tuple[float, ...]
+    explained: str
+    difference: float
+    everything: Group  # modalities of the whole conversation, and metadata
+    clips: Group
+    views: list[ClipView]
+    across: dict[str, dict[str, float]]  # "video asks text": clip id: share
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def predicted(self) -> str:
+        return self.classes[int(np.argmax(self.p))]
+
+    @property
+    def groups(self) -> list[Group]:
+        """All of them, those of more than one clip first."""
+        found = [self.everything, self.clips, *(group for view in self.views for group in view.groups.values())]
+        return [group for group in found if group.pieces]
+
+
+def explain(
+    profile: Profile,
+    manifest: Manifest,
+    unit: Unit,
+    name: str,
+    media: Media,
+    live: LiveText | str,
+    window: float,
+    explained: str | None = None,
+) -> Explanation:
+    """Explain the answer of the profile's head ``name`` for a unit, by the models that its predictions come from.
+
+    Args:
+        live: the text encoder, or why there is none: words are then not taken away.
+        window: seconds of audio that are taken away at a time.
+        explained: the class; default: the one that the head names.
+    Raises:
+        UserError: no trained head, no prediction of the unit, another store than it was trained on, no such class.
+    """
+    trained = load_head(profile.head_path(name) / "model")
+    row = _prediction(profile, name, unit)
+    fold = row["fold"] if row["split"] == "oof" else None
+    if explained is not None and explained not in trained.classes:
+        raise UserError(f"--class {explained}: no such class; head {name} knows {', '.join(trained.classes)}")
+    scene = Scene(profile, manifest, unit, trained, media, live)
+    cuts = cuts_of(scene, window)
+    found = answers(trained, fold, manifest, unit, scene.stores, [cut.removal for cut in cuts])
+
+    models = [m for k, several in enumerate(trained.models) if fold in (None, k) for m in several]
+    attention = attention_of(models, found.data, 0)
+    target = int(found.base.argmax()) if explained is None else trained.classes.index(explained)
+    groups = _groups(scene, cuts, found, target, attention)
+    recorded = np.array([row[f"logit_{label}"] for label in trained.classes])
+    difference = float(np.abs(recorded - found.base).max())
+    if difference > SAME:
+        scene.notes.append(
+            f"predictions.parquet has other probabilities (by {difference:.3g} nats): the manifest, a store or the "
+            "model changed since; train the head again"
+        )
+    nothing = Group("clips", None, ())
+    return Explanation(
+        profile=profile.name,
+        head=name,
+        kind=trained.settings.kind,
+        inputs=[*trained.settings.inputs, *trained.settings.metadata],
+        privileged=trained.settings.privileged,
+        unit_id=unit.unit_id,
+        split=row["split"],
+        fold=fold,
+        label=unit.label,
+        classes=trained.classes,
+        p=tuple(np.exp(found.base).tolist()),
+        explained=trained.classes[target],
+        difference=difference,
+        everything=groups.get(("inputs", None), nothing),
+        clips=groups.get(("clips", None), nothing),
+        views=_views(scene, groups),
+        across={
+            f"{asking} asks {answering}": dict(zip(scene.seen, shares.tolist(), strict=True))
+            for (asking, answering), shares in attention.across.items()
+            if asking != answering
+        },
+        notes=scene.notes,
+    )
+
+
+def _prediction(profile: Profile, name: str, unit: Unit) -> dict[str, Any]:
+    path = profile.head_path(name) / "predictions.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: not found: run python heads/train.py --head {name}")
+    split = "oof" if unit.split == "train" else unit.split
+    rows = pl.read_parquet(path, glob=False).filter(unit_id=unit.unit_id, split=split).to_dicts()
+    if not rows:
+        raise UserError(f"{path}: has no {split} prediction of {unit.unit_id}: run python heads/train.py --head {name}")
+    return rows[0]
+
+
+def _views(scene: Scene, groups: Mapping[tuple[What, str | None], Group]) -> list[ClipView]:
+    kinds: tuple[What, ...] = ("modalities", "audio", "video", "words")
+    return [
+        ClipView(
+            clip_id=clip,
+            number=number,
+            role=scene.rows[clip]["role"],
+            speaker=scene.rows[clip]["speaker"],
+            text=scene.texts[clip],
+            labelled=clip == scene.unit.unit_id,
+            read=clip in scene.seen or scene.has("text", clip),
+            seconds=scene.seconds[clip],
+            missing=scene.missing(clip),
+            groups={kind: groups[kind, clip] for kind in kinds if (kind, clip) in groups},
+            notes=scene.clip_notes[clip],
+        )
+        for number, clip in enumerate(scene.unit.clip_ids, start=1)
+    ]
+
+
+def _groups(
+    scene: Scene, cuts: Sequence[Cut], found: Answers, target: int, attention: Attention
+) -> dict[tuple[What, str | None], Group]:
+    shares = _Shares(scene, attention)
+    pieces: dict[tuple[What, str | None], list[Piece]] = {}
+    for cut, log_p in zip(cuts, found.variants, strict=True):
+        piece = Piece(
+            name=cut.name,
+            clip_id=cut.clip_id,
+            start=float(cut.start),
+            stop=float(cut.stop),
+            lost=float(found.base[target] - log_p[target]),
+            p=float(np.exp(log_p[target])),
+            becomes=scene.trained.classes[int(log_p.argmax())],
+            attention=shares.of(cut),
+        )
+        pieces.setdefault((cut.what, cut.group_clip), []).append(piece)
+    return {key: Group(*key, tuple(some)) for key, some in pieces.items()}
+
+
+class _Shares:
+    """The attention that falls on what was cut out."""
+
+    def __init__(self, scene: Scene, attention: Attention) -> None:
+        places = {clip: place for place, clip in enumerate(scene.seen)}
+        self._attention, self._places = attention, places
+        self._tokens: dict[str, list[tuple[Span, float]]] = {clip: [] for clip in scene.unit.clip_ids}
+        self._token_clips: set[str] = set()
+        if not scene.reads_words or not isinstance(scene.live, LiveText):
+            return
+        for (modality, place), weights in attention.steps.items():
+            clip = scene.seen[place]
+            if modality != "text" or len(weights) < 2 or len(weights) != len(scene.stores["text"][clip]):
+                continue
+            texts = {c: scene.texts[c] or "" for c in scene.unit.clip_ids if scene.has("text", c)}
+            parts = texts if scene.conversation else {clip: texts[clip]}
+            owners = scene.live.clip_of_token(parts, len(weights))
+            if owners is None:
+                continue
+            self._token_clips |= set(parts)
+            for owner, weight in zip(owners, weights.tolist(), strict=True):
+                if owner is not None:
+                    self._tokens[owner[0]].append((owner[1], weight))
+            special = sum(w for owner, w in zip(owners, weights.tolist(), strict=True) if owner is None)
+            scene.clip_notes[clip].append(f"{special:.0%} of the attention to its text falls on special tokens.")
+
+    def of(self, cut: Cut) -> float | None:
+        if cut.what == "clips":
+            if len(self._attention.clips) > 1:
+                place = self._places.get(cut.clip_id or "")
+                return None if place is None else float(self._attention.clips[place])
+            if len(self._token_clips) > 1 and cut.clip_id in self._token_clips:
+                return sum(weight for _, weight in self._tokens[cut.clip_id])
+            return None
+        if cut.what == "words" and cut.clip_id in self._token_clips:
+            return sum(w for (start, stop), w in self._tokens[cut.clip_id] if start < cut.stop and cut.start < stop)
+        key = (cut.what, self._places.get(cut.clip_id or "", -1))
+        if cut.what in ("audio", "video") and len(self._attention.steps.get(key, ())) > 1:
+            weights = self._attention.steps[key]
+            total = np.concatenate([[0.0], np.cumsum(weights)])
+            ends = np.interp([cut.start * len(weights), cut.stop * len(weights)], np.arange(len(total)), total)
+            return float(ends[1] - ends[0])
+        return None

@@ -1,0 +1,133 @@
+"""An explanation as one HTML file that opens anywhere, as a PNG with the same in small, and as JSON."""
+
+import base64
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from cache import replace_atomically, write_text_atomically
+from heads.explaining.chart import draw
+from heads.explaining.explanation import ClipView, Explanation, Group, Piece
+from heads.explaining.media import Heard, Media, Seen
+from heads.explaining.words import NO_EFFECT, carried, disagreements, nats, quoted, title_of
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+PALE = 0.05  # nats: where no word moves the answer by this, none is coloured deeply
+FEW_FRAMES = 6  # shown of a clip of which no frame was taken away by itself
+
+
+def write_page(folder: Path, found: Explanation, media: Media, again: str, others: list[str]) -> None:
+    """Write HEAD.html, HEAD.png and HEAD.json. Everything that comes from data is escaped; nothing is fetched.
+
+    Args:
+        again: the command that makes them again.
+        others: heads whose pages lie beside this one.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": lambda share: f"{100 * share:.2f}%", "nats": nats, "share": "{:.0%}".format}
+    words = [piece for view in found.views if "words" in view.groups for piece in view.groups["words"].pieces]
+    html = environment.get_template(TEMPLATE.name).render(
+        found=found,
+        p=found.p[found.classes.index(found.explained)],
+        carried=carried(found),
+        disagreements=disagreements(found),
+        comparison=[_compared(found, group) for group in found.groups if group.has_attention],
+        outline=lambda clip: _outline(media.heard.get(clip)) if "audio" in found.inputs else None,
+        frames=lambda view: _frames(view, media.seen.get(view.clip_id)) if "video" in found.inputs else [],
+        problem=lambda modality, clip: media.problems.get((modality, clip)) if modality in found.inputs else None,
+        strength=lambda piece: _strength(piece, words),
+        parts_of=_parts_of,
+        scale=_scale,
+        tip=lambda piece: _tip(piece, found.explained),
+        no_effect=NO_EFFECT,
+        again=again,
+        others=others,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_text_atomically(folder / f"{found.head}.html", html)
+    facts = asdict(found) | {
+        "predicted": found.predicted,
+        "carried": dict(carried(found)),
+        "disagreements": disagreements(found),
+        "attention_against_removal": [_compared(found, group) for group in found.groups if group.has_attention],
+        "media_problems": {f"{modality} of {clip}": why for (modality, clip), why in media.problems.items()},
+    }
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text_atomically(folder / f"{found.head}.json", text + "\n")
+    figure = draw(found, media)
+    replace_atomically(
+        folder / f"{found.head}.png", lambda path: figure.savefig(path, format="png", metadata={"Software": None})
+    )
+
+
+def _compared(found: Explanation, group: Group) -> dict[str, Any]:
+    looked = max(group.pieces, key=lambda piece: piece.attention or 0)
+    mattered = max(group.pieces, key=lambda piece: abs(piece.lost))
+    return {
+        "where": title_of(found, group),
+        "n": len(group.pieces),
+        "effect": group.effect,
+        "rank_correlation": group.rank_correlation,
+        "attention_points_to": quoted(looked, group),
+        "removal_points_to": quoted(mattered, group) if group.effect >= NO_EFFECT else None,
+    }
+
+
+def _scale(group: Group) -> float:
+    """The largest share in a group, of attention or of the effect: what fills a bar."""
+    attention = [piece.attention or 0.0 for piece in group.pieces]
+    return max([*attention, *(abs(share) for share in group.shares), 1e-9])
+
+
+def _strength(piece: Piece, words: list[Piece]) -> float:
+    """How deep a word is coloured, 0 to 1: beside the strongest word of the unit, if that one is of any weight."""
+    return abs(piece.lost) / max(PALE, *(abs(each.lost) for each in words))
+
+
+def _tip(piece: Piece, explained: str) -> str:
+    change = f"“{explained}” {nats(piece.lost)} nats without it (p {piece.p:.3f})"
+    attention = "" if piece.attention is None else f"; attention {piece.attention:.1%}"
+    return f"{piece.name}: {change}; named then: {piece.becomes}{attention}"
+
+
+def _parts_of(view: ClipView) -> list[tuple[str, Piece | None]]:
+    """A text cut into what stands between words, and words."""
+    text, parts, at = view.text or "", [], 0
+    for piece in view.groups["words"].pieces if "words" in view.groups else ():
+        parts += [(text[at : int(piece.start)], None), (text[int(piece.start) : int(piece.stop)], piece)]
+        at = int(piece.stop)
+    return [*parts, (text[at:], None)]
+
+
+def _outline(heard: Heard | None) -> str | None:
+    """A waveform as an SVG path in a box of 1000 by 100."""
+    if heard is None or not len(heard.outline):
+        return None
+    x = np.linspace(0, 1000, len(heard.outline))
+    above = [f"{a:.0f},{50 - 48 * b:.1f}" for a, b in zip(x, heard.outline, strict=True)]
+    below = [f"{a:.0f},{50 + 48 * b:.1f}" for a, b in zip(x[::-1], heard.outline[::-1], strict=True)]
+    return "M" + "L".join(above + below) + "Z"
+
+
+def _frames(view: ClipView, seen: Seen | None) -> list[dict[str, Any]]:
+    """What is shown of a clip's video: a picture and a piece each, where there are such."""
+    group = view.groups.get("video")
+    pieces: list[Piece | None] = list(group.pieces) if group else [None] * (FEW_FRAMES if seen else 0)
+    shown = []
+    for k, piece in enumerate(pieces):
+        middle = (piece.start + piece.stop) / 2 if piece else (k + 0.5) / len(pieces)
+        image = None if seen is None else "data:image/jpeg;base64," + base64.b64encode(seen.jpeg(middle)).decode()
+        when = f"{middle * seen.seconds:.1f} s" if seen else f"{k + 1} of {len(pieces)}"
+        shown.append({"piece": piece, "image": image, "when": when, "share": group.shares[k] if group else 0.0})
+    return shown

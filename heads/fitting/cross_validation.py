@@ -1,0 +1,214 @@
+"""A head of a profile, trained in folds: every training unit is predicted by the model that did not see it."""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from tqdm import tqdm
+
+from cache import Store
+from cache.remote import fetch
+from configs import Profile, UserError
+from configs.schema import Head
+from extract.corpora.manifest import Manifest, Unit
+from heads.data.batches import UnitData
+from heads.data.folds import FoldModel, FoldTask, Record, carve_inner, unit_folds
+from heads.fitting.baseline import baseline_log_probabilities
+from heads.fitting.kinds import KINDS
+from heads.fitting.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
+from heads.fitting.progress_file import Progress, training_key
+from heads.fitting.saved import TrainedHead, average, model_stem
+from heads.models.presence import has_input
+
+
+def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
+    """Train the head ``name`` in the profile's folds, write its folder and print its scores.
+
+    Raises:
+        UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
+            that the manifest lacks.
+        StoreError: a store is damaged.
+    """
+    started = time.monotonic()
+    settings = profile.heads[name]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Slow, and nothing here reads what it did not write.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    units = manifest.units()
+    folds = unit_folds(units, profile.folds, profile.seed, profile.manifest_path)
+    trained_labels = {unit.label for unit in units if unit.split == "train"}
+    for label in manifest.classes:
+        if label not in trained_labels:
+            typer.echo(f"warning: class {label!r} has no training unit: no head can learn it", err=True)
+
+    path = profile.head_path(name)
+    unfinished = path.with_name(f".{name}.progress")
+    trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished)
+    predictions = predict_all(trained, data, units, folds)
+    simple = _baseline_stores(profile, settings)
+    baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
+    outcome = Outcome(
+        profile=profile,
+        trained=trained,
+        table=prediction_table(
+            predictions,
+            units,
+            folds,
+            manifest.classes,
+            has_input(settings, manifest, units, open_stores(profile, settings)),
+        ),
+        scores=score(predictions, baseline, units, manifest.classes, profile.seed),
+        history=history,
+        privileged=settings.privileged
+        and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
+        seconds=time.monotonic() - started,
+    )
+    write_outputs(path, outcome)
+    shutil.rmtree(unfinished)
+    print(headline(outcome))
+    print(f"written to {path} in {time.monotonic() - started:.1f} s")
+
+
+def _baseline_stores(profile: Profile, head: Head) -> dict[str, Store]:
+    """What the baseline reads: the head's stores, and for a bag of words that of its text, where there is one."""
+    path = profile.store_path("text")
+    if head.kind == "bag_of_words":
+        return {"text": Store(path)} if path.exists() else {}
+    return open_stores(profile, head)
+
+
+def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
+    """The stores that a head reads."""
+    stores: dict[str, Store] = {}
+    for modality in head.stores:
+        path, url = profile.store_path(modality), profile.store_url(modality)
+        if url and not (path / "store.json").is_file():
+            fetch(url, path)
+        if not path.exists():
+            raise UserError(f"{path}: no such store: make it with 'python extract/run.py --modality {modality}'")
+        stores[modality] = Store(path)
+    return stores
+
+
+def check_contents(data: UnitData, profile: Profile) -> None:
+    """Refuse a store that holds nothing of this manifest: the head would learn from missing vectors alone."""
+    for modality, features in data.features.items():
+        if features.dim is None:
+            raise UserError(
+                f"{profile.store_path(modality)}: holds none of this manifest's clips: "
+                f"run 'python extract/run.py --modality {modality}'"
+            )
+
+
+def inner_sets(units: list[Unit], folds: np.ndarray, fold: int, needed: bool, seed: int) -> tuple[np.ndarray, ...]:
+    """Index arrays for a fold: its training part; what of it is fitted; what early stopping watches.
+
+    The watched units are the val split, or else a part of the training part; never the fold itself, never test.
+    ``folds`` is the fold of each unit, -1 outside the training split.
+    """
+    train = np.flatnonzero((folds >= 0) & (folds != fold))
+    val = np.array([i for i, unit in enumerate(units) if unit.split == "val"], dtype=int)
+    if not needed:
+        return train, train, val[:0]
+    if len(val):
+        return train, train, val
+    return train, *carve_inner(units, train, seed)
+
+
+def train_folds(
+    name: str,
+    head: Head,
+    profile: Profile,
+    manifest: Manifest,
+    units: list[Unit],
+    folds: np.ndarray,
+    unfinished: Path | None = None,
+) -> tuple[TrainedHead, Any, list[Record]]:
+    """Models of each fold, what they read, and a record of every epoch.
+
+    Args:
+        unfinished: a folder for what a killed training goes on from; it is left when the training ends.
+    """
+    kind = KINDS[head.kind]
+    stores = open_stores(profile, head)
+    data = kind.read(head, manifest, units, stores)
+    if isinstance(data, UnitData):
+        check_contents(data, profile)
+    progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
+    models: list[list[FoldModel]] = []
+    history = []
+    steps = profile.folds * head.seeds * (head.epochs if head.is_network else 1)
+    with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
+        for fold in range(profile.folds):
+            models.append([])
+            for k, drawn in enumerate(fold_tasks(profile, manifest, head, units, folds, fold, data, stores)):
+                stem = model_stem(fold, k)
+                file = progress.epoch_file(stem) if progress else None
+                task = replace(drawn, on_epoch=lambda _: bar.update(), progress_file=file)
+                kept = progress.finished(stem, kind.load) if progress else None
+                model, records = kept or kind.fit(task)
+                if progress and not kept:
+                    progress.keep(stem, model, records)
+                models[fold].append(model)
+                history += [{"fold": fold, "seed": k} | record for record in records]
+                bar.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - bar.n)
+    about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
+    return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
+
+
+def fold_tasks(
+    profile: Profile,
+    manifest: Manifest,
+    head: Head,
+    units: list[Unit],
+    folds: np.ndarray,
+    fold: int,
+    data: Any,
+    stores: Mapping[str, Store],
+) -> list[FoldTask]:
+    """What the models of a fold are made from, one for each of the head's seeds; ``data`` is what its kind read."""
+    train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
+    return [
+        FoldTask(
+            head=head,
+            data=data,
+            labels=np.array([manifest.classes.index(unit.label) for unit in units]),
+            train=train,
+            fit=fit,
+            watch=watch,
+            n_classes=len(manifest.classes),
+            seed=profile.seed * 1000 + fold + 100_000 * k,
+            encoders=profile.encoders,
+            stored={modality: stores[modality].fields for modality in head.stores},
+        )
+        for k in range(head.seeds)
+    ]
+
+
+def watches(head: Head) -> bool:
+    """Whether a fold of this head needs units to choose by, apart from those that it is fitted on."""
+    return head.kind == "xgboost" or (head.patience > 0 if head.is_network else head.c is None)
+
+
+def predict_all(trained: TrainedHead, data: Any, units: list[Unit], folds: np.ndarray) -> Predictions:
+    """For each split present (indices of its units, log-probabilities (units, classes)); training units out of fold."""
+    n_folds = len(trained.models)
+    oof = np.flatnonzero(folds >= 0)
+    log_p = np.empty((len(units), len(trained.classes)))
+    for fold in range(n_folds):
+        part = np.flatnonzero(folds == fold)
+        log_p[part] = trained.log_probabilities(fold, data, part)
+    result = {"oof": (oof, log_p[oof])}
+    for split in ("val", "test"):
+        part = np.array([i for i, unit in enumerate(units) if unit.split == split], dtype=int)
+        if len(part):
+            result[split] = part, average([trained.log_probabilities(k, data, part) for k in range(n_folds)])
+    return result

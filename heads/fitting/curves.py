@@ -1,0 +1,89 @@
+"""How a head's training went, as a PNG file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from heads.data.folds import Record
+
+# Of Okabe and Ito's palette, which keeps apart for all common kinds of colour blindness.
+BLUE, ORANGE = "#0072B2", "#E69F00"
+DPI = 150
+STEPS = ("epoch", "round", "c")  # what a record may be of
+PANELS = {
+    "loss": {"train_loss": ("training", ORANGE), "inner_loss": ("inner validation", BLUE)},
+    "macro-F1": {"inner_macro_f1": ("inner validation", BLUE)},
+}
+
+
+def draw_curves(history: Sequence[Record], title: str, path: Path) -> None:
+    """Loss and macro-F1 by epoch (round, or regularisation): a thin line for each model, and their mean.
+
+    The mean goes as far as all models got. A dot is what a model kept.
+
+    Args:
+        history: records of all models; what a kind of head does not record is left out.
+    """
+    runs = list(by_model(history).values())
+    step = step_of(history[0])
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (label, lines) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        drawn = [_draw(axes, runs, step, key, *line) for key, line in lines.items()]
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not any(drawn):
+            axes.text(0.5, 0.5, "no inner validation", ha="center", color="0.4", transform=axes.transAxes)
+            axes.set(xticks=[], yticks=[])
+            continue
+        axes.set_xlabel(step)
+        if step == "c":
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.plot([], [], "o", color="0.3", markersize=4, label=f"kept {step}")
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def by_model(history: Sequence[Record]) -> dict[tuple[int, int], list[Record]]:
+    """The records of each model, by its fold and seed."""
+    runs: dict[tuple[int, int], list[Record]] = {}
+    for record in history:
+        runs.setdefault((record["fold"], record["seed"]), []).append(record)
+    return runs
+
+
+def step_of(record: Record) -> str:
+    """What a record is of: one of STEPS."""
+    return next(name for name in STEPS if name in record)
+
+
+def mean_curve(runs: Sequence[Sequence[Record]], key: str) -> list[float]:
+    """The mean of a value over all runs, for each of the steps that all runs reached."""
+    return [
+        float(np.mean([record[key] for record in records]))
+        for records in zip(*runs, strict=False)
+        if all(key in record for record in records)
+    ]
+
+
+def _draw(axes: Axes, runs: list[list[Record]], step: str, key: str, name: str, colour: str) -> bool:
+    """Whether there was anything to draw."""
+    runs = [[record for record in records if key in record] for records in runs]
+    runs = [records for records in runs if records]
+    for records in runs:
+        points: list[Any] = [record[step] for record in records]
+        axes.plot(points, [record[key] for record in records], color=colour, linewidth=0.7, alpha=0.5)
+        for record in records:
+            if record["best"]:
+                axes.plot(record[step], record[key], "o", color=colour, markersize=4)
+    if runs:
+        mean = mean_curve(runs, key)
+        axes.plot([record[step] for record in runs[0]][: len(mean)], mean, color=colour, linewidth=2.2, label=name)
+    return bool(runs)

@@ -1,0 +1,193 @@
+"""What a trained head leaves behind: predictions, scores, summary, curves, logs, and the folder that holds them."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from configs import Profile
+from extract.corpora.manifest import Unit
+from heads.data.folds import Record
+from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
+from heads.fitting.saved import TrainedHead, save_head
+from heads.metrics import SCORES, difference, evaluate, interval, majority, without_nan
+
+Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)
+NO_BASELINE = "no baseline: the head reads neither a store nor metadata, or a fold's training units are of one class"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a training ends with."""
+
+    profile: Profile
+    trained: TrainedHead
+    table: pl.DataFrame  # see prediction_table
+    scores: dict[str, Any]  # see score
+    history: list[Record]  # of all models, each record with ``fold`` and ``seed``
+    privileged: bool  # whether it reads fields derived from the label
+    seconds: float
+
+
+def prediction_table(
+    predictions: Predictions,
+    units: list[Unit],
+    folds: np.ndarray,
+    classes: tuple[str, ...],
+    has_input: np.ndarray,
+) -> pl.DataFrame:
+    """predictions.parquet as in docs/design.md; logits are log-probabilities. ``has_input`` (units,) is a column."""
+    parts = []
+    for split, (indices, log_p) in predictions.items():
+        chosen = [units[i] for i in indices]
+        columns: dict[str, Any] = {
+            "unit_id": [unit.unit_id for unit in chosen],
+            "split": [split] * len(chosen),
+            "fold": pl.Series([int(folds[i]) if split == "oof" else None for i in indices], dtype=pl.Int32),
+            "label": [unit.label for unit in chosen],
+            "group": [unit.group for unit in chosen],
+            "has_input": has_input[indices],
+        }
+        columns |= {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(classes)}
+        columns |= {f"logit_{name}": log_p[:, i] for i, name in enumerate(classes)}
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
+
+
+def score(
+    predictions: Predictions, baseline: Predictions | None, units: list[Unit], classes: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """Each split's scores, with those of the majority class and of the baseline beside them.
+
+    Where there is a baseline, ``over_baseline`` is how much higher the head's scores are, with paired intervals.
+    """
+    trained_on = [units[i].label for i in predictions["oof"][0]]
+    result = {}
+    for split, (indices, log_p) in predictions.items():
+        labels, groups = [units[i].label for i in indices], [units[i].group for i in indices]
+        result[split] = evaluate(labels, np.exp(log_p), classes, groups, seed=seed)
+        result[split]["majority_class"] = majority(trained_on, labels, classes, groups, seed=seed)
+        if baseline is not None:
+            simple = np.exp(baseline[split][1])
+            result[split]["baseline"] = evaluate(labels, simple, classes, groups, seed=seed)
+            result[split]["over_baseline"] = difference(labels, np.exp(log_p), simple, classes, groups, seed=seed)
+    return result
+
+
+def write_outputs(path: Path, outcome: Outcome) -> None:
+    """Publish the head's folder by renaming: a killed run leaves the old one, or none, never half of one."""
+    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_head(outcome.trained, fresh / "model")
+    (fresh / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
+    outcome.table.write_parquet(fresh / "predictions.parquet")
+    metrics = {"privileged": outcome.privileged} | outcome.scores
+    for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
+        text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+        (fresh / name).write_text(text + "\n", encoding="utf-8")
+    (fresh / "summary.txt").write_text(summary(outcome), encoding="utf-8")
+    draw_curves(outcome.history, title(outcome), fresh / "curves.png")
+    write_live(fresh / "live", outcome)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def resolved(profile: Profile) -> str:
+    """The profile with every setting that it uses, defaults too, as YAML that ``configs.load`` reads."""
+    content = profile.model_dump(mode="json")
+    content["heads"] = {name: head.model_dump(mode="json", include=head.used) for name, head in profile.heads.items()}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def write_live(folder: Path, outcome: Outcome) -> None:
+    """DVCLive's files, for ``dvc exp``: means over all models at every epoch that all reached, then the scores.
+
+    Nothing is sent anywhere, whatever DVC is configured to.
+    """
+    os.environ["DVC_STUDIO_OFFLINE"] = "true"
+    from dvclive import Live  # a second to import
+
+    logging.getLogger("dvclive").setLevel(logging.ERROR)
+    runs = by_model(outcome.history)
+    names = [name for name in ("train_loss", "inner_loss", "inner_macro_f1") if name in outcome.history[0]]
+    curves = {name: mean_curve(list(runs.values()), name) for name in names}
+    with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
+        for step in range(min((len(curve) for curve in curves.values()), default=0)):
+            live.step = step
+            for name, curve in curves.items():
+                live.log_metric(name, curve[step])
+        for split, result in outcome.scores.items():
+            for score_name in SCORES:
+                live.log_metric(f"{split}/{score_name}", result[score_name]["value"], plot=False)
+
+
+def title(outcome: Outcome) -> str:
+    says = " (PRIVILEGED: reads fields derived from the label)" if outcome.privileged else ""
+    return f"head {outcome.trained.name} of profile {outcome.profile.name}{says}"
+
+
+def headline(outcome: Outcome) -> str:
+    """What is printed: a table with a row per split, the majority class and the baseline below each, and a verdict."""
+    lines = [title(outcome), f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
+    for split, result in outcome.scores.items():
+        rows = {split: result, "  majority": result["majority_class"], "  baseline": result.get("baseline")}
+        for row, values in rows.items():
+            if values is not None:
+                cells = [f"{values[name]['value']:.3f} {interval(values[name])}" for name in SCORES]
+                lines.append(f"{row:<16}{values['n_units']:>7}" + "".join(f"{cell:>26}" for cell in cells))
+    return "\n".join([*lines, verdict(outcome.scores["oof"].get("over_baseline"))])
+
+
+def verdict(over_baseline: dict[str, dict[str, float]] | None) -> str:
+    """One honest line: whether the head beats the baseline out of fold."""
+    if over_baseline is None:
+        return NO_BASELINE
+    gain = over_baseline["macro_f1"]
+    numbers = f"macro-F1 {gain['value']:+.3f} {interval(gain, '+.3f')}"
+    if gain["low"] > 0:
+        return f"out of fold it beats the baseline: {numbers}"
+    if gain["high"] < 0:
+        return f"out of fold it is WORSE than the baseline: {numbers}"
+    return f"out of fold neither it nor the baseline is clearly better: {numbers}"
+
+
+def summary(outcome: Outcome) -> str:
+    """summary.txt: what was read, how it was trained, all scores."""
+    profile, trained, head = outcome.profile, outcome.trained, outcome.trained.settings
+    fields = ", ".join(head.metadata) or "none"
+    lines = [
+        headline(outcome),
+        "",
+        f"kind {head.kind}; {profile.folds} folds, {len(trained.models[0])} model(s) each; seed {profile.seed}; "
+        f"this run took {outcome.seconds:.1f} s",
+        f"manifest  {profile.manifest_path}",
+        *(
+            f"{modality:<9} {profile.store_path(modality)}, fingerprint {about['fingerprint']}"
+            for modality, about in trained.stores.items()
+        ),
+        f"metadata  {fields}",
+        "",
+        f"{'F1 by class':<28}" + "".join(f"{split:>14}" for split in outcome.scores),
+    ]
+    for name in trained.classes:
+        cells = [result["per_class"][name] for result in outcome.scores.values()]
+        lines.append(f"{name[:27]:<28}" + "".join(f"{cell['f1']:>8.3f}{cell['support']:>6}" for cell in cells))
+    lines += ["(F1, and the number of units of the class)", "", "kept"]
+    for (fold, seed), records in by_model(outcome.history).items():
+        model = f"fold {fold}" + (f", seed {seed}" if seed else "")
+        best = next(record for record in records if record["best"])
+        values = [f"{step_of(best)} {best[step_of(best)]}"]
+        values += [f"{name} {best[name]:.3f}" for name in ("inner_macro_f1", "inner_loss") if name in best]
+        lines.append(f"  {model:<18}{', '.join(values)}, of {len(records)}")
+    return "\n".join(lines) + "\n"

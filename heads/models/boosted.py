@@ -1,0 +1,155 @@
+"""The xgboost head: boosted trees (Chen and Guestrin 2016) on pooled features and metadata."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xgboost
+from scipy.special import softmax
+from xgboost.callback import EarlyStopping
+
+from configs import UserError
+from configs.schema import Head
+from heads.data.folds import FoldTask, Record
+from heads.metrics import SCORES
+from heads.models.linear import spread
+from heads.models.pooled import UnitRows
+
+PATIENCE = 30  # rounds without a lower loss on the watched units
+COLUMNS_A_TREE = 256  # a sample of them: encoders give thousands, and many say the same
+BINS = 64  # of a column's values; with 256, rounds took three times as long and the loss was no lower
+UNITS_A_TREE = 0.8  # share
+
+
+@dataclass(frozen=True)
+class BoostedModel:
+    """A fitted booster, the categories that it knows, and the classes that its outputs are."""
+
+    booster: xgboost.Booster
+    vocabularies: dict[str, list[str]]
+    classes: list[int]
+    n_classes: int
+
+    def log_probabilities(self, data: UnitRows, indices: np.ndarray) -> np.ndarray:
+        """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
+        if not len(indices):
+            return np.empty((0, self.n_classes))
+        rows = np.concatenate([data.statistics, data.codes(self.vocabularies)], axis=1)[indices]
+        margins = self.booster.inplace_predict(rows, predict_type="margin", missing=np.nan)
+        return spread(softmax(margins.astype(np.float64), axis=1), np.array(self.classes), self.n_classes)
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        self.booster.save_model(folder / f"{stem}.json")
+        return {
+            "file": f"{stem}.json",
+            "vocabularies": self.vocabularies,
+            "classes": self.classes,
+            "n_classes": self.n_classes,
+        }
+
+
+def load_fold(folder: Path, about: dict[str, Any]) -> BoostedModel:
+    """What :meth:`BoostedModel.save` wrote."""
+    booster = xgboost.Booster()
+    if not (folder / about["file"]).is_file():
+        raise FileNotFoundError(2, "no such file", str(folder / about["file"]))
+    booster.load_model(folder / about["file"])
+    return BoostedModel(booster, about["vocabularies"], about["classes"], about["n_classes"])
+
+
+def fit_fold(task: FoldTask) -> tuple[BoostedModel, list[Record]]:
+    """Boost on the units ``fit`` until the loss on ``watch`` stops falling, then on ``train`` for as many rounds.
+
+    The second fit is left out where ``fit`` is all of ``train``: the trees up to the best round are kept. Without
+    ``watch``, all rounds are boosted. Classes are weighted by inverse frequency, in the loss on ``watch`` too, where
+    the head's loss is ``weighted``. Unknown categories and missing values take the side that each split learnt.
+
+    Returns:
+        The model, and a record per round: round, train_loss, inner_loss, inner_macro_f1, best.
+    Raises:
+        UserError: the training units are of one class only.
+    """
+    train, fit = task.train, task.fit
+    watch = task.watch[np.isin(task.labels[task.watch], task.labels[fit])]
+    model, history = _boost(task, fit, watch, task.head.trees)
+    if len(watch):
+        best = min(range(len(history)), key=lambda i: history[i]["inner_loss"])
+        if len(fit) < len(train):
+            model, _ = _boost(task, train, watch[:0], best + 1)
+        else:
+            kept = model.booster[: best + 1]
+            model = BoostedModel(kept, model.vocabularies, model.classes, model.n_classes)
+    else:
+        best = len(history) - 1
+    for i, record in enumerate(history):
+        record["best"] = i == best
+    return model, history
+
+
+def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> tuple[BoostedModel, list[Record]]:
+    classes, labels = np.unique(task.labels[fit], return_inverse=True)
+    if len(classes) < 2:
+        raise UserError("xgboost head: the training units of a fold are all of one class")
+    data: UnitRows = task.data
+    vocabularies = data.vocabularies(fit)
+    rows = np.concatenate([data.statistics, codes := data.codes(vocabularies)], axis=1)
+    # Metadata is a few columns among thousands: as likely in a tree's sample as if it were as many.
+    chances = np.r_[np.ones(data.statistics.shape[1]), np.full(codes.shape[1], max(1, data.statistics.shape[1]))]
+    form = {
+        "feature_types": ["q"] * data.statistics.shape[1] + ["c"] * codes.shape[1],
+        "enable_categorical": True,
+        "max_bin": BINS,
+        "nthread": torch.get_num_threads(),
+    }
+    weights = _class_weights(labels, task.head)
+    parts = [xgboost.QuantileDMatrix(rows[fit], labels, weight=weights[labels], feature_weights=chances, **form)]
+    if len(watch):
+        watched = np.searchsorted(classes, task.labels[watch])
+        parts.append(xgboost.QuantileDMatrix(rows[watch], watched, weight=weights[watched], ref=parts[0], **form))
+    settings = {
+        "objective": "multi:softprob",
+        "num_class": len(classes),
+        "eval_metric": "mlogloss",
+        "tree_method": "hist",
+        "max_bin": BINS,
+        "max_depth": task.head.depth,
+        "eta": task.head.eta,
+        "subsample": UNITS_A_TREE,
+        "colsample_bytree": min(1.0, COLUMNS_A_TREE / rows.shape[1]),
+        "nthread": torch.get_num_threads(),
+        "seed": task.seed,
+    }
+    log: dict[str, dict[str, list[float]]] = {}
+    booster = xgboost.train(
+        settings,
+        parts[0],
+        num_boost_round=rounds,
+        evals=list(zip(parts, ("train", "inner"), strict=False)),
+        callbacks=[EarlyStopping(rounds=PATIENCE, data_name="inner", metric_name="mlogloss")] if len(watch) else None,
+        custom_metric=_macro_f1,
+        evals_result=log,
+        verbose_eval=False,
+    )
+    columns = {"train_loss": log["train"]["mlogloss"]}
+    if len(watch):
+        columns |= {"inner_loss": log["inner"]["mlogloss"], "inner_macro_f1": log["inner"]["macro_f1"]}
+    history: list[Record] = [
+        {"round": i} | {name: float(values[i]) for name, values in columns.items()}
+        for i in range(len(columns["train_loss"]))
+    ]
+    return BoostedModel(booster, vocabularies, classes.tolist(), task.n_classes), history
+
+
+def _class_weights(labels: np.ndarray, head: Head) -> np.ndarray:
+    """(classes,) inverse frequencies, 1 on average over the units; all 1 where the loss is not weighted."""
+    counts = np.bincount(labels)
+    return len(labels) / (len(counts) * counts) if head.loss == "weighted" else np.ones(len(counts))
+
+
+def _macro_f1(p: np.ndarray, data: xgboost.DMatrix) -> tuple[str, float]:
+    n_classes = p.shape[1]
+    cells = data.get_label().astype(int) * n_classes + p.argmax(1)
+    confusion = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return "macro_f1", float(SCORES["macro_f1"](confusion))

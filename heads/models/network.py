@@ -1,0 +1,176 @@
+"""A network with what feeds it: made for a fold, used for prediction, saved and loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from configs import UserError
+from configs.schema import Head
+from heads.data.batches import LISTENER, ROLES, SPEAKER, UnitData, categories
+from heads.data.features import default_device
+from heads.data.finer import finer_labels
+from heads.data.folds import FoldTask
+from heads.models.cross_modal import CrossModalHead
+from heads.models.parts import ClipEncoder, HeadSizes
+from heads.models.sequence import SequenceHead
+
+__all__ = ["HeadSizes", "Network", "NetworkModel", "build", "clip_encoders", "load_fold", "new_model"]
+
+PREDICTION_UNITS = 64  # the most in a batch
+PREDICTION_VALUES = 2**26  # the most numbers of features in a batch of more than one unit, padding counted
+Network = SequenceHead | CrossModalHead
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """A trained network and the vocabularies (training categories of each field, sorted) that feed it."""
+
+    network: Network
+    vocabularies: dict[str, list[str]]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def log_probabilities(self, data: UnitData, indices: np.ndarray) -> np.ndarray:
+        """Log-probabilities of some units, (units, classes) float64, without dropout."""
+        self.network.eval()
+        ids = data.metadata_ids(self.vocabularies)
+        parts = _prediction_parts(data, indices)
+        result = np.empty((len(indices), self.network.sizes.classes))
+        for positions, batch in zip(parts, data.batches([indices[part] for part in parts], ids), strict=True):
+            logits: Tensor = self.network(batch.to(self.device))
+            result[positions] = logits.double().log_softmax(dim=1).cpu().numpy()
+        return result
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        save_file(self.network.state_dict(), folder / f"{stem}.safetensors")
+        return {
+            "file": f"{stem}.safetensors",
+            "sizes": asdict(self.network.sizes),
+            "vocabularies": self.vocabularies,
+        }
+
+
+def _prediction_parts(data: UnitData, indices: np.ndarray) -> list[np.ndarray]:
+    """Positions in ``indices`` cut into batches: like lengths together, so that there is little padding."""
+    costs = data.costs()[indices]
+    order = np.argsort(costs, kind="stable")
+    parts: list[np.ndarray] = []
+    start = n_clips = 0
+    for stop, position in enumerate(order):  # costs rise: the last unit's longest clip is as long as any
+        n_clips += data.n_clips[indices[position]]
+        full = n_clips * (costs[position] // 1000) > PREDICTION_VALUES or stop - start == PREDICTION_UNITS
+        if full and stop > start:
+            parts.append(order[start:stop])
+            start, n_clips = stop, data.n_clips[indices[position]]
+    return [*parts, order[start:]] if len(order) else parts
+
+
+def build(sizes: HeadSizes, tails: Mapping[str, nn.Module] | None = None) -> Network:
+    """A network, on the CPU, with random weights.
+
+    Args:
+        tails: the pretrained tails of ``sizes.tails``; default: tails of the same shapes, whose weights hold anything
+            until ``load_state_dict``.
+    """
+    if tails is None:
+        tails = {}
+        if sizes.tails:
+            from extract.encoders.tail import build_tail  # transformers takes seconds to import
+
+            tails = {modality: build_tail(about) for modality, about in sizes.tails.items()}
+    return CrossModalHead(sizes, tails) if sizes.kind == "cross_modal" else SequenceHead(sizes, tails)
+
+
+def load_fold(folder: Path, about: dict[str, Any]) -> NetworkModel:
+    """What :meth:`NetworkModel.save` wrote, on the GPU where there is one."""
+    network = build(HeadSizes(**about["sizes"]))
+    network.load_state_dict(load_file(folder / about["file"]))
+    network.to(default_device()).eval()
+    return NetworkModel(network, about["vocabularies"])
+
+
+def new_model(task: FoldTask) -> NetworkModel:
+    """An untrained network for a fold, on the GPU where there is one; scalers and vocabularies come from ``fit``.
+
+    Raises:
+        UserError: a tail that does not fit its store; speaker identity without known speakers.
+    """
+    head, data = task.head, task.data
+    tails: dict[str, nn.Module] = {}
+    if head.fine_tune:
+        from extract.encoders.tail import load_tail  # transformers takes seconds to import
+
+        for modality, settings in head.fine_tune.items():
+            tails[modality] = load_tail(task.encoders[modality], settings, task.stored[modality])
+    identity = knows_speakers(data, task.fit) if head.speaker_identity is None else head.speaker_identity
+    vocabularies = fit_vocabularies(data, task.fit, [*data.fields, *([SPEAKER, LISTENER] if identity else [])])
+    if identity and not vocabularies[SPEAKER]:
+        raise UserError("speaker_identity: true, but the manifest names no speaker of a training unit: set it to false")
+    finer = finer_labels(task)
+    sizes = HeadSizes(
+        kind=head.kind,
+        classes=task.n_classes,
+        dims={name: features.dim for name, features in data.features.items() if features.dim},
+        roles=1 + len(ROLES),
+        vocabularies={field: 1 + len(words) for field, words in vocabularies.items()},
+        hidden=head.hidden,
+        attention_heads=head.attention_heads,
+        dropout=head.dropout,
+        lstm_layers=head.lstm_layers,
+        time=head.time,
+        segments=n_segments(head),
+        speaker_identity=identity,
+        finer=finer.classes if finer else [],
+        tails={name: tail.about for name, tail in tails.items()},  # type: ignore[misc]
+    )
+    network = build(sizes, tails).to(default_device())
+    fit_scalers(network, data, task.fit)
+    return NetworkModel(network, vocabularies)
+
+
+def n_segments(head: Head) -> int:
+    """The most vectors that a clip's modality becomes."""
+    return head.segments if head.kind == "cross_modal" else 1
+
+
+def clip_encoders(network: nn.Module) -> dict[str, ClipEncoder]:
+    """The encoder of each modality; its ``tail`` is None where none is trained."""
+    return {module.modality: module for module in network.modules() if isinstance(module, ClipEncoder)}
+
+
+def knows_speakers(data: UnitData, fit: np.ndarray) -> bool:
+    """Whether, in every split, units outside ``fit`` have speakers that occur in it: only then does it help."""
+    inside = {data.metadata[SPEAKER][i] for i in fit} - {None}
+    known: dict[str, bool] = {}
+    for i in np.setdiff1d(np.arange(len(data.units)), fit):
+        split = data.units[i].split
+        known[split] = known.get(split, False) or data.metadata[SPEAKER][i] in inside
+    return bool(known) and all(known.values())
+
+
+def fit_vocabularies(data: UnitData, indices: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The categories of each metadata field among some units, sorted."""
+    columns = {field: data.metadata.get(field, []) for field in (data.fields if fields is None else fields)}
+    return {
+        field: categories(values, indices) if values else []  # none in a manifest that knows no listeners
+        for field, values in columns.items()
+    }
+
+
+def fit_scalers(network: nn.Module, data: UnitData, indices: np.ndarray) -> None:
+    """Set the network's feature scalers to the mean and deviation over all clips of some units."""
+    clips = data.clips_of(indices)
+    for name, encoder in clip_encoders(network).items():
+        if encoder.tail is None:
+            mean, deviation = data.features[name].moments(clips)
+            encoder.mean.copy_(torch.from_numpy(mean))
+            encoder.scale.copy_(torch.from_numpy(deviation))

@@ -1,0 +1,68 @@
+"""The sequence head, the published audio architecture for any modalities: clips and metadata -> one of N classes.
+
+per clip and modality   attentive statistics over time -> projection (a learned vector where the clip lacks it)
+per clip                modalities joined -> projection, beside an embedding of the clip's role
+per conversation        bidirectional LSTM -> self-attention -> attention pooling, and the labelled clip's state
+per unit                joined with metadata embeddings -> classifier
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from heads.data.batches import Batch
+from heads.models.parts import (
+    ROLE_WIDTH,
+    Attention,
+    BidirectionalLSTM,
+    ClipEncoder,
+    ContextVector,
+    HeadSizes,
+    MetadataEmbeddings,
+    classifier,
+)
+
+
+class SequenceHead(nn.Module):
+    """Logits of units. A head without modalities sees the metadata alone."""
+
+    def __init__(self, sizes: HeadSizes, tails: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.conversation = Conversation(sizes, tails) if sizes.dims else None
+        self.metadata = MetadataEmbeddings(sizes.vocabularies)
+        self.classifier = classifier((4 * sizes.hidden if sizes.dims else 0) + self.metadata.width, sizes)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns logits, (batch, classes)."""
+        return self.classifier(self.representation(batch))
+
+    def representation(self, batch: Batch) -> Tensor:
+        """What the classifier sees of each unit, (batch, width)."""
+        parts = [] if self.conversation is None else [self.conversation(batch)]
+        return torch.cat([*parts, self.metadata(batch.metadata)], dim=1)
+
+
+class Conversation(nn.Module):
+    """Clips up to the labelled one -> (batch, 4 * hidden)."""
+
+    def __init__(self, sizes: HeadSizes, tails: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        width = 2 * sizes.hidden
+        self.modalities = nn.ModuleDict({name: ClipEncoder(name, sizes, tails.get(name)) for name in sizes.dims})
+        self.join = nn.Linear(len(sizes.dims) * sizes.hidden, sizes.hidden)
+        self.role = nn.Embedding(sizes.roles, ROLE_WIDTH)
+        self.lstm = BidirectionalLSTM(sizes.hidden + ROLE_WIDTH, sizes.hidden, sizes.lstm_layers, sizes.dropout)
+        self.attention = Attention(width, sizes.attention_heads, sizes.dropout)
+        self.context = ContextVector(width, sizes.hidden)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        n_clips = len(batch.roles)
+        encoded = [encoder(batch.frames[name], n_clips)[0].squeeze(1) for name, encoder in self.modalities.items()]
+        joined = self.dropout(self.join(torch.cat(encoded, dim=1)))
+        clips = torch.cat([joined, self.role(batch.roles)], dim=1)  # (clips, hidden + 16)
+
+        states = self.dropout(self.lstm(clips[batch.clips], batch.mask))  # (batch, places, 2 * hidden)
+        return self.context(self.attention(states, states, batch.mask), batch.mask)

@@ -1,0 +1,226 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shells import REPOSITORY
+
+from configs import UserError
+from extract.corpora.manifest import COLUMNS, Manifest, make_manifest, misplaced, read_manifest, write_manifest
+
+ROOT = Path("data/set")
+
+
+def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    full = [
+        {"clip_id": f"c{i}", "conversation_id": "talk", "index": i, "split": "train", "group": "g", "label": "sad"}
+        | row
+        for i, row in enumerate(rows)
+    ]
+    return pl.DataFrame(full, infer_schema_length=None)
+
+
+def build(*rows: dict[str, Any], root: Path = ROOT, **counts: Any) -> Manifest:
+    return make_manifest(table(list(rows)), root, ["happy", "sad"], counts, "source")
+
+
+def test_a_unit_sees_its_past_and_not_its_future() -> None:
+    manifest = build(
+        {"label": None, "index": 9}, {"index": 2}, {"label": None, "index": -1}, {"index": 4, "label": "happy"}
+    )
+    assert [(unit.unit_id, unit.clip_ids, unit.label) for unit in manifest.units()] == [
+        ("c1", ("c2", "c1"), "sad"),
+        ("c3", ("c2", "c1", "c3"), "happy"),
+    ]
+
+
+def test_units_do_not_depend_on_the_order_of_a_foreign_table() -> None:
+    manifest = build({"label": None}, {}, {"conversation_id": "other"})
+    turned = Manifest(manifest.clips.reverse(), manifest.root, manifest.classes, manifest.counts)
+    assert sorted(turned.units(), key=lambda unit: unit.unit_id) == sorted(manifest.units(), key=lambda u: u.unit_id)
+
+
+def test_clips_are_ordered_by_split_then_conversation_then_index() -> None:
+    rows = [("test", "a", 0), ("val", "b", 1), ("val", "b", 0), ("train", "c", 0)]
+    clips = build(*({"split": s, "conversation_id": c, "index": i, "group": c} for s, c, i in rows)).clips
+    assert clips["clip_id"].to_list() == ["c3", "c2", "c1", "c0"]
+    assert clips.columns[: len(COLUMNS)] == list(COLUMNS)
+
+
+def test_counts_say_what_there_is() -> None:
+    counts = build({"text": "x"}, {"label": None}, {"label": None, "conversation_id": "b"}, dropped=3).counts
+    assert counts["clips"] == {"train": 3}
+    assert counts["conversations"] == {"train": 2}
+    assert counts["units"] == {"train": {"happy": 0, "sad": 1}}
+    assert counts["clips_with"] == {"text": 1, "audio": 0, "video": 0}
+    assert counts["conversations_without_unit"] == 1
+    assert counts["dropped"] == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([{"clip_id": "x"}, {"clip_id": "x"}], "clip_id is not unique: x"),
+        ([{"clip_id": None}], "clip_id is missing"),
+        ([{"group": None}], "group is missing for clip: c0"),
+        ([{"split": "dev"}], "split is none of train, val, test for clip: c0"),
+        ([{"role": "host"}], "role is none of .* for clip: c0"),
+        ([{"label": "glad"}], "label is not among the classes for clip: c0"),
+        ([{"index": 1}, {"index": 1}], "same index in conversation: talk"),
+        ([{}, {"split": "test", "group": "h"}], "more than one split has clips of conversation: talk"),
+        ([{}, {"split": "test", "conversation_id": "b"}], "more than one split has clips of group: g"),
+        ([{"label": None}], "no clip carries a label"),
+        ([{"audio": "../x.wav"}], r"audio of c0: '\.\./x\.wav' goes up"),
+        ([{}, {"video": "/x.mp4"}], r"video of c1: '/x\.mp4' is absolute"),
+        ([{"label": "glad"}] * 9, r"c0, c1, c2 \(and 6 more\)"),
+    ],
+)
+def test_a_broken_contract_is_one_line_with_the_first_offenders(rows: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(UserError, match="source: .*" + problem) as error:
+        build(*rows)
+    assert "\n" not in str(error.value)
+
+
+def test_splits_that_share_groups_must_be_declared() -> None:
+    rows: list[dict[str, Any]] = [{}, {"split": "test", "conversation_id": "b"}]
+    assert build(*rows, groups_across_splits=1).counts["groups_across_splits"] == 1
+    with pytest.raises(UserError, match="group: g"):
+        build(*rows)
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=8)
+free = st.dictionaries(st.sampled_from(["meta_age", "meta_ü", "privileged_cause"]), st.none() | words, min_size=3)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "conversation_id": words,
+                "text": st.none() | words,
+                "speaker": st.none() | words,
+                "turn_id": st.none() | words,
+                "role": st.none() | st.sampled_from(["speaker", "listener", "context"]),
+                "label": st.none() | st.sampled_from(["happy", "sad"]),
+                "video": st.none() | st.just("a/ü b.mp4"),
+            }
+        ).flatmap(lambda row: free.map(lambda more: row | more)),
+        min_size=1,
+        max_size=8,
+    ).filter(lambda rows: any(row["label"] for row in rows)),
+    note=words,
+)
+def test_writing_then_reading_gives_it_back_and_the_same_bytes(tmp_path: Path, rows: list[Any], note: str) -> None:
+    manifest = build(*rows, note=note)
+    path = tmp_path / "new" / "manifest.parquet"
+    write_manifest(manifest, path)
+    back = read_manifest(path)
+    assert back.clips.equals(manifest.clips)
+    assert back.clips.schema == manifest.clips.schema
+    assert (back.root, back.classes, back.counts) == (ROOT, manifest.classes, manifest.counts)
+    assert back.units() == manifest.units()
+    first = path.read_bytes()
+    write_manifest(back, path)
+    assert path.read_bytes() == first
+    assert [p.name for p in path.parent.iterdir()] == ["manifest.parquet"]
+
+
+def test_a_refused_manifest_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(build({}), path)
+    before = path.read_bytes()
+    good = build({})
+    with pytest.raises(UserError, match="not among the classes"):
+        write_manifest(Manifest(good.clips, good.root, ("happy",), good.counts), path)
+    assert path.read_bytes() == before
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(["..", ".", "", "a", "in", "out", "b.wav", "C:", "\\", "\0", "ü"]), max_size=5))
+def test_no_path_that_passes_leaves_root(tmp_path: Path, parts: list[str]) -> None:
+    root = tmp_path / "root"
+    if not root.exists():
+        (tmp_path / "elsewhere").mkdir()
+        (root / "a").mkdir(parents=True)
+        (root / "in").symlink_to(root / "a")
+        (root / "out").symlink_to(tmp_path / "elsewhere")
+        (root / "b.wav").symlink_to(tmp_path / "elsewhere/b.wav")
+    path = "/".join(parts)
+    problems = list(misplaced([None, path], root))
+    if problems:
+        ((position, why),) = problems
+        assert position == 1
+        assert why.startswith(repr(path))
+    else:
+        assert (root / path).resolve().is_relative_to(root.resolve())
+        assert str(Path(path)) == path
+    if parts and set(parts) <= {"a", "in", "ü"}:
+        assert not problems
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(UserError, match=r"manifest\.parquet: no such manifest"):
+        read_manifest(path)
+    write_manifest(build({}), path)
+    whole = path.read_bytes()
+    for broken in (b"", b"text", whole[:-20], whole[: len(whole) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"manifest\.parquet: not a readable Parquet file") as error:
+            read_manifest(path)
+        assert "\n" not in str(error.value)
+
+
+def test_columns_types_and_metadata_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    about = {"emocache": json.dumps({"root": "r", "classes": ["happy", "sad"], "counts": {}})}
+    clips = build({}).clips
+    clips.write_parquet(path, metadata=about)
+    assert read_manifest(path).root == Path("r")
+    for broken, metadata, problem in [
+        (clips.drop("group"), about, "lacks the column 'group'"),
+        (clips.cast({"index": pl.Int64}), about, "column 'index' is Int64, and must be Int32"),
+        (clips.with_columns(age=1), about, "column 'age' is unknown"),
+        (clips.with_columns(meta_age=1), about, "column 'meta_age' is unknown"),
+        (clips, {}, "metadata 'emocache'"),
+        (clips, {"emocache": '{"root": "r"}'}, "metadata 'emocache'"),
+        (clips, {"emocache": "["}, "metadata 'emocache'"),
+    ]:
+        broken.write_parquet(path, metadata=metadata)
+        with pytest.raises(UserError, match=r"manifest\.parquet: .*" + problem):
+            read_manifest(path)
+
+
+PROFILE = """
+name: small
+dataset: {adapter: table, root: ., table: t.csv, columns: {clip_id: id, label: emotion, split: part, text: words}}
+encoders: {text: {family: transformer, model: ./nowhere}}
+heads: {text: {inputs: [text]}}
+"""
+
+
+def test_the_script_writes_prints_and_fails_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PROFILE, encoding="utf-8")
+    (tmp_path / "t.csv").write_text("id,emotion,part,words\n1,sad,train,oh\n2,happy,test,yes\n", encoding="utf-8")
+    script = REPOSITORY / "extract/manifest.py"
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(script), "--config", "p.yaml", *more]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "2 clips in 2 conversations" in done.stdout
+    manifest = read_manifest(tmp_path / "runs/small/manifest.parquet")
+    assert manifest.root == Path()
+    assert json.loads((tmp_path / "runs/small/manifest.json").read_text(encoding="utf-8")) == manifest.counts
+    failed = run("dataset.table=other.csv")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: other.csv: no such table")
+    assert failed.stderr.count("\n") == 1

@@ -1,0 +1,127 @@
+"""SIGKILL at any moment of an extraction costs no more than what was not committed yet."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cache import Store
+from cache.checks import inspect
+
+N_CLIPS, BLOCK = 48, 4
+
+# A pass over a folder of sounds, as an extraction does it; it logs each clip that goes through the network.
+PASS = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+from configs.schema import Encoder, StoreSettings
+from extract.encoders.audio import load_audio_encoder
+from extract.passes.blocks import BlockComputer
+from extract.passes.engine import open_writer, plan_pass, run_pass, write_errors
+from extract.media.sources import Clip, Sources
+
+checkpoint, media, store, backend, log = sys.argv[1:]
+encoder = load_audio_encoder(Encoder(family="wav2vec2", model=checkpoint), torch.device("cpu"))
+
+def hidden(inputs, lengths):
+    time.sleep(0.01)
+    with open(log, "a") as file:
+        file.write(f"{len(inputs['input_values'])}\\n")
+    return encoder.hidden(inputs, lengths)
+
+clips = [Clip(path.stem, path) for path in sorted(Path(media).iterdir())]
+settings = StoreSettings(dtype="float32", chunk_mb=0.005, backend=backend)
+print("go", flush=True)
+with open_writer(Path(store), encoder, settings) as writer:
+    sources = Sources(Path(store).with_name("sources.parquet"))
+    plan = plan_pass(clips, writer.content_hashes, sources, 4, 2)
+    sources.save()
+    with BlockComputer(replace(encoder, hidden=hidden), workers=1) as computer:
+        failures = run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=0)
+write_errors(Path(store), failures)
+"""
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of many lengths, one of them broken."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for i in range(N_CLIPS - 1):
+        samples = rng.normal(scale=0.1, size=rng.integers(500, 9000))
+        soundfile.write(folder / f"{i:03d}.wav", samples, 16000, subtype="PCM_16")
+    (folder / "020b.wav").write_text("not a sound")
+    return folder
+
+
+def start(checkpoint: Path, sounds: Path, store: Path, backend: str, log: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PASS, *map(str, (checkpoint, sounds, store)), backend, str(log)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "go\n"
+    return child
+
+
+def kill_and_resume(backend: str, kills: int, checkpoint: Path, sounds: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole" / "audio"
+    child = start(checkpoint, sounds, whole, backend, tmp_path / "whole.log")
+    started = time.monotonic()
+    assert child.wait() == 0
+    seconds = time.monotonic() - started
+    at_once = n_logged(tmp_path / "whole.log")
+    assert len(Store(whole)) == at_once == N_CLIPS - 1
+    expected = stored_bytes(whole)
+
+    killed = finished = 0
+    while killed < kills:
+        store, log = tmp_path / f"cut{finished}" / "audio", tmp_path / f"cut{finished}.log"
+        own = 0
+        while True:
+            child = start(checkpoint, sounds, store, backend, log)
+            if killed < kills:
+                time.sleep(random.uniform(0, seconds))
+                child.send_signal(signal.SIGKILL)
+            if child.wait() == 0:
+                break
+            killed, own = killed + 1, own + 1
+            if (store / "store.json").is_file():
+                committed = Store(store)  # whole, whenever the process was killed
+                for clip_id in committed.clip_ids:
+                    np.testing.assert_array_equal(committed[clip_id], Store(whole)[clip_id])
+        assert stored_bytes(store) == expected
+        report = inspect(store)
+        assert (report.damaged_files, report.damaged_clips, report.strangers) == ({}, {}, [])
+        # A kill costs the block that is being stored, and what was computed ahead of it meanwhile.
+        assert n_logged(log) <= at_once + own * 3 * BLOCK
+        finished += 1
+    print(f"{backend}: killed {killed} times, finished {finished} times; a whole pass takes {seconds:.1f} s")
+
+
+def n_logged(log: Path) -> int:
+    return sum(int(line) for line in log.read_text().split())
+
+
+def stored_bytes(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_killed_pass_goes_on_to_the_same_bytes(checkpoints: Path, sounds: Path, tmp_path: Path) -> None:
+    random.seed(0)
+    kill_and_resume("zarr", 2, checkpoints / "wav2vec2", sounds, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", ["zarr", "hdf5"])
+def test_a_hundred_kills(backend: str, checkpoints: Path, sounds: Path, tmp_path: Path) -> None:
+    random.seed(1)
+    kill_and_resume(backend, 100, checkpoints / "wav2vec2", sounds, tmp_path)

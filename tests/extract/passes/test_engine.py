@@ -1,0 +1,264 @@
+"""A pass leaves exactly what the clips say now, whatever failed, changed or was interrupted before."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from media_tools import Load, relative_error
+
+from cache import Store
+from configs.schema import StoreSettings
+from extract.encoders.encoder import LoadedEncoder, Prepared
+from extract.media.reading import ClipError
+from extract.media.sources import Clip, Sources
+from extract.passes.blocks import BlockComputer, Failure
+from extract.passes.engine import Plan, open_writer, plan_pass, run_pass, write_errors
+
+SETTINGS = StoreSettings(dtype="float32", chunk_mb=0.001)
+
+
+def do_pass(
+    clips: list[Clip],
+    encoder: LoadedEncoder,
+    path: Path,
+    settings: StoreSettings = SETTINGS,
+    block_clips: int = 3,
+    workers: int = 2,
+) -> tuple[Plan, list[Failure]]:
+    with open_writer(path, encoder, settings) as writer, BlockComputer(encoder, workers) as computer:
+        plan = plan_pass(clips, writer.content_hashes, Sources(None), block_clips, workers)
+        return plan, run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=0)
+
+
+def to_compute(plan: Plan) -> list[str]:
+    return [job.clip.clip_id for block in plan.blocks for job in block.jobs]
+
+
+@pytest.fixture
+def good(media: dict[str, list[Any]], tmp_path: Path) -> list[Clip]:
+    """Eight clips that can be read, in files of their own."""
+    copies = [Path(shutil.copy(path, tmp_path / f"good {path.name}")) for path in media["audio"]]
+    return [Clip(f"good{i}", path) for i, path in enumerate(copies)]
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, tuple[Clip, str, str]]:
+    """A clip for each way to fail, with the stage and a part of the reason."""
+    files = {name: tmp_path / f"{name}.wav" for name in ("missing", "empty", "text", "blip", "poison")}
+    files["empty"].touch()
+    files["text"].write_text("not a sound")
+    soundfile.write(files["blip"], np.full(100, 0.1), 16000)
+    soundfile.write(files["poison"], np.full(1600, np.nan), 16000, subtype="FLOAT")
+    folder = tmp_path / "folder.wav"
+    folder.mkdir()
+    expected = {
+        "missing": ("read", "No such file"),
+        "empty": ("decode", "the file is empty"),
+        "text": ("decode", "Invalid data"),
+        "blip": ("encode", "100 samples, shorter than"),
+        "poison": ("decode", "not all finite"),
+        "folder": ("read", "not a regular file"),
+    }
+    return {
+        name: (Clip(name, {**files, "folder": folder}[name]), stage, why) for name, (stage, why) in expected.items()
+    }
+
+
+def mixed(good: list[Clip], broken: dict[str, tuple[Clip, str, str]]) -> list[Clip]:
+    clips = list(good)
+    for i, (clip, _, _) in enumerate(broken.values()):
+        clips.insert(2 * i, clip)
+    return clips
+
+
+def test_what_fails_is_named_and_missing_and_the_rest_is_stored(
+    good: list[Clip], broken: dict[str, tuple[Clip, str, str]], load: Load, tmp_path: Path
+) -> None:
+    encoder = load("wav2vec2")
+    plan, failures = do_pass(mixed(good, broken), encoder, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    assert store.clip_ids == [clip.clip_id for clip in good]
+    for clip in good:
+        assert relative_error(store[clip.clip_id], encoder.alone(clip.source)) <= 1e-5
+        assert np.abs(store[clip.clip_id]).max(axis=1).min() > 0  # nothing filled with zeros
+    found = {failure.clip_id: failure for failure in failures}
+    assert len(found) == len(failures) == len(broken)
+    for name, (_, stage, why) in broken.items():
+        assert found[name].stage == stage
+        assert why in found[name].reason
+        assert "\n" not in found[name].reason
+    assert "missing" not in to_compute(plan)
+
+    write_errors(tmp_path / "store", failures)
+    table = pl.read_parquet(tmp_path / "store" / "errors.parquet")
+    assert table.columns == ["clip_id", "stage", "reason"]
+    assert {(row["clip_id"], row["stage"]) for row in table.to_dicts()} == {
+        (name, stage) for name, (_, stage, _) in broken.items()
+    }
+    write_errors(tmp_path / "store", [])
+    none = pl.read_parquet(tmp_path / "store" / "errors.parquet")
+    assert none.height == 0
+    assert none.schema == table.schema
+
+
+def test_features_that_are_not_finite_are_not_stored(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    encoder = load("wav2vec2")
+
+    def poisoned(inputs: Any, lengths: Any) -> Any:
+        hidden = encoder.hidden(inputs, lengths)
+        return torch.where(torch.tensor(hidden.shape[1] == 28), torch.nan, hidden)  # the clip of 9111 samples
+
+    _, (failure,) = do_pass(good, replace(encoder, hidden=poisoned), tmp_path / "store")
+    assert (failure.clip_id, failure.stage) == ("good4", "store")
+    assert "NaN" in failure.reason
+    assert len(Store(tmp_path / "store")) == 7
+
+
+def test_the_second_pass_computes_nothing(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    encoder = load("wav2vec2")
+    do_pass(good, encoder, tmp_path / "store")
+    before = all_files(tmp_path / "store")
+    nothing = replace(encoder, prepare=None, hidden=None)  # type: ignore[arg-type]
+    plan, failures = do_pass(good, nothing, tmp_path / "store")
+    assert (plan.blocks, plan.n_reused, plan.drop, failures) == ([], len(good), [], [])
+    assert all_files(tmp_path / "store") == before
+
+
+def test_only_what_was_added_or_changed_is_computed(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    encoder = load("wav2vec2")
+    do_pass(good[:6], encoder, tmp_path / "store")
+    before = {clip_id: Store(tmp_path / "store")[clip_id].copy() for clip_id in ("good0", "good1")}
+    soundfile.write(good[4].source, np.random.default_rng(5).normal(scale=0.1, size=4000), 16000)
+    kept = [clip for clip in good if clip.clip_id != "good2"]
+    plan, _ = do_pass(kept, encoder, tmp_path / "store")
+    assert to_compute(plan) == ["good4", "good6", "good7"]
+    assert (plan.n_changed, plan.n_reused, plan.drop) == (1, 4, ["good2"])
+    store = Store(tmp_path / "store")
+    assert sorted(store.clip_ids) == [clip.clip_id for clip in kept]
+    assert len(store["good4"]) == 12
+    for clip_id, values in before.items():
+        np.testing.assert_array_equal(store[clip_id], values)
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_a_clip_that_can_no_longer_be_read_leaves_the_store(
+    good: list[Clip], load: Load, tmp_path: Path, how: str
+) -> None:
+    do_pass(good, load("wav2vec2"), tmp_path / "store")
+    Path(good[3].source).unlink()
+    if how == "empty":
+        Path(good[3].source).touch()
+    plan, (failure,) = do_pass(good, load("wav2vec2"), tmp_path / "store")
+    assert (failure.clip_id, failure.stage) == ("good3", "read" if how == "gone" else "decode")
+    assert to_compute(plan) == ([] if how == "gone" else ["good3"])
+    assert "good3" not in Store(tmp_path / "store")
+    assert len(Store(tmp_path / "store")) == 7
+    # When it is back, so are its features.
+    shutil.copy(good[0].source, good[3].source)
+    plan, failures = do_pass(good, load("wav2vec2"), tmp_path / "store")
+    assert (to_compute(plan), failures) == (["good3"], [])
+    assert len(Store(tmp_path / "store")) == 8
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("backend", ["zarr", "hdf5"])
+@pytest.mark.parametrize("calls", [0, 1, 3, 4])
+def test_an_interrupted_pass_goes_on_to_the_same_bytes(
+    good: list[Clip],
+    broken: dict[str, tuple[Clip, str, str]],
+    load: Load,
+    tmp_path: Path,
+    backend: str,
+    calls: int,
+) -> None:
+    """Even where clips failed before the interruption: they are tried again, but never in the batch of others."""
+    rng = np.random.default_rng(0)
+    for clip in good:  # of one length, so that they share batches
+        soundfile.write(clip.source, rng.normal(scale=0.1, size=3200), 16000)
+    settings = StoreSettings(dtype="float32", chunk_mb=0.001, backend=backend)
+    encoder, clips = load("wav2vec2", batch_tokens=20), mixed(good, broken)  # two clips
+    batches: list[bytes] = []
+    allowed = 100
+
+    def watched(inputs: Any, lengths: Any) -> Any:
+        if len(batches) == allowed:
+            raise KeyboardInterrupt
+        batches.append(inputs["input_values"].numpy().tobytes())
+        return encoder.hidden(inputs, lengths)
+
+    watching = replace(encoder, hidden=watched)
+    _, expected = do_pass(clips, watching, tmp_path / "whole", settings)
+    at_once, batches, allowed = batches, [], calls
+    with pytest.raises(KeyboardInterrupt):
+        do_pass(clips, watching, tmp_path / "cut", settings)
+    assert len(Store(tmp_path / "cut")) < len(good)
+    batches, allowed = [], 100
+    _, failures = do_pass(clips, watching, tmp_path / "cut", settings)
+    assert all_files(tmp_path / "cut") == all_files(tmp_path / "whole")
+    assert {*failures} == {*expected}
+    assert {*batches} <= {*at_once}
+    if calls == 4:
+        assert len(batches) < len(at_once)  # what was committed is not computed again
+
+
+def test_the_number_of_workers_changes_nothing(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    for workers in (1, 4):
+        do_pass(good, load("wav2vec2"), tmp_path / str(workers), workers=workers)
+    assert all_files(tmp_path / "1") == all_files(tmp_path / "4")
+
+
+def test_an_error_that_is_not_the_clips_stops_the_pass(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    """A bug must not look like a broken clip."""
+    encoder = load("wav2vec2")
+
+    def buggy(clip: Any) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        do_pass(good, replace(encoder, prepare=buggy), tmp_path / "store")
+
+
+TEXTS = ["i am happy", "you are sad", "so very angry ! !", "not today", "refused"]
+STATES = st.lists(st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(TEXTS)), min_size=2, max_size=5)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(states=STATES, block_clips=st.integers(1, 4), batch_tokens=st.sampled_from([1, 10, 1000]))
+def test_after_any_edits_the_store_holds_what_the_clips_say_now(
+    load: Load,
+    tmp_path_factory: pytest.TempPathFactory,
+    states: list[dict[str, str]],
+    block_clips: int,
+    batch_tokens: int,
+) -> None:
+    whole = load("bert", batch_tokens=batch_tokens)
+
+    def prepare(text: str) -> Prepared:
+        if text == TEXTS[-1]:
+            raise ClipError(text)
+        return whole.prepare(text)
+
+    encoder = replace(whole, prepare=prepare)
+    expected = {text: encoder.alone(text) for text in TEXTS[:-1]}
+    path, stored = tmp_path_factory.mktemp("pass") / "text", {}
+    for state in states:
+        clips = [Clip(*item) for item in sorted(state.items())]
+        plan, failures = do_pass(clips, encoder, path, SETTINGS, block_clips, workers=1)
+        assert to_compute(plan) == [key for key, text in sorted(state.items()) if stored.get(key) != text]
+        assert {failure.clip_id for failure in failures} == {key for key, text in state.items() if text == TEXTS[-1]}
+        stored = {key: text for key, text in state.items() if text != TEXTS[-1]}
+        store = Store(path)
+        assert sorted(store.clip_ids) == sorted(stored)
+        for key, text in stored.items():
+            assert relative_error(store[key], expected[text]) <= 1e-5

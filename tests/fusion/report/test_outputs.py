@@ -1,0 +1,118 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from synthetic_heads import CLASSES, make_units
+
+from fusion.report.charts import write_charts
+from fusion.report.findings import analyse
+from fusion.report.outputs import write_outputs
+from fusion.strategies.nested import Fusion, fuse
+
+KEYS = {
+    "headline", "choice", "best_head", "gain_over_best_head", "majority", "heads", "strategies", "significance",
+    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes",
+}  # fmt: skip
+
+
+def fused(strategies: list[str], **options: float) -> Fusion:
+    units = make_units(300, test_share=0.3, **options)  # type: ignore[arg-type]
+    gender = np.array(["female", "male"] * 150, dtype=object)
+    return fuse(replace(units, metadata={"gender": gender}), strategies, bootstrap=100)
+
+
+@pytest.fixture(scope="module")
+def found() -> Fusion:
+    return fused(["mean", "weighted", "attention"], absent=0.1)
+
+
+@pytest.fixture(scope="module")
+def folder(found: Fusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fusion")
+    findings = analyse(found)
+    write_outputs(found, folder, findings)
+    write_charts(found, folder, findings)
+    return folder
+
+
+def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == KEYS
+    assert {"split", "strategy", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
+        metrics["headline"]
+    )
+    assert set(metrics["choice"]) == {"strategy", "rule", "forced", "fell_back", "notes"}
+    for candidate in metrics["significance"]["candidates"].values():
+        assert set(candidate) == {"macro_f1", "accuracy", "mcnemar"}
+        assert {"value", "low", "high", "p", "p_holm"} == set(candidate["macro_f1"])
+        assert {"gained", "lost", "p", "p_holm"} == set(candidate["mcnemar"])
+    assert set(metrics["calibration"]) == {"temperatures", "heads", "fusion"}
+    assert set(metrics["calibration"]["heads"]["h0"]["before"]) == {"ece", "classwise_ece", "bins"}
+    row = {"units", "fusion", "heads", "best", "low", "high"}
+    assert set(metrics["where_heads_win"]["classes"]["sad"]) == row
+    assert set(metrics["where_heads_win"]["subgroups"]["gender"]["male"]) == row
+    assert set(metrics["gate_weights"]["overall"]) == {"h0", "h1"}
+    assert {"mean", "std"} == set(metrics["gate_weights"]["by_predicted_class"]["sad"]["heads"]["h1"])
+    assert {"unit_id", "label", "predicted", "confidence", "of_label", "heads"} == set(metrics["mistakes"][0])
+
+
+def test_the_numbers_agree_with_each_other(found: Fusion, folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    confusion = np.array(metrics["confusion"]["fusion"])
+    assert confusion.trace() / confusion.sum() == pytest.approx(metrics["headline"]["accuracy"])
+    assert metrics["calibration"]["fusion"]["after"]["ece"] == metrics["headline"]["ece"]
+    listed = pl.read_csv(folder / "confusion.csv")
+    assert (listed["actual"] != listed["predicted"]).sum() == confusion.sum() - confusion.trace()
+    assert metrics["per_class"]["fusion"]["sad"]["f1"] == metrics["where_heads_win"]["classes"]["sad"]["fusion"]
+    candidate = metrics["significance"]["candidates"]["mean"]["mcnemar"]
+    best = metrics["best_head"]["accuracy"] * metrics["best_head"]["n_units"]
+    mean = metrics["strategies"]["mean"]["test"]["accuracy"] * metrics["best_head"]["n_units"]
+    assert mean - best == pytest.approx(candidate["gained"] - candidate["lost"])
+
+
+def test_one_group_gives_null_rather_than_nan(tmp_path: Path) -> None:
+    units = make_units(120, test_share=0.5)
+    one = np.where(units.splits == "test", "everyone", units.groups)
+    found = fuse(replace(units, groups=one), ["mean"], bootstrap=100)
+    write_outputs(found, tmp_path, analyse(found))
+    text = (tmp_path / "metrics.json").read_text()
+    assert "NaN" not in text
+    metrics = json.loads(text)
+    assert metrics["headline"]["macro_f1_low"] is None
+    assert metrics["significance"]["candidates"]["mean"]["macro_f1"]["p_holm"] is None
+    assert metrics["gate_weights"] is None
+
+
+def test_a_fall_back_is_said(tmp_path: Path) -> None:
+    found = fused(["mean"], strengths=(3.0, 0.0))  # type: ignore[arg-type]
+    text = write_outputs(found, tmp_path, analyse(found))
+    assert found.chosen == "head:h0"
+    assert json.loads((tmp_path / "metrics.json").read_text())["choice"]["fell_back"] is True
+    assert "No strategy beat the best single head" in text
+
+
+def test_the_summary_is_a_page(folder: Path) -> None:
+    lines = (folder / "summary.txt").read_text().splitlines()
+    assert len(lines) < 60
+    assert any(line.startswith("on test, against head ") for line in lines)
+    for name in ("h0", "h1", *CLASSES):
+        assert any(line.startswith(f"  {name} ") for line in lines)
+
+
+def test_the_charts_are_drawn_and_an_old_gate_is_removed(folder: Path) -> None:
+    names = {"strategies", "confusion_matrix", "per_class", "reliability", "where_heads_win", "gate_weights"}
+    assert {path.stem for path in folder.glob("*.png")} == names
+    for path in folder.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    found = fused(["mean"])
+    write_charts(found, folder, analyse(found))
+    assert not (folder / "gate_weights.png").exists()
+
+
+def test_same_input_same_bytes(found: Fusion, folder: Path, tmp_path: Path) -> None:
+    write_outputs(found, tmp_path, analyse(found))
+    for name in ("metrics.json", "summary.txt", "headline.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

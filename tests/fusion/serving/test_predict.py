@@ -1,0 +1,497 @@
+"""New clips through a bundle: the same answers as the batch gives, and a clear line where there is none."""
+
+import contextlib
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from checkpoints import save_checkpoints
+from media_tools import write_mp4
+from safetensors.numpy import load_file, save_file
+
+from configs import Profile, UserError, command
+from extract.corpora.avamerg import read_avamerg
+from extract.corpora.manifest import write_manifest
+from extract.passes.extraction import extract
+from extract.passes.means import Means
+from fusion.predict import main
+from fusion.serving.bundle import make_bundle, open_bundle
+from fusion.serving.clips import manifests
+from fusion.serving.live import Predictor, contributions
+from fusion.stack import main as stack
+from fusion.strategies.catalogue import STRATEGIES
+from fusion.strategies.catalogue import load as load_fitted
+from fusion.strategies.pools import FittedMean, FittedSingle
+from fusion.strategies.predictions import HeadOutputs, Predictions, manifest_metadata, read
+from heads.fitting.cross_validation import cross_validate
+
+HEADS: dict[str, dict[str, Any]] = {
+    "sound": {"kind": "linear", "inputs": ["audio"], "c": 0.1},
+    "both": {"kind": "linear", "inputs": ["audio", "video"], "c": 0.1},
+    "joint": {"inputs": ["audio", "text"], "metadata": ["topic"], "hidden": 8, "epochs": 1, "patience": 0},
+    "crossed": {"kind": "cross_modal", "inputs": ["video", "text"], "hidden": 8, "epochs": 1, "patience": 0},
+    "words": {"kind": "bag_of_words", "inputs": ["text"], "c": 1.0},
+}
+READS_TEXT = ("joint", "crossed", "words")
+WORDS = {"happy": "i am so happy today !", "sad": "i am not happy , so sad ."}
+N_TRAIN = 14
+Predict = Callable[..., tuple[int, list[dict[str, Any]], str]]
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+    profile: Profile
+    bundle: Path
+    units: Predictions  # heads' predictions of all units
+
+    def batch(self, unit: str, heads: tuple[str, ...] = tuple(HEADS)) -> np.ndarray:
+        """The fused probabilities of a test unit in the batch, with the other heads masked."""
+        row = self.units.where((self.units.unit_ids == unit) & (self.units.splits == "test")).outputs
+        present = row.present & np.isin(self.units.heads, heads)
+        logits = np.where(present[..., None], row.logits, np.nan)
+        fitted = load_fitted(self.profile.fusion_path / "model")
+        return np.exp(fitted.predict_logits(HeadOutputs(logits, present, row.metadata)))[0]
+
+
+def record(number: int, label: str | None, clips: list[str | None], words: str) -> dict[str, Any]:
+    """A conversation of speaker and listener by turns; the speaker comes last."""
+    dialogue = []
+    for index, clip in enumerate(clips):
+        role = "speaker" if (len(clips) - 1 - index) % 2 == 0 else "listener"
+        dialogue.append({"index": index, "role": role, "text": words if role == "speaker" else "and you ?"})
+        if clip:
+            dialogue[-1] |= {"audio_path": clip, "video_path": clip}
+    dialogue.append({"index": len(clips), "role": "listener_response", "text": "you are not very angry"})
+    return {
+        "conversation_id": f"{number:05d}",
+        "topic": ("exams", "work")[number % 2],
+        "turn": {"turn_id": "0", "dialogue": dialogue, "chain_of_empathy": {"speaker_emotion": label} if label else {}},
+    }
+
+
+def write_clip(path: Path, seed: int, loud: float, pictures: bool = True) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (5, 2, 3, 3), dtype=np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+    write_mp4(path, images if pictures else None, rng.normal(scale=loud, size=(8000, 1)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("predict")
+    models = save_checkpoints(root / "models", ["wav2vec2", "resnet", "distilbert"])
+    clips = root / "data" / "clips"
+    clips.mkdir(parents=True)
+    for number in range(N_TRAIN + 3):
+        for index in range(2):
+            write_clip(clips / f"{number}_{index}.mp4", 2 * number + index, (0.02, 0.2)[number % 2])
+    (clips / "broken.mp4").write_bytes((clips / "0_0.mp4").read_bytes()[:900])
+    records = []
+    for number in range(N_TRAIN):
+        label = ("happy", "sad")[number % 2]
+        records.append(record(number, label, [f"clips/{number}_0.mp4", f"clips/{number}_1.mp4"], WORDS[label]))
+    tests = [
+        record(N_TRAIN, "happy", [f"clips/{N_TRAIN}_0.mp4"], WORDS["happy"]),
+        record(N_TRAIN + 1, "sad", [f"clips/{N_TRAIN + 1}_0.mp4", None, f"clips/{N_TRAIN + 1}_1.mp4"], WORDS["sad"]),
+        record(N_TRAIN + 2, "sad", [f"clips/{N_TRAIN + 2}_0.mp4", None, "clips/broken.mp4"], WORDS["sad"]),
+        record(N_TRAIN + 3, "happy", [None], WORDS["happy"]),
+    ]
+    (root / "data" / "train.json").write_text(json.dumps(records))
+    (root / "data" / "test.json").write_text(json.dumps(tests))
+    profile = Profile.model_validate(
+        {
+            "name": "tiny",
+            "folds": 2,
+            "dataset": {
+                "adapter": "avamerg",
+                "root": str(root / "data"),
+                "files": {"train": "train.json", "test": "test.json"},
+            },
+            "store": {"max_error_share": 0.5},
+            "encoders": {
+                "audio": {"family": "wav2vec2", "model": str(models / "wav2vec2"), "pooling": 5.0},
+                "video": {"family": "image", "model": str(models / "resnet"), "n_frames": 2},
+                "text": {"family": "transformer", "model": str(models / "distilbert"), "pooling": "mean"},
+            },
+            "heads": HEADS,
+            "fusion": {"bootstrap": 100},
+        }
+    )
+    with contextlib.chdir(root):
+        manifest = read_avamerg(profile.dataset)  # type: ignore[arg-type]
+        write_manifest(manifest, profile.manifest_path)
+        for modality in profile.encoders:
+            extract(profile, manifest, modality, Means("cpu", 1))
+        for head in HEADS:
+            cross_validate(profile, manifest, head)
+        config = root / "tiny.yaml"
+        config.write_text(profile.model_dump_json(exclude_unset=True))
+        stack(config=str(config), strategy="weighted")
+        make_bundle(profile, root / "bundle")
+        files = {head: profile.head_path(head).absolute() / "predictions.parquet" for head in HEADS}
+        yield Project(root, profile, root / "bundle", read(files))
+
+
+@pytest.fixture
+def predict(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """``predict(*arguments)``: the command line with ``--json``; exit code, answers, stderr."""
+
+    def call(*arguments: str, bundle: Path = project.bundle) -> tuple[int, list[dict[str, Any]], str]:
+        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--bundle", str(bundle), "--json"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command(main)
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+    return call
+
+
+def probabilities(answer: dict[str, Any]) -> np.ndarray:
+    return np.array(list(answer["probabilities"].values()))
+
+
+def clip(project: Project, name: str) -> str:
+    return str(project.root / "data" / "clips" / name)
+
+
+def test_a_file_gets_the_answer_of_the_batch(project, predict):
+    name = f"{N_TRAIN}_0.mp4"
+    code, (answer,), _ = predict(clip(project, name), "--text", WORDS["happy"], "--metadata", "topic=exams")
+    assert code == 0
+    fused = pl.read_parquet(project.profile.fusion_path / "predictions.parquet")
+    row = fused.filter((pl.col("split") == "test") & (pl.col("unit_id") == f"dia{N_TRAIN:05d}utt0"))
+    expected = row.select(f"p_{name}" for name in answer["probabilities"]).to_numpy()[0]
+    np.testing.assert_allclose(probabilities(answer), expected, atol=1e-5)
+    assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert answer["missing"] == []
+    assert all(head["prediction"] and not head["lacks"] for head in answer["heads"].values())
+
+
+def test_conversations_get_the_answers_of_the_batch_and_broken_clips_are_named(project, predict):
+    code, answers, _ = predict(str(project.root / "data" / "test.json"))
+    assert code == 0
+    assert [answer["unit"] for answer in answers] == [
+        f"dia{N_TRAIN + i:05d}utt{last}" for i, last in enumerate([0, 2, 2, 0])
+    ]
+    for answer in answers[:3]:
+        np.testing.assert_allclose(probabilities(answer), project.batch(answer["unit"]), atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities(answers[3]), project.batch(answers[3]["unit"], READS_TEXT), atol=1e-5
+    )  # nothing but text: heads that read none of it are left out, and not asked about nothing
+    missing = {(each["what"], each["clip"]): each["why"] for each in answers[2]["missing"]}
+    broken = f"dia{N_TRAIN + 2:05d}utt2"
+    assert missing["audio", broken] == missing["video", broken] == "Invalid data found when processing input"
+    assert missing["audio", None] == "not given for 1 of 3 clips"
+
+
+def test_labels_are_neither_needed_nor_looked_at(project, predict, tmp_path):
+    records = json.loads((project.root / "data" / "test.json").read_text())
+    _, expected, _ = predict(str(project.root / "data" / "test.json"))
+    for number, each in enumerate(records):
+        each["turn"]["chain_of_empathy"] = {"speaker_emotion": "no such emotion"} if number % 2 else {}
+    (tmp_path / "new.json").write_text(json.dumps(records))
+    code, answers, _ = predict(str(tmp_path / "new.json"), "--media", str(project.root / "data"))
+    assert code == 0
+    assert answers == expected
+
+
+def test_the_original_layout_is_answered_where_the_speaker_speaks_last(project, predict, tmp_path):
+    said = [("speaker", WORDS["sad"]), ("listener", "and you ?"), ("speaker", WORDS["sad"])]
+    history = [{"index": i, "role": role, "utterance": text} for i, (role, text) in enumerate(said)]
+    turn = {"turn_id": "0", "dialogue_history": history, "response": "you are not very angry"}
+    (tmp_path / "new.json").write_text(json.dumps([{"conversation_id": "7", "topic": "work", "turns": [turn]}]))
+    code, (answer,), _ = predict(str(tmp_path / "new.json"))
+    assert code == 0
+    assert answer["unit"] == "dia00007utt2"
+    assert {name for name, head in answer["heads"].items() if head["prediction"]} == set(READS_TEXT)
+
+
+def test_a_conversation_without_a_speaker_has_nothing_to_predict(predict, tmp_path):
+    silent = record(7, None, [None], "so sad")
+    silent["turn"]["dialogue"][0]["role"] = "listener"
+    (tmp_path / "new.json").write_text(json.dumps([silent]))
+    code, answers, err = predict(str(tmp_path / "new.json"))
+    assert (code, answers) == (2, [])
+    assert "no speaker says anything" in err
+
+
+def test_text_alone_is_a_unit(project, predict):
+    code, (answer,), _ = predict("--text", WORDS["happy"], "--metadata", "topic=work")
+    assert code == 0
+    expected = project.batch(f"dia{N_TRAIN + 3:05d}utt0", READS_TEXT)
+    np.testing.assert_allclose(probabilities(answer), expected, atol=1e-5)
+    assert [(each["what"], each["why"]) for each in answer["missing"]] == [
+        ("audio", "not given"),
+        ("video", "not given"),
+    ]
+    assert answer["heads"]["sound"]["prediction"] is None
+    assert answer["heads"]["joint"] | {"prediction": 0, "probability": 0, "probabilities": 0, "contribution": 0} == {
+        "prediction": 0,
+        "probability": 0,
+        "probabilities": 0,
+        "contribution": 0,
+        "reads": ["text", "topic"],
+        "lacks": ["audio"],
+    }
+
+
+def test_metadata_alone_is_a_unit(predict):
+    code, (answer,), _ = predict("--metadata", "topic=work")
+    assert code == 0
+    assert [name for name, head in answer["heads"].items() if head["prediction"]] == ["joint"]
+    assert answer["heads"]["joint"]["contribution"] is None  # it is all there is
+
+
+def test_sound_and_pictures_may_be_files_of_their_own(project, predict, tmp_path):
+    together = clip(project, "3_0.mp4")
+    _, (expected,), _ = predict(together)
+    write_clip(tmp_path / "mute.mp4", 6, 0.2)
+    shutil.copy(together, tmp_path / "sound.m4a")
+    _, (alone,), _ = predict(str(tmp_path / "sound.m4a"))
+    assert {each["what"]: each["why"] for each in alone["missing"]}["video"] == "not given"
+    _, (apart,), _ = predict(together, "--audio", str(tmp_path / "sound.m4a"))
+    np.testing.assert_array_equal(probabilities(apart), probabilities(expected))
+
+
+def test_a_stream_that_is_not_there_is_missing_with_the_decoders_words(project, predict, tmp_path):
+    write_clip(tmp_path / "heard.mp4", 1, 0.2, pictures=False)
+    code, (answer,), _ = predict(str(tmp_path / "heard.mp4"))
+    assert code == 0
+    assert {each["what"]: each["why"] for each in answer["missing"]}["video"] == "it has no video stream"
+    assert answer["heads"]["both"]["lacks"] == ["video"]
+    assert answer["heads"]["both"]["prediction"]
+    assert answer["heads"]["crossed"]["prediction"] is None
+
+
+def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, predict, tmp_path):
+    for name, source in (("b.mp4", "1_0.mp4"), ("a.mp4", "2_1.mp4"), ("c.mp4", "broken.mp4")):
+        shutil.copy(clip(project, source), tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no media")
+    code, answers, err = predict(str(tmp_path))
+    assert [Path(answer["unit"]).name for answer in answers] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [answer["error"] is None for answer in answers] == [True, True, False]
+    _, (alone,), _ = predict(clip(project, "1_0.mp4"))
+    np.testing.assert_allclose(probabilities(answers[1]), probabilities(alone), atol=1e-5)
+    assert code == 3
+    assert "1 of 3 units could not be answered" in err
+    assert "c.mp4: nothing to go on (audio: Invalid data found" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_every_answer_has_the_same_keys(project, predict, tmp_path):
+    shutil.copy(clip(project, "broken.mp4"), tmp_path / "broken.mp4")
+    _, (good,), _ = predict("--text", "so happy")
+    _, (bad,), _ = predict(str(tmp_path / "broken.mp4"))
+    keys = ["unit", "prediction", "probability", "probabilities", "heads", "missing", "error"]
+    assert list(good) == list(bad) == keys
+    assert list(good["heads"]) == list(bad["heads"]) == list(HEADS)
+    of_heads = [list(head) for answer in (good, bad) for head in answer["heads"].values()]
+    assert all(
+        keys == ["prediction", "probability", "probabilities", "contribution", "reads", "lacks"] for keys in of_heads
+    )
+    assert bad["prediction"] is bad["probability"] is bad["probabilities"] is None
+
+
+def test_the_table_says_the_same(project, monkeypatch, capsys):
+    line = ["predict.py", clip(project, "1_0.mp4"), "--bundle", str(project.bundle)]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as ended:
+        command(main)
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    assert "missing: text: not given" in printed
+    assert "words" in printed
+    assert "absent" in printed
+    for name in open_bundle(project.bundle).classes:
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "nothing to predict"),
+        (["nowhere.mp4"], "nowhere.mp4: no such file"),
+        (["nowhere.json"], "nowhere.json: no such file"),
+        (["--text", " "], "--text: there is nothing in it"),
+        (["--text", "\udc80"], "not valid UTF-8"),
+        (["--text", "so", "--metadata", "age=9"], "--metadata age: nothing reads it; what is read: topic"),
+        (["--text", "so", "--metadata", "topic"], "--metadata topic: write NAME=VALUE"),
+        (["--text", "so", "--encoder", "smell=x"], "the bundle has encoders for audio, video, text"),
+        (["--text", "so", "--encoder", "text=./nowhere"], "no such model folder"),
+        (["data/clips", "--text", "so"], "--text and --audio belong to one clip"),
+        (["data"], "data: no media file in this folder"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(project, predict, arguments, says):
+    code, answers, err = predict(*arguments)
+    assert (code, answers) == (2, [])
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_category_that_training_never_met_is_unknown_and_said_to_be(project, predict):
+    _, (unknown,), _ = predict("--text", "so happy", "--metadata", "topic=weather")
+    _, (without,), _ = predict("--text", "so happy")
+    assert {each["what"]: each["why"] for each in unknown["missing"]}["topic"].startswith("'weather' was not met")
+    np.testing.assert_array_equal(probabilities(unknown), probabilities(without))
+
+
+@pytest.mark.parametrize("name", ["attention", "blend"])
+def test_a_fusion_that_reads_metadata_gets_it(project, name):
+    metadata = manifest_metadata(project.root / project.profile.manifest_path, project.units.unit_ids)
+    units = replace(project.units, metadata=metadata)
+    oof, test = units.where(units.splits == "oof"), units.where(units.splits == "test")
+    fitted = STRATEGIES[name].fit(oof.outputs, oof.labels, oof.groups, 0)
+    bundle = open_bundle(project.bundle)
+    bundle.__dict__["fusion"] = fitted
+    with Predictor(bundle, bundle.profile, "cpu") as predictor:
+        assert predictor.fields == ["topic"]
+        path = project.root / "data" / "test.json"
+        (manifest,) = manifests([path], None, None, {}, None, bundle.profile, predictor.fields)
+        answers = list(predictor.answers(manifest))[:3]
+    found = np.array([probabilities(answer) for answer in answers])
+    order = [test.unit_ids.tolist().index(answer["unit"]) for answer in answers]
+    np.testing.assert_allclose(found, np.exp(fitted.predict_logits(test.outputs))[order], atol=1e-5)
+
+
+def test_where_the_chosen_head_has_nothing_to_read_the_others_answer(project):
+    """The fusion is the head "sound", and all there is is text."""
+    bundle = open_bundle(project.bundle)
+    others = FittedMean([1.0] * len(bundle.heads))
+    bundle.__dict__["fusion"] = FittedSingle([head.name for head in bundle.heads].index("sound"), 1.0, others)
+    with Predictor(bundle, bundle.profile, "cpu") as predictor:
+        (manifest,) = manifests([], "so happy", None, {}, None, bundle.profile, predictor.fields)
+        (answer,) = predictor.answers(manifest)
+    assert answer["error"] is None
+    assert answer["heads"]["sound"]["prediction"] is None
+    readers = [name for name, head in answer["heads"].items() if head["prediction"]]
+    assert readers
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+def test_only_encoders_with_something_to_read_are_loaded(project, monkeypatch):
+    bundle = open_bundle(project.bundle)
+    asked: list[str] = []
+    monkeypatch.setattr("fusion.serving.live.LiveEncoder.__init__", lambda self, _, modality, *rest: asked.append(modality))
+    monkeypatch.setattr("fusion.serving.live.LiveEncoder.encode", lambda self, clips: ({}, []))
+    monkeypatch.setattr("fusion.serving.live.LiveEncoder.__exit__", lambda *_: None)
+    with Predictor(bundle, bundle.profile, "cpu") as predictor:
+        (manifest,) = manifests([], "so", None, {}, None, bundle.profile, predictor.fields)
+        list(predictor.answers(manifest))
+    assert asked == ["text"]
+
+
+def test_an_encoder_may_lie_elsewhere_but_must_be_the_same(project, predict, tmp_path):
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(project.root / "models" / "distilbert", elsewhere)
+    _, (expected,), _ = predict("--text", "so happy")
+    code, (answer,), _ = predict("--text", "so happy", "--encoder", f"text={elsewhere}")
+    assert code == 0
+    assert answer == expected
+    weights = load_file(elsewhere / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: weights[name] + 1}, elsewhere / "model.safetensors", metadata={"format": "pt"})
+    code, answers, err = predict("--text", "so happy", "--encoder", f"text={elsewhere}")
+    assert (code, answers) == (2, [])
+    assert "differs in weights" in err
+
+
+# --- the bundle ---
+
+
+@pytest.fixture
+def copied(project: Project, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(project.bundle, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("pattern", ["*.json", "heads/**/head.json", "*.yaml", "**/*.safetensors", "**/*.skops"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_a_file_that_is_changed_or_missing_is_named(copied, predict, pattern, how):
+    file = next(copied.glob(pattern))
+    if how == "missing":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    code, answers, err = predict("--text", "so", bundle=copied)
+    assert (code, answers) == (2, [])
+    assert f"{file}: {how}" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_file_too_many_is_named(copied):
+    (copied / "heads" / "extra.json").write_text("{}")
+    with pytest.raises(UserError, match=r"heads/extra.json: not a file of this bundle"):
+        open_bundle(copied)
+
+
+@pytest.mark.parametrize("at", [0, 70, -2])
+def test_the_checksums_themselves_cannot_be_changed(copied, at):
+    sums = copied / "SHA256SUMS"
+    content = bytearray(sums.read_bytes())
+    content[at] ^= 1
+    sums.write_bytes(content)
+    with pytest.raises(UserError, match="SHA256SUMS"):
+        open_bundle(copied)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no bundle"):
+        open_bundle(tmp_path)
+
+
+def test_nothing_in_it_is_pickled(project):
+    kinds = {path.suffix for path in project.bundle.rglob("*") if path.is_file() and path.name != "SHA256SUMS"}
+    assert kinds == {".json", ".yaml", ".safetensors", ".skops"}
+    for path in project.bundle.rglob("*.skops"):
+        with zipfile.ZipFile(path) as archive:
+            assert {Path(name).suffix for name in archive.namelist()} <= {".json", ".npy", ".npz"}
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as file:
+                        np.load(file, allow_pickle=False)
+
+
+def test_the_same_stack_gives_the_same_bytes(project, tmp_path):
+    make_bundle(project.profile, tmp_path / "again")
+    assert open_bundle(tmp_path / "again").digest == open_bundle(project.bundle).digest
+
+
+def test_parts_that_do_not_belong_together_make_no_bundle(project, tmp_path, monkeypatch):
+    shutil.copytree(project.root / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    table = project.profile.head_path("words") / "predictions.parquet"
+    rows = pl.read_parquet(table)
+    names = [name for name in rows.columns if name.startswith("logit_")]
+    rows.drop(name for name in rows.columns if name.startswith("p_")).with_columns(
+        pl.col(names[0]) + 1, pl.col(names[1]) - 1
+    ).write_parquet(table)
+    with pytest.raises(UserError, match="does not follow from the heads' predictions"):
+        make_bundle(project.profile, tmp_path / "bundle")
+    shutil.rmtree(project.profile.head_path("words"))
+    with pytest.raises(UserError, match=r"head\.json: not there yet"):
+        make_bundle(project.profile, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_contribution_is_what_the_fusion_loses_without_the_head():
+    p = np.array([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]], [[0.3, 0.7], [np.nan] * 2, [np.nan] * 2]])
+    outputs = HeadOutputs(np.log(p), ~np.isnan(p[..., 0]))
+    mean = FittedMean([1.0, 1.0, 1.0])
+    fused = mean.predict_logits(outputs)
+    np.testing.assert_allclose(np.exp(fused), [[0.5, 0.5], [0.3, 0.7]])
+    fused[0, 0] += 1e-9  # the first class wins
+    expected = [np.log(0.5 / 0.35), np.log(0.5 / 0.45), np.log(0.5 / 0.7)]
+    found = contributions(mean, outputs, fused)
+    np.testing.assert_allclose(found[0], expected, atol=1e-8)
+    assert np.isnan(found[1]).all()  # absent, or all there is

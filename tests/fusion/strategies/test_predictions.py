@@ -1,0 +1,225 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
+from synthetic_heads import CLASSES, frame_of, make_units
+
+from configs import UserError
+from fusion.strategies.predictions import read, write
+
+Write = Callable[..., Path]
+
+
+def test_heads_are_aligned_by_unit_and_class_name(table: Write) -> None:
+    units = make_units(60, absent=0.3, test_share=0.2)
+    shuffled = frame_of(units, 1).sample(fraction=1, shuffle=True, seed=0)
+    reordered = shuffled.select(reversed(shuffled.columns))
+    got = read({"h0": table(frame_of(units, 0), "a.parquet"), "h1": table(reordered, "b.csv")})
+    place = {unit: i for i, unit in enumerate(units.unit_ids)}
+    rows = [place[unit] for unit in got.unit_ids]
+    assert sorted(rows) == list(range(60))
+    assert got.classes == CLASSES
+    np.testing.assert_array_equal(got.present, units.present[rows])
+    np.testing.assert_allclose(got.logits, units.logits[rows], atol=1e-9)
+    for column in ("labels", "splits", "folds", "groups"):
+        np.testing.assert_array_equal(getattr(got, column), getattr(units, column)[rows])
+
+
+def test_a_foreign_csv_with_probabilities_and_folds_is_enough(table: Write) -> None:
+    units = make_units(30)
+    foreign = frame_of(units).select("unit_id", "fold", "label", pl.col("^p_.*$").round(2))
+    got = read({"h": table(foreign, "foreign.csv")})
+    assert set(got.splits) == {"oof"}
+    np.testing.assert_array_equal(got.groups, got.unit_ids)
+    np.testing.assert_allclose(np.exp(got.logits), np.exp(units.logits[:, :1]), atol=0.02)
+
+
+def test_a_csv_with_a_byte_order_mark_and_quotes_in_its_header_is_read(tmp_path: Path) -> None:
+    rows = ['unit_id,fold,label,"p_a""b, c",p_d', 'u0,0,"a""b, c",0.7,0.3', "v0,0,d,0.4,0.6", "v1,1,d,0.4,0.6"]
+    (tmp_path / "a.csv").write_text("\ufeff" + "\n".join(rows), encoding="utf-8")
+    got = read({"h": tmp_path / "a.csv"})
+    assert got.classes == ('a"b, c', "d")
+    assert got.labels.tolist() == [0, 1, 1]
+
+
+def test_pandas_style_folds_are_read(table: Write) -> None:
+    frame = frame_of(make_units(30, test_share=0.3)).with_columns(pl.col("fold").cast(pl.Float64).fill_null(np.nan))
+    assert set(read({"h": table(frame)}).folds) == {-1, 0, 1, 2, 3, 4}
+
+
+def test_without_folds_grouped_ones_are_drawn_the_same_every_time(table: Write) -> None:
+    units = make_units(90, test_share=0.3)
+    files = {f"h{h}": table(frame_of(units, h).drop("fold"), f"{h}.csv") for h in range(2)}
+    got, again = read(files), read(files)
+    np.testing.assert_array_equal(got.folds, again.folds)
+    oof = got.splits == "oof"
+    assert set(got.folds[oof]) == {0, 1, 2, 3, 4}
+    assert set(got.folds[~oof]) == {-1}
+    for group in np.unique(got.groups[oof]):
+        assert len(set(got.folds[got.groups == group])) == 1
+
+
+def test_folds_of_one_table_serve_the_others(table: Write) -> None:
+    units = make_units(60)
+    files = {"a": table(frame_of(units, 0), "a.csv"), "b": table(frame_of(units, 1).drop("fold"), "b.csv")}
+    np.testing.assert_array_equal(read(files).folds, units.folds)
+    short = frame_of(units, 0).filter(pl.col("unit_id") != "u7")
+    with pytest.raises(UserError, match="oof unit 'u7' has no fold in any table"):
+        read({**files, "a": table(short, "a.csv")})
+
+
+def test_metadata_columns_are_kept_whichever_table_has_them(table: Write) -> None:
+    units = make_units(30)
+    ages = [None if i % 3 == 0 else "old" for i in range(30)]
+    with_age = frame_of(units, 1).with_columns(meta_age=pl.Series(ages, dtype=pl.String))
+    got = read({"a": table(frame_of(units, 0), "a.csv"), "b": table(with_age, "b.parquet")})
+    assert got.metadata["age"].tolist() == ages
+    assert got.where(np.arange(3)).outputs.metadata["age"].tolist() == ages[:3]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_head_without_input_is_absent(table: Write, name: str) -> None:
+    units = make_units(30)
+    there = np.arange(30) != 4
+    frame = frame_of(units, 0).with_columns(has_input=there)
+    got = read({"h0": table(frame, name), "h1": table(frame_of(units, 1), "b.csv")})
+    np.testing.assert_array_equal(got.present[:, 0], there)
+    assert got.present[:, 1].all()
+    assert np.isnan(got.logits[4, 0]).all()
+    with pytest.raises(UserError, match="has_input is 'maybe': write true or false"):
+        read({"h0": table(frame.with_columns(has_input=pl.lit("maybe")), name)})
+
+
+def test_a_zero_is_as_small_as_the_table_is_exact(table: Write) -> None:
+    units = make_units(30, strengths=(1.0,))
+    rough = frame_of(units).select("unit_id", "fold", "label", pl.col("^p_.*$").round(2))
+    rough = rough.with_columns(at(0, "p_sad", 0.0), at(0, "p_happy", 1.0), at(0, "p_angry", 0.0))
+    got = read({"h": table(rough, "rough.csv")})
+    smallest = min(value for name in CLASSES for value in rough[f"p_{name}"] if value > 0)
+    assert np.exp(got.logits[0, 0]).min() == pytest.approx(smallest / 2, rel=0.02)
+
+
+def test_the_same_id_may_occur_in_two_splits(table: Write) -> None:
+    frame = frame_of(make_units(30))
+    test = frame.with_columns(split=pl.lit("test"), fold=pl.lit(None, pl.Int64))
+    assert len(read({"h": table(pl.concat([frame, test]))}).unit_ids) == 60
+
+
+def test_written_predictions_are_read_back(tmp_path: Path) -> None:
+    units = make_units(30, test_share=0.3)
+    write(tmp_path / "fused.parquet", units, units.logits[:, 0])
+    got = read({"h0": tmp_path / "fused.parquet"})
+    np.testing.assert_allclose(got.logits[:, 0], units.logits[:, 0], atol=1e-12)
+    np.testing.assert_array_equal(got.folds, units.folds)
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(np.float64, (12, 3), elements=st.floats(-12, 12)))
+def test_probabilities_and_logits_say_the_same(tmp_path_factory: pytest.TempPathFactory, logits: np.ndarray) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    units = make_units(12, strengths=(1.0,))
+    keys = frame_of(units).select("unit_id", "split", "fold", "label")
+    p = softmax(logits, axis=1)
+    for name, values in (("p_", p), ("logit_", logits)):
+        columns = {name + c: values[:, i] for i, c in enumerate(CLASSES)}
+        keys.with_columns(**columns).write_parquet(folder / f"{name}.parquet")
+    from_p, from_logits = (read({"h": folder / f"{name}.parquet"}).logits for name in ("p_", "logit_"))
+    np.testing.assert_allclose(np.exp(from_p), np.exp(from_logits), atol=1e-6)
+    np.testing.assert_allclose(np.exp(from_logits).sum(axis=2), 1)
+
+
+def at(row: int, column: str, value: object) -> pl.Expr:
+    return pl.when(pl.int_range(pl.len()) == row).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+
+
+only_p = pl.exclude("^logit_.*$")
+BAD: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
+    "nan": (lambda f: f.select(only_p).with_columns(at(4, "p_sad", float("nan"))), "unit 'u4' has p_sad = nan"),
+    "infinite": (lambda f: f.with_columns(at(4, "logit_sad", float("inf"))), "unit 'u4' has logit_sad = inf"),
+    "sum": (
+        lambda f: f.with_columns(pl.col("^p_.*$") * 0.9),
+        "the probabilities of unit 'u0' sum to 0.9, not to 1",
+    ),
+    "negative": (
+        lambda f: f.select(only_p).with_columns(at(0, "p_sad", -0.5), at(0, "p_happy", 1.5), at(0, "p_angry", 0.0)),
+        "p_happy = 1.5: not a probability",
+    ),
+    "disagreeing": (lambda f: f.with_columns(pl.col("logit_sad") + 9), "p_ and logit_ of unit 'u0' disagree"),
+    "half of the logits": (lambda f: f.drop("logit_sad"), "only one of them has sad"),
+    "duplicate": (lambda f: pl.concat([f, f[:1]]), "unit 'u0' occurs more than once in split 'oof'"),
+    "no oof": (lambda f: f.with_columns(split=pl.lit("test")), "no rows with split 'oof'"),
+    "one label": (lambda f: f.with_columns(label=pl.lit("sad")), "every oof unit has label 'sad'"),
+    "one class": (lambda f: f.drop("^(p|logit)_(sad|angry)$"), "only the class 'happy' has a column"),
+    "unknown label": (lambda f: f.with_columns(at(2, "label", "joy")), "unit 'u2' has label 'joy'"),
+    "no label": (lambda f: f.with_columns(at(2, "label", None)), "row 3 has no label"),
+    "no group": (lambda f: f.with_columns(at(2, "group", None)), "row 3 has no group"),
+    "no fold": (lambda f: f.with_columns(at(2, "fold", None)), "oof unit 'u2' has no fold"),
+    "word for fold": (lambda f: f.with_columns(at(2, "fold", "first")), "column 'fold' holds something"),
+    "half a fold": (lambda f: f.with_columns(pl.col("fold") + 0.5), "fold 0.5: a fold is a whole number"),
+    "train split": (lambda f: f.with_columns(at(2, "split", "train")), "split 'train', expected one of oof, val, test"),
+    "no split, no fold": (lambda f: f.drop("split", "fold"), "neither a column 'split' nor 'fold'"),
+    "no unit_id": (lambda f: f.drop("unit_id"), "no column 'unit_id'"),
+    "no classes": (lambda f: f.drop("^(p|logit)_.*$"), "no columns p_<class> or logit_<class>"),
+    "no rows": (lambda f: f[:0], "has no rows"),
+    "group in two folds": (lambda f: f.with_columns(at(0, "fold", 3)), "group 'g0' lies in folds 0 and 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_table_is_refused_in_one_line(table: Write, name: str) -> None:
+    spoil, message = BAD[name]
+    path = table(spoil(frame_of(make_units(30))))
+    with pytest.raises(UserError) as caught:
+        read({"h": path})
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lacking_class_is_named_before_its_rows_are_judged(table: Write) -> None:
+    units = make_units(30)
+    lacking = frame_of(units, 1).drop("p_sad", "logit_sad").filter(pl.col("label") != "sad")
+    files = {"a": table(frame_of(units, 0), "a.csv"), "b": table(lacking, "b.csv")}
+    with pytest.raises(UserError, match=r"b\.csv: other classes than .*a\.csv: lacks sad$"):
+        read(files)
+
+
+TWO: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
+    "classes": (
+        lambda f: f.rename({"p_sad": "p_low", "logit_sad": "logit_low"}).filter(pl.col("label") != "sad"),
+        "lacks sad and has low besides",
+    ),
+    "labels": (
+        lambda f: f.with_columns(label=pl.col("label").replace({"sad": "angry"})),
+        "has another label: 'sad' in",
+    ),
+    "folds": (lambda f: f.with_columns(fold=(pl.col("fold") + 1) % 5), "has another fold: 0 in"),
+    "groups": (lambda f: f.with_columns(group=pl.col("group") + "x"), "has another group: 'g0' in"),
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_tables_that_contradict_each_other_are_refused(table: Write, name: str) -> None:
+    spoil, message = TWO[name]
+    units = make_units(30)
+    a, b = table(frame_of(units, 0), "a.parquet"), table(spoil(frame_of(units, 1)), "b.parquet")
+    with pytest.raises(UserError) as caught:
+        read({"a": a, "b": b})
+    assert message in str(caught.value)
+    assert str(a) in str(caught.value)
+    assert str(b) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b"\xff\xfe\x00"), ("a.parquet", b"no"), ("a.json", b"{}")])
+def test_files_that_are_no_tables_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        read({"h": tmp_path / name})
+    with pytest.raises(UserError, match="no such prediction table"):
+        read({"h": tmp_path / "missing.csv"})

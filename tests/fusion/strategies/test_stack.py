@@ -1,0 +1,203 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from shells import REPOSITORY
+from synthetic_heads import CLASSES, frame_of, make_units
+
+from configs import UserError
+from fusion.stack import main, repeated
+from fusion.strategies.catalogue import load
+from fusion.strategies.predictions import read
+from heads.metrics import evaluate
+
+SCRIPT = REPOSITORY / "fusion" / "stack.py"
+CHARTS = ("strategies", "confusion_matrix", "per_class", "reliability", "where_heads_win")
+HOSTILE = {"happy": "<script>alert(1)</script>", "sad": "a\"b' onload=x", "angry": "$x_{}${{7*7}}"}
+PROFILE = """
+name: mine
+dataset: {adapter: table, root: ., table: t.csv, columns: {clip_id: id, label: label}, splits: {test: 0.2}}
+encoders: {text: {family: transformer, model: ./model}}
+heads: {h0: {inputs: [text]}, h1: {inputs: [text], privileged: true}}
+fusion: {strategies: [mean, weighted], bootstrap: 100}
+"""
+
+
+def stack(folder: Path, *arguments: object, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a profile, its two heads' predictions, and what ``stack.py`` made of them."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "mine.yaml").write_text(PROFILE)
+    units = make_units(300, test_share=0.3)
+    for h in range(2):
+        path = folder / f"runs/mine/heads/h{h}/predictions.parquet"
+        path.parent.mkdir(parents=True)
+        frame_of(units, h).write_parquet(path)
+    store = folder / "runs/mine/stores/text"
+    store.mkdir(parents=True)
+    (store / "store.json").write_text(json.dumps({"fingerprint": "f00d" * 16}))
+    errors = {"clip_id": ["c1", "c2"], "stage": ["decode", "decode"], "reason": ["<b>not a text</b>"] * 2}
+    pl.DataFrame(errors).write_parquet(store / "errors.parquet")
+    (folder / "runs/mine/manifest.json").write_text(json.dumps({"dropped": {"label tired": 3}}))
+    (folder / "stdout.txt").write_text(stack(folder, "--config", "mine.yaml", "fusion.bootstrap=200").stdout)
+    return folder
+
+
+def test_everything_is_written(run: Path) -> None:
+    out = run / "runs/mine/fusion"
+    names = {
+        "predictions.parquet",
+        "metrics.json",
+        "headline.json",
+        "confusion.csv",
+        "summary.txt",
+        "report.html",
+        "model",
+    }
+    assert {path.name for path in out.iterdir()} == names | {f"{name}.png" for name in CHARTS}
+    for picture in out.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_printed_summary_ends_with_the_comparison_and_the_report(run: Path) -> None:
+    lines = (run / "stdout.txt").read_text().splitlines()
+    assert lines[-1] == "report: runs/mine/fusion/report.html"
+    assert lines[-3].startswith("fused on test: ")
+    assert "over head h0" in lines[-3]
+    assert "over head h1" in lines[-2]
+    for name in ("majority", "head h0", "head h1", "mean", "weighted"):
+        assert sum(re.match(rf"[ *] {name} +0\.", line) is not None for line in lines) == 2  # test and oof
+
+
+def test_the_metrics_are_those_of_the_predictions(run: Path) -> None:
+    out = run / "runs/mine/fusion"
+    metrics = json.loads((out / "metrics.json").read_text())
+    fused = read({"fused": out / "predictions.parquet"})
+    test = fused.where(fused.splits == "test")
+    score = evaluate(test.label_names, np.exp(test.logits[:, 0]), CLASSES, test.groups.tolist(), bootstrap=200)
+    headline = metrics["headline"]
+    assert headline["split"] == "test"
+    assert headline["macro_f1"] == pytest.approx(score["macro_f1"]["value"])
+    assert headline["macro_f1_low"] == pytest.approx(score["macro_f1"]["low"])
+    chosen = headline["strategy"]
+    assert metrics["strategies"][chosen]["test"]["accuracy"] == headline["accuracy"]
+    assert set(metrics["heads"]) == {"h0", "h1"}
+    assert metrics["majority"]["test"]["accuracy"] < headline["accuracy"]
+    confusion = pl.read_csv(out / "confusion.csv")
+    assert confusion.columns == ["actual", "predicted"]
+    assert (confusion["actual"] == confusion["predicted"]).mean() == pytest.approx(headline["accuracy"])
+
+
+def test_the_saved_model_makes_the_saved_predictions(run: Path) -> None:
+    out = run / "runs/mine/fusion"
+    heads = read({h: run / f"runs/mine/heads/{h}/predictions.parquet" for h in ("h0", "h1")})
+    fused = read({"fused": out / "predictions.parquet"})
+    assert json.loads((out / "model/inputs.json").read_text()) == {"heads": ["h0", "h1"], "classes": list(CLASSES)}
+    test = heads.splits == "test"
+    again = load(out / "model").predict_logits(heads.where(test).outputs)
+    np.testing.assert_allclose(fused.logits[test, 0], again, atol=1e-9)
+
+
+def test_the_report_tells_where_the_numbers_come_from(run: Path) -> None:
+    html = (run / "runs/mine/fusion/report.html").read_text()
+    assert "privileged" in re.search("<title>(.*)</title>", html)[1]  # type: ignore[index]
+    assert "f00d" * 16 in html
+    assert "&lt;b&gt;not a text&lt;/b&gt;" in html
+    assert "dropped › label tired" in html
+    assert "python heads/train.py --config mine.yaml --head h1" in html
+    assert "python fusion/stack.py --config mine.yaml fusion.bootstrap=200" in html
+
+
+def test_same_seed_same_files(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    main("mine.yaml", out=Path("again"), overrides=["fusion.bootstrap=200"])
+    for name in ("metrics.json", "predictions.parquet", "confusion.csv", "summary.txt", "strategies.png"):
+        assert (run / "again" / name).read_bytes() == (run / "runs/mine/fusion" / name).read_bytes()
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_foreign_csvs_with_hostile_class_names_are_fused_and_escaped(tmp_path: Path) -> None:
+    units = make_units(120)
+    for h in range(2):
+        frame = frame_of(units, h).drop("split", "group", "^logit_.*$")
+        frame = frame.with_columns(pl.col("label").replace(HOSTILE))
+        frame.rename({f"p_{old}": f"p_{new}" for old, new in HOSTILE.items()}).write_csv(tmp_path / f"m{h}.csv")
+    done = stack(tmp_path, "--predictions", "m0.csv", "m1.csv", "--out", "out", "--strategy", "mean")
+    assert "mean: asked for" in done.stdout
+    html = (tmp_path / "out/report.html").read_text()
+    tags = _Tags()
+    tags.feed(html)
+    assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in tags.found)
+    assert not [attrs for _, attrs in tags.found if {"src", "onload"} & set(attrs)]
+    assert all((attrs["href"] or "").startswith("#") for _, attrs in tags.found if "href" in attrs)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_a_list_of_files_ends_at_an_option_or_a_setting() -> None:
+    given = ["--predictions", "a", "b", "--out", "o", "--predictions", "c", "d", "seed=1"]
+    expected = ["--predictions", "a", "--predictions", "b", "--out", "o", "--predictions", "c", "--predictions", "d"]
+    assert repeated(given) == [*expected, "seed=1"]
+
+
+def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = make_units(60)
+    for h, name in enumerate(("text", "audio")):
+        (tmp_path / name).mkdir()
+        frame_of(units, h).write_parquet(tmp_path / name / "predictions.parquet")
+    monkeypatch.chdir(tmp_path)
+    main(predictions=[Path(f"{name}/predictions.parquet") for name in ("text", "audio")], out=Path("out"))
+    assert list(json.loads((tmp_path / "out/metrics.json").read_text())["heads"]) == ["text", "audio"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"config": "mine.yaml", "overrides": ["name=other"]},
+            "make it with: python heads/train.py --config mine.yaml",
+        ),
+        ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of majority_vote, mean, weighted"),
+        ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),
+        ({"predictions": [Path("a.csv")], "out": Path("o"), "overrides": ["seed=1"]}, "seed=1: changes a profile"),
+        ({"predictions": [Path("a.csv")] * 2, "out": Path("o")}, "the same file is named twice"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError) as caught:
+        main(**arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_on_the_command_line_ends_with_code_2(run: Path) -> None:
+    done = stack(run, "--predictions", "a.csv", "--out", "o", ok=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: a.csv: no such prediction table\n"

@@ -1,0 +1,437 @@
+"""What carried a decision: planted signals are found, and what is shown is what the head answers."""
+
+import json
+import re
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+import torch
+from checkpoints import save_checkpoints
+from media_tools import write_video
+
+from cache import Store
+from configs import UserError, load
+from configs.schema import Encoder
+from extract.corpora.manifest import Manifest, Unit, make_manifest
+from extract.encoders.text import load_text_encoder
+from extract.passes.engine import open_writer
+from extract.passes.extraction import clips_with_media
+from heads.data.batches import ROLES, UnitData
+from heads.data.live_text import LiveText, without, words
+from heads.explain import main
+from heads.explaining.attention import attention_of
+from heads.explaining.explanation import Explanation, Group, Piece, explain
+from heads.explaining.media import Media, Seen, look
+from heads.explaining.page import write_page
+from heads.explaining.words import disagreements
+from heads.fitting.cross_validation import cross_validate
+from heads.models.network import HeadSizes, NetworkModel, build
+
+STEPS = 9
+AGES = ("young & old", "<b>old</b>", None)
+THOROUGH = {"epochs": 25, "dropout": 0.0, "modality_dropout": 0.0}  # learns what was planted
+IDLE = np.array([1, -1, 1, -1, 1, -1], np.float32)  # what every other time step says
+
+
+def planted_dataset(tools: SimpleNamespace) -> tuple[Manifest, dict[str, dict[str, np.ndarray]], dict[str, int]]:
+    """The first clip of each conversation has one time step that shows the class, the labelled clip's text a word."""
+    manifest, arrays = tools.dataset(72, columns=lambda c: {"meta_age": AGES[c % 3]})
+    rng = np.random.default_rng(1)
+    planted = {}
+    for unit in manifest.units():
+        first = unit.clip_ids[0]
+        for clip in unit.clip_ids:
+            arrays["audio"][clip] = (IDLE + 0.1 * rng.normal(size=(STEPS, 6))).astype(np.float32)
+        planted[first] = int(rng.integers(STEPS))
+        arrays["audio"][first][planted[first]] += 6 * np.eye(3, 6)[manifest.classes.index(unit.label)]
+        if len(unit.clip_ids) == 4:
+            del arrays["audio"][unit.clip_ids[2]]  # missing
+    spoken = pl.format("so {} today", pl.col("label"))
+    text = pl.when(pl.col("label").is_not_null()).then(spoken).otherwise(pl.lit("i <script>am</script>"))
+    clips = manifest.clips.with_columns(text=text)
+    return make_manifest(clips, Path(), manifest.classes, {}, "planted"), arrays, planted
+
+
+def write_texts(folder: Path, manifest: Manifest, encoder: dict[str, Any]) -> None:
+    """The text store of a workspace, by the profile's own encoder."""
+    spec = Encoder.model_validate(encoder)
+    profile = load(str(folder / "profile.yaml"))
+    loaded = load_text_encoder(spec, torch.device("cpu"))
+    with open_writer(folder / "runs/tiny/stores/text", loaded, profile.store) as writer:
+        for clip in clips_with_media(manifest, "text", spec.conversation):
+            assert isinstance(clip.source, str)
+            writer.append(clip.clip_id, loaded.alone(clip.source), f"hash of {clip.source}")
+
+
+def workspace(
+    folder: Path, tools: SimpleNamespace, heads: dict[str, Any], text: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> SimpleNamespace:
+    """A profile whose heads are trained on planted signals."""
+    save_checkpoints(folder, ["bert"])
+    text = {"family": "transformer", "model": str(folder / "bert")} | text
+    manifest, arrays, planted = planted_dataset(tools)
+    encoders = {"audio": {"family": "wav2vec2", "model": "./none"}, "text": text}
+    tools.write_workspace(folder, manifest, {"audio": arrays["audio"]}, heads, encoders=encoders)
+    write_texts(folder, manifest, text)
+    monkeypatch.chdir(folder)
+    profile = load("profile.yaml")
+    for name in heads:
+        cross_validate(profile, manifest, name)
+    units = {split: [u for u in manifest.units() if u.split == split] for split in ("train", "test")}
+    return SimpleNamespace(folder=folder, profile=profile, manifest=manifest, planted=planted, units=units)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, tools: SimpleNamespace) -> Any:
+    heads = {
+        "audio": tools.head_settings(inputs=["audio"], metadata=["age"], **THOROUGH),
+        "crossed": tools.head_settings(kind="cross_modal", inputs=["audio", "text"], epochs=2, segments=2),
+        "summed": tools.head_settings(inputs=["audio"], time="statistics", epochs=2),
+        "words": {"kind": "bag_of_words", "inputs": ["text"], "c": 10.0},
+        "texts": {"kind": "linear", "inputs": ["text"], "c": 1.0},
+        "trees": {"kind": "xgboost", "inputs": ["text"], "metadata": ["age"], "trees": 5},
+    }
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
+        yield workspace(tmp_path_factory.mktemp("plain"), tools, heads, {"pooling": "mean"}, patch)
+
+
+@pytest.fixture
+def here(plain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.chdir(plain.folder)
+    return plain
+
+
+@pytest.fixture(scope="module")
+def live(plain: SimpleNamespace) -> LiveText:
+    return LiveText(plain.profile, Store(plain.folder / "runs/tiny/stores/text"))
+
+
+def explained(here: SimpleNamespace, head: str, unit: Unit, live: Any = "not needed", **more: Any) -> Explanation:
+    return explain(here.profile, here.manifest, unit, head, Media(), live, 0.5, **more)
+
+
+def strongest(group: Group) -> Piece:
+    return max(group.pieces, key=lambda piece: piece.lost)
+
+
+def test_removal_finds_the_clip_and_the_time_step_that_carry_the_class(here: SimpleNamespace) -> None:
+    units = [*here.units["train"][:12], *here.units["test"][:12]]
+    found = [explained(here, "audio", unit) for unit in units]
+    right = [(unit, each) for unit, each in zip(units, found, strict=True) if each.predicted == unit.label]
+    assert len(right) > 15
+    hits = steps = 0
+    for unit, each in right:
+        first = unit.clip_ids[0]
+        hits += strongest(each.clips).clip_id == first
+        window = strongest(each.views[0].groups["audio"])
+        steps += (window.start, window.stop) == (here.planted[first] / STEPS, (here.planted[first] + 1) / STEPS)
+        assert strongest(each.everything).name == "audio"
+    assert hits >= 0.85 * len(right)
+    assert steps >= 0.85 * len(right)
+
+
+@pytest.mark.parametrize("head", ["words", "texts"])
+def test_removal_finds_the_word_that_carries_the_class(here: SimpleNamespace, live: LiveText, head: str) -> None:
+    for unit in [*here.units["train"][:4], *here.units["test"][:4]]:
+        found = explained(here, head, unit, live)
+        assert found.predicted == unit.label
+        assert strongest(found.views[-1].groups["words"]).name == unit.label
+        assert found.views[-1].groups["words"].pieces[0].name == "so"
+        assert not found.clips.has_attention
+
+
+@pytest.mark.parametrize("head", ["audio", "crossed", "summed", "words", "texts", "trees"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_answer_is_the_one_in_the_predictions(here: SimpleNamespace, live: LiveText, head: str, split: str) -> None:
+    table = pl.read_parquet(here.profile.head_path(head) / "predictions.parquet")
+    for unit in here.units[split][:3]:
+        found = explained(here, head, unit, live)
+        row = table.filter(unit_id=unit.unit_id).to_dicts()[0]
+        assert found.fold == row["fold"]
+        assert (found.fold is None) == (split == "test")
+        np.testing.assert_allclose(found.p, [row[f"p_{name}"] for name in found.classes], atol=1e-5)
+        assert found.notes == [] or all("metadata field" in note for note in found.notes)
+
+
+def test_removing_what_is_missing_changes_nothing(here: SimpleNamespace) -> None:
+    unit = next(unit for unit in here.units["train"] if len(unit.clip_ids) == 4)
+    found = explained(here, "audio", unit)
+    lost = {piece.clip_id: piece.lost for piece in found.clips.pieces}
+    assert lost[unit.clip_ids[2]] == pytest.approx(0, abs=1e-6)
+    assert "audio" in found.views[2].missing
+    assert "audio" not in found.views[2].groups
+    assert abs(lost[unit.clip_ids[0]]) > 1e-3
+
+
+def test_unknown_fields_are_said_and_known_ones_removed(here: SimpleNamespace) -> None:
+    ages = {}
+    for unit in here.units["test"]:
+        found = explained(here, "audio", unit)
+        age = here.manifest.clips.filter(clip_id=unit.unit_id)["meta_age"][0]
+        ages[age] = ([piece.name for piece in found.everything.pieces], found.notes)
+        if len(ages) == 3:
+            break
+    assert "age: <b>old</b>" in ages["<b>old</b>"][0]
+    assert ages[None][0] == ["audio"]
+    assert "age" in ages[None][1][0]
+
+
+def test_other_classes_can_be_explained(here: SimpleNamespace) -> None:
+    unit = here.units["test"][0]
+    other = next(name for name in here.manifest.classes if name != explained(here, "audio", unit).predicted)
+    found = explained(here, "audio", unit, explained=other)
+    assert found.explained == other != found.predicted
+    with pytest.raises(UserError, match=r"bored: no such class.*angry"):
+        explained(here, "audio", unit, explained="bored")
+
+
+def test_without_its_encoder_words_stay_and_it_is_said(here: SimpleNamespace) -> None:
+    found = explained(here, "texts", here.units["test"][0], "no encoder here")
+    assert "words" not in found.views[-1].groups
+    assert any("no encoder here" in note for note in found.notes)
+    assert [piece.name for piece in found.everything.pieces] == ["text"]
+
+
+def test_a_text_that_changed_since_is_said(here: SimpleNamespace, live: LiveText) -> None:
+    unit = here.units["test"][0]
+    clips = here.manifest.clips.with_columns(text=pl.lit("very sad today"))
+    changed = SimpleNamespace(profile=here.profile, manifest=replace(here.manifest, clips=clips))
+    found = explained(changed, "texts", unit, live)
+    assert "words" not in found.views[-1].groups
+    assert any("not the one that the store was computed from" in note for note in found.notes)
+
+
+def test_another_store_is_refused(here: SimpleNamespace, tools: SimpleNamespace, tmp_path: Path) -> None:
+    unit = here.units["test"][0]
+    path = here.profile.store_path("audio")
+    kept = path.with_name("audio.kept")
+    path.rename(kept)
+    try:
+        tools.write_store(path, {unit.unit_id: np.ones((2, 6), np.float32)}, layer=3)
+        with pytest.raises(UserError, match="differ in layer"):
+            explained(here, "audio", unit)
+    finally:
+        path.rename(tmp_path / "other")
+        kept.rename(path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace, *arguments: str) -> int:
+    return tools.exit_code(monkeypatch, main, *arguments)
+
+
+def test_the_command_writes_pages_that_need_nothing_else(
+    here: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = set(here.manifest.clips.filter(meta_age="<b>old</b>")["clip_id"])
+    unit = next(unit for unit in here.units["test"] if unit.unit_id in old and len(unit.clip_ids) > 1)
+    heads = ["audio", "trees"]
+    assert run(monkeypatch, tools, unit.unit_id, *(part for head in heads for part in ("--head", head))) == 0
+    printed = capsys.readouterr().out
+    for head in heads:
+        path = Path("runs/tiny/explain") / unit.unit_id / head
+        html = path.with_suffix(".html").read_text()
+        assert re.search(r"https?:|//[a-z]|<script|<b>old|@import|url\(", html) is None
+        assert "default-src 'none'" in html
+        assert "i &lt;script&gt;am&lt;/script&gt;" in re.sub(r"</?span[^>]*>", "", html)
+        assert "age: &lt;b&gt;old&lt;/b&gt;" in html
+        facts = json.loads(path.with_suffix(".json").read_text())
+        assert f"{head}: {facts['predicted']}" in printed
+        assert facts["difference"] < 1e-5
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_head_that_cannot_be_explained_is_left_out_unless_it_is_asked_for(
+    together: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(together.folder)
+    unit = together.units["test"][0].unit_id
+    table = together.profile.head_path("texts") / "predictions.parquet"
+    table.rename(tmp_path / "table")
+    try:
+        assert run(monkeypatch, tools, unit, "--head", "texts") == 2
+        assert "train.py --head texts" in capsys.readouterr().err
+        assert run(monkeypatch, tools, unit, "--out", str(tmp_path / "out")) == 0
+        assert "left out: " in capsys.readouterr().out
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"spare.html", "spare.json", "spare.png"}
+    finally:
+        (tmp_path / "table").rename(table)
+
+
+def test_mistakes_end_in_one_line(
+    here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = next(unit for unit in here.units["test"] if len(unit.clip_ids) > 1)
+    for arguments, said in {
+        (unit.unit_id + "9",): f"no such unit.*{unit.unit_id}",
+        (unit.clip_ids[0],): f"carries no label; it is part of the unit {unit.unit_id}",
+        (unit.unit_id, "--head", "nose"): "no such head.*audio",
+        (unit.unit_id, "heads.fresh.inputs=[audio]", "--head", "fresh"): "not trained: run python heads/train.py",
+        (unit.unit_id, "name=empty"): "no such manifest",
+    }.items():
+        assert run(monkeypatch, tools, *arguments) == 2
+        error = capsys.readouterr().err
+        assert re.search(said, error)
+        assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, tools: SimpleNamespace) -> Any:
+    """Texts are encoded as conversations, token by token."""
+    heads = {
+        "texts": tools.head_settings(inputs=["text"], context_clips=0, **THOROUGH),
+        "spare": {"kind": "bag_of_words", "inputs": ["text"], "c": 1.0},
+    }
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
+        yield workspace(tmp_path_factory.mktemp("together"), tools, heads, {"conversation": True}, patch)
+
+
+def test_texts_that_are_encoded_together(together: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(together.folder)
+    live = LiveText(together.profile, Store("runs/tiny/stores/text"))
+    units = [unit for unit in together.units["test"] if len(unit.clip_ids) in (2, 3)]
+    answers = [explained(together, "texts", unit, live) for unit in units]
+    right = [(unit, found) for unit, found in zip(units, answers, strict=True) if found.predicted == unit.label]
+    assert len(right) > 4
+    hits = 0
+    for unit, found in right:
+        assert found.difference < 1e-5
+        assert found.notes == []
+        for view in found.views:
+            pieces = view.groups["words"].pieces
+            assert [piece.name for piece in pieces] == (view.text or "").split()
+            assert all(piece.attention is not None for piece in pieces)
+        hits += strongest(found.views[-1].groups["words"]).name == unit.label
+        assert [piece.clip_id for piece in found.clips.pieces] == list(unit.clip_ids)
+        assert 0 < sum(piece.attention or 0 for piece in found.clips.pieces) < 1  # the rest is on special tokens
+        assert found.clips.pieces[-1].attention == pytest.approx(
+            sum(piece.attention or 0 for piece in found.views[-1].groups["words"].pieces)
+        )
+    assert hits >= 0.8 * len(right)
+
+
+@pytest.mark.parametrize(
+    ("kind", "time"), [("sequence", "attentive"), ("sequence", "lstm"), ("cross_modal", "attentive")]
+)
+def test_attention_is_what_the_network_uses(tools: SimpleNamespace, kind: str, time: Any) -> None:
+    manifest, arrays = tools.dataset(20, most_clips=3, missing=0.2)
+    torch.manual_seed(0)
+    parts = 2 if kind == "cross_modal" else 1
+    sizes = HeadSizes(kind, 3, {"audio": 6, "text": 5}, 1 + len(ROLES), {}, 16, 2, 0.1, time=time, segments=parts)
+    model = NetworkModel(build(sizes).eval(), {})
+    at = next(i for i, u in enumerate(manifest.units()) if len(u.clip_ids) == 3 and u.clip_ids[1] in arrays["audio"])
+    unit = manifest.units()[at]
+    data = UnitData(manifest, manifest.units(), arrays)
+    before = model.log_probabilities(data, np.arange(20))
+    found = attention_of([model, model], data, at)
+    np.testing.assert_array_equal(model.log_probabilities(data, np.arange(20)), before)
+    assert found.clips.shape == (3,)
+    assert found.clips.sum() == pytest.approx(1)
+    for place, clip in enumerate(unit.clip_ids):
+        for modality in arrays:
+            assert ((modality, place) in found.steps) == (clip in arrays[modality])
+            if clip in arrays[modality]:
+                steps = found.steps[modality, place]
+                assert steps.shape == (len(arrays[modality][clip]),)
+                assert steps.sum() == pytest.approx(1)
+    for shares in found.across.values():
+        assert shares.sum() == pytest.approx(1)
+
+
+def test_attention_follows_the_step_it_is_made_to_follow(tools: SimpleNamespace) -> None:
+    manifest, _ = tools.dataset(3, most_clips=1)
+    unit = manifest.units()[0]
+    values = np.zeros((7, 6), np.float32)
+    values[4] = [9, -1, -1, -1, -1, -1]
+    for kind in ("sequence", "cross_modal"):
+        parts = 2 if kind == "cross_modal" else 1
+        network = build(HeadSizes(kind, 3, {"audio": 6}, 1 + len(ROLES), {}, 16, 2, 0.1, segments=parts))
+        for name, module in network.named_parameters():
+            if name.endswith(("audio.pool.score.0.weight", "audio.clips.pool.score.0.weight")):
+                module.data.zero_()[0, 0] = 1
+            if name.endswith(("audio.pool.score.2.weight", "audio.clips.pool.score.2.weight")):
+                module.data.zero_()[0, 0] = 20
+        data = UnitData(manifest, [unit], {"audio": {unit.unit_id: values}})
+        steps = attention_of([NetworkModel(network, {})], data, 0).steps["audio", 0]
+        assert steps.argmax() == 4
+        assert steps[4] > (0.9 if kind == "sequence" else 0.3)  # of one of two parts
+
+
+def piece(name: str, lost: float, attention: float | None) -> Piece:
+    return Piece(name, "c", 0, 1, lost, 0.5, "sad", attention)
+
+
+def test_where_attention_and_removal_disagree(here: SimpleNamespace) -> None:
+    found = explained(here, "audio", here.units["test"][0])
+    mislead = Group("clips", None, (piece("one", 0.0, 0.8), piece("two", -0.1, 0.15), piece("three", 1.9, 0.05)))
+    assert mislead.rank_correlation == pytest.approx(-1)
+    assert mislead.shares == pytest.approx([0, -0.05, 0.95])
+    (line,) = disagreements(replace(found, everything=mislead, clips=Group("clips", None, ()), views=[]))
+    assert "attention looks most at one (80.0%" in line
+    assert "three moves the answer most (−1.900" in line
+    agree = Group("clips", None, (piece("one", 0.9, 0.8), piece("two", 0.1, 0.2)))
+    assert agree.rank_correlation is None  # of two
+    assert disagreements(replace(found, everything=agree, clips=agree, views=[])) == []
+    idle = Group("clips", None, (piece("one", 1e-5, 0.8), piece("two", 0.0, 0.2)))
+    (line,) = disagreements(replace(found, everything=idle, clips=Group("clips", None, ()), views=[]))
+    assert "changes nothing" in line
+
+
+def test_words_of_a_text() -> None:
+    text = "  Oh no,\nnot  again! "
+    assert [text[a:b] for a, b in words(text)] == ["Oh", "no,", "not", "again!"]
+    assert [without(text, *span) for span in words(text)][:2] == ["  no,\nnot  again! ", "  Oh\nnot  again! "]
+    assert without("well", 0, 4) is None
+    assert [("很 高兴")[a:b] for a, b in words("很 高兴")] == ["很", "高", "兴"]
+
+
+def test_media_are_shown_as_they_are_or_not_at_all(tmp_path: Path) -> None:
+    samples = np.zeros(32000, np.float32)
+    samples[16000:20000] = 0.5
+    soundfile.write(tmp_path / "one.wav", samples, 16000)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    images = np.repeat(np.linspace(0, 255, 10).astype(np.uint8), 48 * 48 * 3).reshape(10, 48, 48, 3)
+    write_video(tmp_path / "one.mp4", images)
+    audio = {"a": tmp_path / "one.wav", "b": tmp_path / "broken.wav", "c": tmp_path / "gone.wav"}
+    found = look(audio, {"a": tmp_path / "one.mp4"}, {"n_frames": 4}, 60)
+    assert found.heard["a"].seconds == pytest.approx(2)
+    loud = np.flatnonzero(found.heard["a"].outline > 0.5) / len(found.heard["a"].outline)
+    assert loud.min() == pytest.approx(0.5, abs=0.02)
+    assert loud.max() == pytest.approx(0.625, abs=0.02)
+    assert found.seen["a"].frames.shape[0] == 4
+    assert (np.diff(found.seen["a"].frames.mean((1, 2, 3))) > 30).all()
+    assert found.seen["a"].jpeg(0.1).startswith(b"\xff\xd8")
+    assert set(found.problems) == {("audio", "b"), ("audio", "c")}
+    assert "No such file" in found.problems["audio", "c"]
+
+
+def test_frames_that_are_not_there_are_never_made_up(here: SimpleNamespace, tmp_path: Path) -> None:
+    found = explained(here, "audio", here.units["test"][0])
+    view = found.views[0]
+    frames = replace(view.groups["audio"], what="video")
+    found = replace(found, inputs=["video"], views=[replace(view, groups={"video": frames})])
+    images = np.random.default_rng(0).integers(0, 255, size=(STEPS, 8, 8, 3)).astype(np.uint8)
+    for media, pictures in {
+        "there": (Media(seen={view.clip_id: Seen(3.0, 1, images)}), STEPS),
+        "gone": (Media(problems={("video", view.clip_id): "the file is <gone>"}), 0),
+    }.values():
+        write_page(tmp_path, found, media, "again", [])
+        html = (tmp_path / "audio.html").read_text()
+        assert len(set(re.findall(r"data:image/jpeg;base64,[^\"]*", html))) == pictures
+        assert html.count("<figure") == STEPS
+        assert html.count("no picture") == STEPS - pictures
+        assert ("not shown: the file is &lt;gone&gt;" in html) == (pictures == 0)

@@ -1,0 +1,181 @@
+"""What a training leaves behind, apart from predictions: scores beside a baseline, summary, curves, logs, profile."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import f1_score
+
+from configs import load
+from extract.corpora.manifest import read_manifest
+from heads.data.folds import Record
+from heads.fitting import cross_validation
+from heads.fitting.cross_validation import cross_validate
+from heads.fitting.curves import draw_curves, mean_curve
+from heads.fitting.outputs import verdict
+
+HEADS = Path("runs/tiny/heads")
+KINDS = ["both", "words", "pooled", "fixed"]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace) -> Path:
+    manifest, arrays = tools.dataset(
+        60, splits=("train", "train", "test", "val"), columns=lambda c: {"meta_age": ["young", "old", None][c % 3]}
+    )
+    heads = {
+        "both": tools.head_settings(metadata=["age"], epochs=4, patience=2, seeds=2),
+        "words": {"kind": "bag_of_words", "inputs": ["text"]},
+        "pooled": {"kind": "linear", "inputs": ["audio", "text"]},
+        "fixed": {"kind": "linear", "inputs": ["audio"], "c": 0.01},
+    }
+    tools.write_workspace(tmp_path, manifest, arrays, heads)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(head: str, *overrides: str) -> Path:
+    profile = load("profile.yaml", list(overrides))
+    cross_validate(profile, read_manifest(profile.manifest_path), head)
+    return HEADS / head
+
+
+@pytest.mark.parametrize("head", KINDS)
+def test_everything_is_there_for_every_kind(
+    workspace: Path, head: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **_: asked.append(arguments) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: asked.append(arguments))
+    monkeypatch.setenv("DVC_STUDIO_TOKEN", "of somebody who uses it elsewhere")
+    monkeypatch.setenv("DVC_STUDIO_REPO_URL", "https://example.org/repository")
+    monkeypatch.setenv("DVC_STUDIO_OFFLINE", "false")
+    folder = train(head)
+    assert asked == []  # nothing is sent anywhere
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curves.png",
+        "live",
+        "metrics.json",
+        "model",
+        "predictions.parquet",
+        "summary.txt",
+        "training_history.json",
+    ]
+    assert [path.name for path in HEADS.iterdir()] == [head]
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for split in ("oof", "val", "test"):
+        assert 0 <= metrics[split]["baseline"]["macro_f1"]["value"] <= 1
+        gain = metrics[split]["over_baseline"]["macro_f1"]
+        expected = metrics[split]["macro_f1"]["value"] - metrics[split]["baseline"]["macro_f1"]["value"]
+        assert gain["value"] == pytest.approx(expected)
+        assert gain["low"] <= gain["value"] <= gain["high"]
+    live = json.loads((folder / "live/metrics.json").read_text())
+    assert live["oof"]["macro_f1"] == metrics["oof"]["macro_f1"]["value"]
+    assert load(str(folder / "model/profile.yaml")) == load("profile.yaml")
+
+    text = (folder / "summary.txt").read_text()
+    lines = printed.out.splitlines()
+    assert text.startswith("\n".join(lines[:-1]))
+    assert sum(line.startswith("  majority") for line in lines) == 3
+    assert sum(line.startswith("  baseline") for line in lines) == 3
+    assert "baseline" in lines[-2]
+    assert lines[-1].startswith(f"written to {folder} in ")
+    for word in ("angry", "happy", "sad", "runs/tiny/manifest.parquet", "3 folds", f"fold 2{'':<12}"):
+        assert word in text
+    image = imread(folder / "curves.png")
+    assert image.shape[0] > 400
+    assert image.shape[1] > 900
+
+
+def test_summary_says_what_the_files_say(workspace: Path) -> None:
+    folder = train("both")
+    table = pl.read_parquet(folder / "predictions.parquet").filter(pl.col("split") == "test")
+    classes = read_manifest("runs/tiny/manifest.parquet").classes
+    p = table.select([f"p_{name}" for name in classes]).to_numpy()
+    f1 = f1_score(table["label"], [classes[i] for i in p.argmax(1)], labels=classes, average=None)
+    text = (folder / "summary.txt").read_text()
+    for name, value in zip(classes, f1, strict=True):
+        row = next(line for line in text.splitlines() if line.startswith(f"{name} "))
+        assert row.split()[-2:] == [f"{value:.3f}", str((table["label"] == name).sum())]
+    history = json.loads((folder / "training_history.json").read_text())
+    best = next(record for record in history if record["best"] and record["fold"] == 2 and record["seed"] == 1)
+    assert f"fold 2, seed 1    epoch {best['epoch']}, inner_macro_f1 {best['inner_macro_f1']:.3f}" in text
+    curve = pl.read_csv(folder / "live/plots/metrics/inner_macro_f1.tsv", separator="\t")
+    first = [record["inner_macro_f1"] for record in history if record["epoch"] == 0]
+    assert curve["inner_macro_f1"][0] == pytest.approx(np.mean(first))
+    assert len(first) == 6
+
+
+def test_a_head_that_reads_nothing_else_has_no_baseline(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/tiny/stores/text").rename("elsewhere")
+    folder = train("words")
+    assert "no baseline: the head reads neither" in capsys.readouterr().out
+    assert "baseline" not in json.loads((folder / "metrics.json").read_text())["oof"]
+
+
+def test_the_baseline_is_scored_on_the_same_units(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline that says what the head says is neither better nor worse."""
+    kept: dict[str, Any] = {}
+    predict = cross_validation.predict_all
+
+    def keep(*arguments: Any) -> Any:
+        kept["predictions"] = predict(*arguments)
+        return kept["predictions"]
+
+    monkeypatch.setattr(cross_validation, "predict_all", keep)
+    monkeypatch.setattr(cross_validation, "baseline_log_probabilities", lambda *_: kept["predictions"])
+    metrics = json.loads((train("pooled") / "metrics.json").read_text())
+    for split in ("oof", "val", "test"):
+        assert metrics[split]["over_baseline"]["macro_f1"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+        assert metrics[split]["baseline"]["accuracy"] == metrics[split]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.01, 0.2, "beats the baseline"), (-0.2, -0.01, "WORSE"), (-0.1, 0.1, "neither"), (np.nan, np.nan, "neither")],
+)
+def test_the_verdict_goes_by_the_interval(low: float, high: float, says: str) -> None:
+    assert says in verdict({"macro_f1": {"value": 0.05, "low": low, "high": high}})
+
+
+RUNS: list[list[Record]] = [[{"epoch": i, "loss": float(i)} for i in range(n)] for n in (3, 5)]
+
+
+def test_mean_curve_ends_where_the_first_model_ends() -> None:
+    assert mean_curve(RUNS, "loss") == [0.0, 1.0, 2.0]
+    assert mean_curve(RUNS, "nothing") == []
+
+
+@pytest.mark.parametrize("step", ["epoch", "c"])
+def test_curves_show_what_there_is(tmp_path: Path, step: str) -> None:
+    def image(**more: Callable[[int], float]) -> np.ndarray:
+        history = [
+            {"fold": fold, "seed": 0, step: i + 1, "best": i == 2} | {name: value(i) for name, value in more.items()}
+            for fold in range(2)
+            for i in range(4)
+        ]
+        draw_curves(history, "costs $1 $2", tmp_path / "curves.png")
+        return imread(tmp_path / "curves.png")[..., :3]
+
+    empty, watched = image(), image(inner_loss=lambda i: 2.0 - i, inner_macro_f1=lambda i: i / 4)
+    both = image(train_loss=lambda i: 3.0 - i, inner_loss=lambda i: 2.0 - i, inner_macro_f1=lambda i: i / 4)
+    orange, blue = np.array([0xE6, 0x9F, 0x00]) / 255, np.array([0x00, 0x72, 0xB2]) / 255
+
+    def share(picture: np.ndarray, colour: np.ndarray) -> float:
+        return (np.abs(picture - colour).max(2) < 0.02).mean()
+
+    assert share(empty, blue) == share(empty, orange) == share(watched, orange) == 0
+    half = watched.shape[1] // 2
+    assert share(watched[:, :half], blue) > 0.001
+    assert share(watched[:, half:], blue) > 0.001
+    assert share(both[:, :half], orange) > 0.001
