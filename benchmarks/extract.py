@@ -25,10 +25,10 @@ from tqdm import tqdm
 from configs import UserError, command
 from configs.schema import Encoder, Modality, StoreSettings
 from extract.encoders.encoder import LoadedEncoder, Window
-from extract.encoders.loading import LOADERS
+from extract.encoders.loading import load
 from extract.media.sources import Clip, Sources
 from extract.passes.blocks import BlockComputer, batches_of
-from extract.passes.engine import open_writer, plan_pass, run_pass
+from extract.passes.engine import hash_clips, open_writer, plan_pass, run_pass
 
 AVAMERG_CLIPS = 152_021
 N_CLIPS: dict[Modality, int] = {"audio": 32, "video": 12, "text": 768}
@@ -158,11 +158,12 @@ def program(encoder: LoadedEncoder, modality: Modality, workers: int) -> Callabl
     def run(sources: list[Any], out: Path) -> None:
         clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
         with open_writer(out / "store", encoder, StoreSettings()) as writer:
-            plan = plan_pass(clips, {}, Sources(None), BLOCKS[modality], workers)
-            if failures := run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=20):
+            plan = plan_pass(clips, *hash_clips(clips, Sources(None), workers), [{}], BLOCKS[modality])
+            (failures,) = run_pass(plan, computer.compute(plan.blocks), [writer], commit_seconds=20)
+            if failures:
                 raise RuntimeError(f"{failures[0]}")
 
-    computer = BlockComputer(encoder, workers)
+    computer = BlockComputer([encoder], workers)
     return run
 
 
@@ -199,7 +200,7 @@ def candidates(modality: Modality, checkpoint: Path, device: str) -> Iterator[tu
         spec = Encoder(family=FAMILY[modality], model=str(checkpoint), **more)
         in_words = [spec.runtime, spec.precision, "one at a time" if "batch_tokens" in more else "batches"]
         try:
-            yield " ".join(in_words), LOADERS[modality](spec, torch.device(device))
+            yield " ".join(in_words), load(spec, torch.device(device))
         except UserError as error:  # a runtime that cannot run this network
             print(f"{modality}: left out: {error}")
 

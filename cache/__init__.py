@@ -8,10 +8,10 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.files import StoreError, attach, replace_atomically, write_text_atomically
+from cache.files import StoreError, attach, replace_atomically, replace_folder, write_text_atomically
 from cache.layout import differing_fields, fingerprint
 from cache.store import Store
-from cache.writer import StoreWriter, look_ahead
+from cache.writer import StoreWriter
 
 __all__ = [
     "Store",
@@ -20,7 +20,7 @@ __all__ = [
     "attach",
     "differing_fields",
     "fingerprint",
-    "look_ahead",
     "replace_atomically",
+    "replace_folder",
     "write_text_atomically",
 ]

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -68,6 +69,22 @@ def replace_atomically(path: Path, write: Callable[[Path], object], durable: boo
         raise
     if durable:
         sync(path.parent)  # the rename itself must outlive a power cut
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a new folder beside ``folder``, then rename it into place; what was there goes afterwards.
+
+    Whoever is killed in it leaves the former folder or none, never half of one. Parents are made.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write(fresh)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -200,7 +217,8 @@ def file_digest(path: Path) -> str | None:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    folder = path.resolve()  # whoever comes by a link finds the same lock
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _render(files: Digests) -> bytes:

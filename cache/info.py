@@ -1,4 +1,4 @@
-"""Say what a feature store is."""
+"""Say what feature stores there are, and what one is."""
 
 import json
 from pathlib import Path
@@ -13,34 +13,85 @@ import typer
 from cache import StoreError
 from cache.files import writing_process
 from cache.layout import Header, read_index_table
-from configs import command
+from cache.shelf import stores_of
+from configs import UserError, command, load, one_line
+from configs.schema import SHELF
+
+ERRORS = "errors.parquet"
 
 
-def main(store: Annotated[Path, typer.Argument(help="A store's folder, such as runs/sample/stores/audio.")]) -> None:
-    """Say what a feature store is: its form, how much is in it, what it was computed from, what failed.
+def main(
+    store: Annotated[
+        Path | None,
+        typer.Argument(help="A store's folder, such as runs/sample/stores/audio. Default: list all stores there are."),
+    ] = None,
+    unused: Annotated[bool, typer.Option("--unused", help="List those that no profile uses, to delete them.")] = False,
+) -> None:
+    """Say what feature stores there are; or of one its form, what it was computed from, and what failed.
+
+    A store is used by the profiles whose runs/PROFILE/stores/ENCODER lead to it, as long as configs/PROFILE.yaml, where
+    it is there, still has that encoder.
 
     Exit codes: 0 said, 2 it is no store or cannot be read. Whether it is whole, python cache/verify.py finds out.
     """
+    if store is None:
+        _list(Path("runs"), unused)
+    elif unused:
+        raise UserError("--unused: lists stores: name none")
+    else:
+        _show(store)
+
+
+def _list(runs: Path, unused: bool) -> None:
+    stores = {path: [link for link in links if _is_wanted(link)] for path, links in stores_of(runs).items()}
+    if unused:
+        stores = {path: links for path, links in stores.items() if not links and path.parent == runs / SHELF}
+    rows = [("store", "clips", "failed", "MiB", "used by")]
+    for path, links in stores.items():
+        users = ", ".join(f"{link.parts[-3]} ({link.name})" for link in links)
+        if path.parent != runs / SHELF:  # from before there was a shelf: the next extraction moves it there
+            users = f"{path.parts[-3]} ({path.name})"
+        n_clips, size = len(read_index_table(path)[0]), sum(_sizes(path))
+        rows.append((str(path), f"{n_clips}", _errors(path / ERRORS), f"{size / 2**20:.1f}", users or "no profile"))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows if len(rows) > 1 else ():
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if len(rows) == 1:
+        print(f"{runs / SHELF}: {'every store is used by a profile' if unused else 'no store yet'}")
+    elif unused:
+        print("nothing of the profiles reads these: remove what you do not want to go back to, with rm -r")
+
+
+def _is_wanted(link: Path) -> bool:
+    """False where the profile has no such encoder any more; a profile that cannot be read keeps what it has."""
+    try:
+        return link.name in load(link.parts[-3]).encoders
+    except UserError:
+        return True
+
+
+def _sizes(store: Path) -> list[int]:
+    return [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+
+
+def _show(store: Path) -> None:
     header = Header.read(store)
     index, total_rows = read_index_table(store)
     lengths = index.column("length").to_numpy()
     row_bytes = header.dim * np.dtype(header.dtype).itemsize
     live = int(lengths.sum())
-    _line("store", store)
+    _line("store", f"{store} -> {store.resolve()}" if store.is_symlink() else store)
     _line("values", f"{header.dtype}, {header.dim} a time step, {header.backend}")
     _line("clips", len(index))
     if len(lengths):
         _line("time steps", f"{lengths.min()} min, {np.median(lengths):g} median, {lengths.max()} max")
     _line("rows", f"{total_rows}: {live} live, {total_rows - live} dead" + _compaction(store, total_rows, live))
-    files = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+    files = _sizes(store)
     _line("on disk", f"{sum(files) / 2**20:.1f} MiB in {len(files)} files")
     _line("chunks", f"{header.chunk_rows} rows, {header.chunk_rows * row_bytes / 2**20:.1f} MiB")
-    _line("errors", _errors(store / "errors.parquet"))
+    _line("errors", _errors(store / ERRORS))
     process = writing_process(store)
     _line("being written", f"by process {process}" if process else "no")
-    for aside in sorted(store.parent.glob(f"{store.name}.*")):
-        if (aside / "store.json").is_file():
-            _line("set aside", f"{aside} ({len(read_index_table(aside)[0])} clips)")
     _line("fingerprint", header.fingerprint)
     for name, value in sorted(header.fields.items()):
         _line(f"  {name}", value if isinstance(value, str) else json.dumps(value))
@@ -61,7 +112,7 @@ def _errors(path: Path) -> str:
     try:
         stages = pc.value_counts(pq.read_table(path).column("stage")).to_pylist()
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise StoreError(f"{path}: not a table of errors ({' '.join(str(error).split())})") from error
+        raise StoreError(f"{path}: not a table of errors ({one_line(error)})") from error
     counted = sorted((entry["values"], entry["counts"]) for entry in stages)
     return ", ".join(f"{count} {stage}" for stage, count in counted) or "none"
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cache.files import StoreError, publish
+from configs import one_line
 
 FORMAT_VERSION = 2
 INDEX = "index.parquet"
@@ -68,6 +69,16 @@ class Header:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: damaged header ({error}); remove the folder and extract again") from error
 
+    def same_kind(self, other: "Header") -> bool:
+        """Whether the values of one and the same clip are the same bytes in the same kind of files."""
+        return (self.fingerprint, self.backend) == (other.fingerprint, other.backend)
+
+
+def settings_header(fields: dict[str, Any], dim: int, dtype: str, backend: str, chunk_rows: int) -> Header:
+    """The header of a store with these settings."""
+    fields = {**fields, "dtype": dtype}  # dtype changes values; the backend and the size of chunks do not
+    return Header(backend, dtype, dim, chunk_rows, fingerprint(fields), fields)
+
 
 class Entry(NamedTuple):
     """Where a clip's rows lie and what they were computed from."""
@@ -103,7 +114,7 @@ def read_index_table(folder: Path) -> tuple[pa.Table, int]:
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise StoreError(f"{path}: damaged index ({reason}); remove the folder and extract again") from error
     return table, total_rows
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import StoreError
+from configs import first_line
 
 SILENCE = timedelta(seconds=30)  # a server that says nothing for so long is asked again
 RETRIES = 5
@@ -133,7 +134,7 @@ def _connect(bucket_url: str) -> Any:
             },
         )
     except (BaseError, ValueError, TypeError) as error:
-        raise StoreError(f"{bucket_url}: not a URL of object storage: {_first_line(error)}") from error
+        raise StoreError(f"{bucket_url}: not a URL of object storage: {first_line(error)}") from error
 
 
 @contextmanager
@@ -145,7 +146,7 @@ def _explained(url: str, always_useless: bool = False) -> Iterator[None]:
         yield
     except (BaseError, FileNotFoundError) as error:
         code, message = (_tag(name, str(error)) for name in ("Code", "Message"))
-        said = f"{message.rstrip('.')} ({code})" if code else _first_line(error)
+        said = f"{message.rstrip('.')} ({code})" if code else first_line(error)
         if "169.254.169.254" in said:
             said = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         elif not code and "HTTP error" in said:
@@ -163,7 +164,3 @@ def _version(found: Any) -> str:
 def _tag(name: str, text: str) -> str:
     match = re.search(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
     return " ".join(match[1].split()) if match else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

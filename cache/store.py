@@ -1,7 +1,8 @@
 """Reading a store: memory-mapped, by clip."""
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ class Store:
         joined = np.concatenate(parts)
         joined.flags.writeable = False
         return joined
+
+    def digest(self, clip_ids: Iterable[str]) -> str:
+        """SHA-256 over what the store holds of some clips, whatever else is in it and wherever it stands."""
+        index, _ = read_index_table(self.path)
+        held = dict(zip(*(index.column(name).to_pylist() for name in ("clip_id", "values_hash")), strict=True))
+        lines = (f"{clip_id}\0{held[clip_id]}\n" for clip_id in sorted(held.keys() & set(clip_ids)))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def parts(self, clip_id: str) -> Iterator[np.ndarray]:
         """A clip's values in order, as views of the mapped files: (time, dim) each, never larger than a chunk."""

@@ -86,8 +86,8 @@ def _print_findings(title: str, findings: Iterable[object]) -> None:
 def _extraction(store: Path) -> str:
     parts = store.absolute().parts
     known = parts[-4] == "runs" and parts[-2] == "stores" if len(parts) >= 4 else False
-    profile, modality = (parts[-3], parts[-1]) if known else ("PROFILE", "MODALITY")
-    return f"python extract/run.py --config {profile} --modality {modality}"
+    profile, encoder = (parts[-3], parts[-1]) if known else ("PROFILE", "NAME")
+    return f"python extract/run.py --config {profile} --encoder {encoder}"
 
 
 if __name__ == "__main__":

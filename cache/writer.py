@@ -17,11 +17,10 @@ from cache.layout import (
     Header,
     all_finite,
     differing_fields,
-    fingerprint,
     index_bytes,
     new_values_hash,
     read_index,
-    read_index_table,
+    settings_header,
 )
 
 
@@ -36,10 +35,6 @@ class Mark(NamedTuple):
 class StoreWriter:
     """Creates a store, or goes on with the one that is there.
 
-    A store with another fingerprint or backend is set aside as ``<path>.<its fingerprint>.<its backend>`` (nothing
-    computed is lost), and one that was set aside before and is what is wanted now is taken back. ``moved_aside`` says
-    where the old one is.
-
     Args:
         path: the store's folder; its parent is created.
         fields: everything the values are computed from, JSON-serialisable (see :func:`cache.fingerprint`).
@@ -49,8 +44,8 @@ class StoreWriter:
         chunk_mb: megabytes (2**20 bytes) of one chunk file.
 
     Raises:
-        StoreError: another process writes this store, it is damaged, or the system refuses to write (full disk, quota,
-            permissions): from here, from :meth:`append` and from :meth:`commit`.
+        StoreError: a store of other settings is there, another process writes it, it is damaged, or the system refuses
+            to write (full disk, quota, permissions): from here, from :meth:`append` and from :meth:`commit`.
     """
 
     _tail: np.ndarray  # (chunk_rows, dim), the chunk being filled
@@ -68,14 +63,13 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         chunk_rows = max(1, int(chunk_mb * 2**20) // (dim * np.dtype(dtype).itemsize))
-        self._header = _header(fields, dim, dtype, backend, chunk_rows)
+        self._header = settings_header(fields, dim, dtype, backend, chunk_rows)
         self._commits = 0
         self._changes: list[tuple[str, Entry | None]] = []  # since the last commit: clip id, its former entry
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.path)
             try:
-                self.moved_aside = self._set_other_store_aside()
                 self._open()
             except BaseException:
                 os.close(self._lock)
@@ -227,27 +221,16 @@ class StoreWriter:
             self._unsynced.discard(i)
         self._next_row, self._tail_chunk, self._n_tail = next_row, chunk, n_tail
 
-    def _set_other_store_aside(self) -> Path | None:
-        wanted, moved = self._header, None
-        if (self.path / "store.json").is_file():
-            present = Header.read(self.path)
-            if _same_kind(present, wanted):
-                return None
-            moved = _aside(self.path, present)
-            if moved.exists():
-                raise StoreError(f"{moved}: is in the way of the former {self.path.name} store; remove one of them")
-            self.path.rename(moved)
-        former = _aside(self.path, wanted)
-        if former.is_dir():
-            former.rename(self.path)
-        return moved
-
     def _open(self) -> None:
         self.path.mkdir(exist_ok=True)
         sync(self.path.parent)
         settle_checksums(self.path)
         if (self.path / "store.json").is_file():
-            self._header = Header.read(self.path)  # chunk_rows is the store's own, whatever the setting says now
+            present = Header.read(self.path)
+            if not present.same_kind(self._header):
+                differing = differing_fields(present.fields, self._header.fields) or ["backend"]
+                raise StoreError(f"{self.path}: holds a store of other settings ({', '.join(differing)})")
+            self._header = present  # chunk_rows is the store's own, whatever the setting says now
         else:
             self._header.write(self.path)
         rows = self._header.chunk_rows
@@ -298,38 +281,3 @@ class StoreWriter:
         if self._next_row // rows in lost:
             # The lost rows of the tail belong to nobody now: what follows them is written from the chunk's start.
             self._next_row -= self._next_row % rows
-
-
-def look_ahead(
-    path: Path, fields: dict[str, Any], dtype: str = "float16", backend: str = "zarr"
-) -> tuple[dict[str, str], list[str]]:
-    """What a :class:`StoreWriter` with these arguments would find, without changing anything.
-
-    Returns:
-        Content hashes by clip id, as in ``StoreWriter.content_hashes``, and the names of the settings in which the
-        store that is there differs (it would be set aside).
-    """
-    wanted = _header(fields, 0, dtype, backend, 0)
-    differing: list[str] = []
-    for folder in (path, _aside(path, wanted)):
-        if (folder / "store.json").is_file():
-            present = Header.read(folder)
-            if _same_kind(present, wanted):
-                index, _ = read_index_table(folder)
-                hashes = zip(index.column("clip_id").to_pylist(), index.column("content_hash").to_pylist(), strict=True)
-                return dict(hashes), differing
-            differing = differing_fields(present.fields, wanted.fields) or ["backend"]
-    return {}, differing
-
-
-def _header(fields: dict[str, Any], dim: int, dtype: str, backend: str, chunk_rows: int) -> Header:
-    fields = {**fields, "dtype": dtype}  # dtype changes values; the backend and the size of chunks do not
-    return Header(backend, dtype, dim, chunk_rows, fingerprint(fields), fields)
-
-
-def _same_kind(a: Header, b: Header) -> bool:
-    return (a.fingerprint, a.backend) == (b.fingerprint, b.backend)
-
-
-def _aside(path: Path, header: Header) -> Path:
-    return path.with_name(f"{path.name}.{header.fingerprint}.{header.backend}")

@@ -15,9 +15,20 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from configs.errors import UserError, first_line, one_line
 from configs.schema import Profile
 
-__all__ = ["ConfigOption", "OverrideArgument", "Profile", "UserError", "changed", "command", "load"]
+__all__ = [
+    "ConfigOption",
+    "OverrideArgument",
+    "Profile",
+    "UserError",
+    "changed",
+    "command",
+    "first_line",
+    "load",
+    "one_line",
+]
 
 ConfigOption = Annotated[
     str | None,
@@ -36,19 +47,6 @@ OverrideArgument = Annotated[
         "that holds a part of one, such as the best.yaml of a search. Later ones win.",
     ),
 ]
-
-
-class UserError(Exception):
-    """Something the user can put right: bad configuration, bad input. The message is one line.
-
-    ``exit_code`` is 2 for what was asked (configuration, arguments, data that breaks its contract) 3 for
-    a pass that finished but lost more than it may (clips beyond ``max_error_share``, units without an answer), and 4
-    for an audit that found a leak.
-    """
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def load(name: str | None = None, overrides: list[str] | None = None) -> Profile:
@@ -81,7 +79,9 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     try:
         return Profile.model_validate(settings)
     except ValidationError as error:
-        places = error.errors()[0]["loc"]
+        first = error.errors()[0]
+        # What contradicts itself across sections has no place, but its message begins with the key.
+        places = first["loc"] or tuple(first["msg"].removeprefix("Value error, ").split()[0].rstrip(":").split("."))
         last = next((source for source, part in reversed(sources) if _holds(part, places)), path)
         raise UserError(f"{last}: {_first_problem(error)}") from error
 
@@ -106,7 +106,7 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path}: {what} is a mapping of settings, found {type(settings).__name__}")
     return settings
@@ -162,7 +162,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"{override!r}: not a value that YAML reads: {' '.join(str(error).split())}") from error
+        raise UserError(f"{override!r}: not a value that YAML reads: {one_line(error)}") from error
 
 
 def _first_problem(error: ValidationError) -> str:

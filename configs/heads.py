@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.sections import Modality, PositiveFloat, PositiveInt, Section
+from configs.sections import Name, PositiveFloat, PositiveInt, Section
 
 
 class Tail(Section):
@@ -19,13 +19,13 @@ class Tail(Section):
 
 
 class Head(Section):
-    # sequence: attention and LSTM over the conversation's clips, modalities joined clip by clip
-    # cross_modal: a stream for each modality, each attending to the others, then an LSTM over the clips
-    # linear: logistic regression on each modality's mean and deviation over time
+    # sequence: attention and LSTM over the conversation's clips, inputs joined clip by clip
+    # cross_modal: a stream for each input, each attending to the others, then an LSTM over the clips
+    # linear: logistic regression on each input's mean and deviation over time
     # xgboost: boosted trees on the same, and on metadata
     # bag_of_words: logistic regression on TF-IDF of the text
     kind: Literal["sequence", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
-    inputs: list[Modality] = []  # stores to read
+    inputs: list[Name] = []  # encoders whose stores are read; of a bag of words [text], which the manifest has
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
     context_clips: Annotated[int, Field(ge=0)] | None = None  # clips seen before the labelled one; default: all of them
@@ -39,13 +39,13 @@ class Head(Section):
     # training; or an LSTM over the steps, many times slower where steps are many.
     time: Literal["attentive", "statistics", "lstm"] = "attentive"
     segments: PositiveInt = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
-    fine_tune: dict[Modality, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
+    fine_tune: dict[Name, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
 
     # A column whose values are finer labels, each of one class: training learns them, too. Never an input.
     auxiliary: str | None = None
     auxiliary_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of the loss that is theirs
 
-    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides a modality or a field
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides an input or a field
     time_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of a clip's time steps that training hides
     noise: Annotated[float, Field(ge=0)] = 0.0  # Gaussian noise on features, in standard deviations of each dimension
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
@@ -114,18 +114,18 @@ class Head(Section):
 
     @model_validator(mode="after")
     def _fine_tunes_what_it_reads(self) -> "Head":
-        for modality in self.fine_tune:
-            if modality not in self.inputs:
-                raise ValueError(f"fine_tune names {modality!r}, which is not among its inputs")
-        if self.time_masking and (self.time == "statistics" or "video" in self.fine_tune):
-            raise ValueError("time_masking hides time steps: not with time: statistics, nor with video under fine_tune")
+        for encoder in self.fine_tune:
+            if encoder not in self.inputs:
+                raise ValueError(f"fine_tune names {encoder!r}, which is not among its inputs")
+        if self.time_masking and self.time == "statistics":
+            raise ValueError("time_masking hides time steps: not with time: statistics")
         if self.fine_tune and self.time == "statistics":
             raise ValueError("time: statistics are computed once, before training: not with fine_tune")
         return self
 
     @property
-    def stores(self) -> list[Modality]:
-        """The modalities that are read from stores; a bag of words reads its text from the manifest."""
+    def stores(self) -> list[str]:
+        """The encoders whose stores are read; a bag of words reads its text from the manifest."""
         return [] if self.kind == "bag_of_words" else self.inputs
 
     @property

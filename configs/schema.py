@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs.heads import Head, Range, Tail
-from configs.sections import Modality, PositiveFloat, PositiveInt, Section, Share
+from configs.sections import Modality, Name, PositiveFloat, PositiveInt, Section, Share
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+SHELF = "stores"  # below runs/: the stores of all profiles
 
 
 def _url(text: str) -> str:
@@ -141,6 +141,13 @@ class FaceCrop(Section):
     upsample: Annotated[int, Field(ge=0, le=3)] = 1  # finds faces down to 80 px / 2**upsample
 
 
+FAMILIES: dict[Modality, tuple[str, ...]] = {
+    "audio": ("wav2vec2", "hubert", "wavlm", "whisper"),
+    "video": ("timesformer", "videomae", "image"),
+    "text": ("transformer",),
+}
+
+
 class Encoder(Section):
     family: Literal[
         "wav2vec2", "hubert", "wavlm", "whisper", "timesformer", "videomae", "image", "transformer"
@@ -164,6 +171,19 @@ class Encoder(Section):
     boundary: Annotated[int, Field(ge=0)] | None = None
     conversation: bool = False  # text: what a labelled clip says is read together with what was said before it
 
+    @property
+    def modality(self) -> Modality:
+        """What it reads of a clip."""
+        return next(modality for modality, families in FAMILIES.items() if self.family in families)
+
+    @model_validator(mode="after")
+    def _fits_its_modality(self) -> "Encoder":
+        if self.face_crop and self.modality != "video":
+            raise ValueError("face_crop: only video has faces")
+        if self.conversation and self.modality != "text":
+            raise ValueError("conversation: only texts are joined")
+        return self
+
     @model_validator(mode="after")
     def _boundary_keeps_everything(self) -> "Encoder":
         if self.boundary is not None and (self.layer != -1 or self.pooling != "none" or self.runtime != "torch"):
@@ -179,13 +199,6 @@ class Encoder(Section):
                 "write ./FOLDER for a local folder"
             )
         return self
-
-
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "audio": ("wav2vec2", "hubert", "wavlm", "whisper"),
-    "video": ("timesformer", "videomae", "image"),
-    "text": ("transformer",),
-}
 
 
 Strategy = Literal[
@@ -215,33 +228,33 @@ class Profile(Section):
     folds: Annotated[int, Field(ge=2)] = 5  # grouped, stratified folds behind out-of-fold predictions
     dataset: Dataset
     store: StoreSettings = StoreSettings()
-    encoders: dict[Modality, Encoder]
+    encoders: dict[Name, Encoder]  # by names of your own; what a family reads is its modality
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     fusion: Fusion = Fusion()
     # What heads/search.py tries, for each head: setting: [choices] or {low, high, log}; default: a space for its kind
     search: dict[Name, dict[str, Annotated[list[Any], Field(min_length=1)] | Range]] = {}
 
-    @field_validator("encoders")
+    @field_validator("name")
     @classmethod
-    def _families_fit(cls, encoders: dict[str, Encoder]) -> dict[str, Encoder]:
-        for modality, encoder in encoders.items():
-            if encoder.family not in FAMILIES[modality]:
-                raise ValueError(f"{modality}.family = {encoder.family!r}: one of {', '.join(FAMILIES[modality])}")
-            if encoder.face_crop and modality != "video":
-                raise ValueError(f"{modality}.face_crop: only video has faces")
-            if encoder.conversation and modality != "text":
-                raise ValueError(f"{modality}.conversation: only texts are joined")
-        return encoders
+    def _is_no_shelf(cls, name: str) -> str:
+        if name == SHELF:
+            raise ValueError(f"runs/{SHELF} holds the stores of all profiles: choose another name")
+        return name
 
     @model_validator(mode="after")
     def _names_meet(self) -> "Profile":
+        for name, encoder in self.encoders.items():
+            if name in get_args(Modality) and name != encoder.modality:
+                raise ValueError(f"encoders.{name}: {encoder.family} reads {encoder.modality}: give it another name")
         for name, head in self.heads.items():
-            missing = [m for m in head.stores if m not in self.encoders]
+            missing = [encoder for encoder in head.stores if encoder not in self.encoders]
             if missing:
                 raise ValueError(f"heads.{name}.inputs names {missing[0]!r}, which is not under encoders")
-            without = [m for m in head.fine_tune if self.encoders[m].boundary is None]
+            without = [encoder for encoder in head.fine_tune if self.encoders[encoder].boundary is None]
             if without:
                 raise ValueError(f"heads.{name}.fine_tune: encoders.{without[0]} has no boundary to train from")
+            if head.time_masking and any(self.encoders[each].modality == "video" for each in head.fine_tune):
+                raise ValueError(f"heads.{name}.time_masking: hides time steps: not with video under fine_tune")
         for name in self.fusion.heads or []:
             if name not in self.heads:
                 raise ValueError(f"fusion.heads names {name!r}, which is not under heads")
@@ -262,16 +275,33 @@ class Profile(Section):
     def manifest_path(self) -> Path:
         return self.run_dir / "manifest.parquet"
 
-    def store_path(self, modality: str) -> Path:
-        return self.run_dir / "stores" / modality
+    def modality_of(self, name: str) -> str:
+        """What one of a head's inputs reads of a clip: an encoder's modality; of a bag of words, text itself."""
+        return self.encoders[name].modality if name in self.encoders else name
 
-    def store_url(self, modality: str) -> str | None:
+    def encoders_of(self, modality: str) -> list[str]:
+        """The names of the encoders that read a modality."""
+        return [name for name, encoder in self.encoders.items() if encoder.modality == modality]
+
+    def store_path(self, encoder: str) -> Path:
+        """The store that this profile uses under an encoder's name: a link, see docs/store.md."""
+        return self.run_dir / "stores" / encoder
+
+    def store_url(self, encoder: str) -> str | None:
         """Where the copy of a store is kept, if anywhere."""
-        return None if self.store.url is None else f"{self.store.url}/{modality}"
+        return None if self.store.url is None else f"{self.store.url}/{encoder}"
 
-    def receipt_path(self, modality: str) -> Path:
+    def sources_path(self, modality: str) -> Path:
+        """What is remembered of a modality's files, so that they are not read again to see whether they changed."""
+        return self.run_dir / "stores" / f".{modality}.sources.parquet"
+
+    @property
+    def receipts_dir(self) -> Path:
+        return self.run_dir / "extracted"
+
+    def receipt_path(self, encoder: str) -> Path:
         """What an extraction wrote, in a few lines: it stands for the store in dvc.yaml."""
-        return self.run_dir / "extracted" / f"{modality}.json"
+        return self.receipts_dir / f"{encoder}.json"
 
     def head_path(self, head: str) -> Path:
         return self.run_dir / "heads" / head

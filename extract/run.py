@@ -1,4 +1,4 @@
-"""Run an encoder over every clip, once, into a feature store."""
+"""Run encoders over every clip, once, into feature stores."""
 
 import os
 from typing import Annotated, Literal
@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from cache import StoreError
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.schema import Modality
 from extract.corpora.manifest import read_manifest
 
 
 def main(
-    modality: Annotated[Modality, typer.Option(help="Which of the profile's encoders to run.")],
+    modality: Annotated[
+        Modality | None, typer.Option(help="Run the profile's encoders that read this. Default: all of its encoders.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(metavar="NAME", help="Run one of the profile's encoders.")] = None,
     config: ConfigOption = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, or several: cuda:0,cuda:1; auto takes a GPU if there is one.")
@@ -28,21 +31,42 @@ def main(
     ] = None,
     overrides: OverrideArgument = None,
 ) -> None:
-    """Run one encoder over the clips of a manifest and keep its features in runs/PROFILE/stores/MODALITY.
+    """Run encoders over the clips of a manifest and keep their features in runs/PROFILE/stores/ENCODER.
 
-    Only what is not there yet is computed: the same command again does nothing, and goes on after an interruption.
+    Only what is not there yet is computed: the same command again does nothing, and goes on after an interruption. A
+    store is found by what it is: what another profile has computed with the same encoder is used, too. Encoders that
+    want the same of each media file run together, and it is decoded once.
     A clip that cannot be read goes to errors.parquet and counts as missing; too many of them end in exit code 3.
     """
     profile = load(config, overrides)
-    if modality not in profile.encoders:
-        raise UserError(f"encoders.{modality}: the profile {profile.name!r} names no encoder for it")
+    names = _names(profile, modality, encoder)
     manifest = read_manifest(profile.manifest_path)
 
     # torch and transformers take seconds to import: help and mistakes should not wait for them
     from extract.passes.extraction import extract
     from extract.passes.means import Means
 
-    extract(profile, manifest, modality, Means(device, workers, engine, actors), dry_run, rehash)
+    extract(profile, manifest, names, Means(device, workers, engine, actors), dry_run, rehash)
+    if names == list(profile.encoders) and not dry_run:
+        profile.receipts_dir.mkdir(exist_ok=True)  # also of a profile without encoders: dvc.yaml wants it
+        for receipt in profile.receipts_dir.glob("*.json"):
+            if receipt.stem not in names:  # of an encoder that the profile no longer has
+                receipt.unlink()
+
+
+def _names(profile: Profile, modality: str | None, encoder: str | None) -> list[str]:
+    if modality and encoder:
+        raise UserError(f"--encoder {encoder}: a name says its modality, too: leave out --modality")
+    if encoder:
+        if encoder not in profile.encoders:
+            known = ", ".join(profile.encoders) or "none"
+            raise UserError(f"--encoder {encoder}: the profile {profile.name!r} names no such encoder; it has: {known}")
+        return [encoder]
+    if not modality:
+        return list(profile.encoders)
+    if not profile.encoders_of(modality):
+        raise UserError(f"encoders: the profile {profile.name!r} names none that reads {modality}")
+    return profile.encoders_of(modality)
 
 
 if __name__ == "__main__":

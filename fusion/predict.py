@@ -37,7 +37,7 @@ def main(
     bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
     encoder: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODALITY=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
+        typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
     ] = None,
     device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
         "auto"
@@ -57,8 +57,8 @@ def main(
     """
     opened = open_bundle(bundle or load().run_dir / "bundle")
     profile = opened.profile
-    for modality, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
-        profile = changed(profile, {"encoders": {modality: {"model": str(Path(folder).expanduser().absolute())}}})
+    for name, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
+        profile = changed(profile, {"encoders": {name: {"model": str(Path(folder).expanduser().absolute())}}})
     given = _pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up

@@ -60,9 +60,9 @@ def main(
     from heads.explaining.page import write_page
     from heads.explaining.words import in_words
 
-    inputs: set[str] = {modality for name in names for modality in profile.heads[name].inputs}
-    media = _media(profile, manifest, chosen, inputs)
-    live = _live_text(profile) if any("text" in profile.heads[name].stores for name in names) else "not needed"
+    stores = list(dict.fromkeys(store for name in names for store in profile.heads[name].stores))
+    media = _media(profile, manifest, chosen, stores)
+    live = {store: _live_text(profile, store) for store in stores if profile.modality_of(store) == "text"}
     found, refused = [], []
     for name in tqdm(names, desc="heads", unit="head", disable=None):
         try:
@@ -113,31 +113,30 @@ def _heads(profile: Profile, asked: list[str] | None) -> list[str]:
     return trained
 
 
-def _media(profile: Profile, manifest: Manifest, unit: Unit, inputs: set[str]) -> "Media":
-    """What can be shown of the clips whose features are in the stores."""
+def _media(profile: Profile, manifest: Manifest, unit: Unit, encoders: list[str]) -> "Media":
+    """What can be shown of the clips whose features are in the stores; frames as the first video encoder saw them."""
     from heads.explaining.media import look
 
     clips = manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids))
+    stores = {"audio": list[Store](), "video": list[Store]()}
+    for name in encoders:
+        if (modality := profile.modality_of(name)) in stores and profile.store_path(name).exists():
+            stores[modality].append(Store(profile.store_path(name)))
     files = {}
-    fields = {}
-    for modality in ("audio", "video"):
-        path = profile.store_path(modality)
-        store = Store(path) if modality in inputs and path.exists() else None
+    for modality, read in stores.items():
         rows = clips.filter(pl.col(modality).is_not_null()).select("clip_id", modality).iter_rows()
-        files[modality] = {clip: manifest.media(path) for clip, path in rows if store is not None and clip in store}
-        fields[modality] = {} if store is None else store.fields
+        files[modality] = {clip: manifest.media(path) for clip, path in rows if any(clip in store for store in read)}
+    fields = next((store.fields for store in stores["video"]), {})
     timeout = max((encoder.decode_timeout for encoder in profile.encoders.values()), default=60.0)
-    return look(files["audio"], files["video"], fields["video"], timeout)
+    return look(files["audio"], files["video"], fields, timeout)
 
 
-def _live_text(profile: Profile) -> "LiveText | str":
-    """The profile's text encoder, or why there is none."""
+def _live_text(profile: Profile, name: str) -> "LiveText | str":
+    """One of the profile's text encoders, or why there is none."""
     from heads.data.live_text import LiveText
 
-    if "text" not in profile.encoders:
-        return "the profile has no text encoder"
     try:
-        return LiveText(profile, Store(profile.store_path("text")))
+        return LiveText(profile, name, Store(profile.store_path(name)))
     except (UserError, StoreError) as error:
         return str(error)
 

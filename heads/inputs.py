@@ -21,11 +21,11 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for name, head in profile.heads.items():
         stores = {}
-        for modality in head.stores:
-            receipt = profile.receipt_path(modality)
+        for encoder in head.stores:
+            receipt = profile.receipt_path(encoder)
             if not receipt.is_file():
-                raise UserError(f"{receipt}: not there; make it with: python extract/run.py --modality {modality}")
-            stores[modality] = json.loads(receipt.read_text(encoding="utf-8"))
+                raise UserError(f"{receipt}: not there; make it with: python extract/run.py --encoder {encoder}")
+            stores[encoder] = json.loads(receipt.read_text(encoding="utf-8"))
         note = json.dumps({"manifest_sha256": manifest, "stores": stores}, indent=2) + "\n"
         write_text_atomically(folder / f"{name}.json", note)
     print(f"{folder}: what {len(profile.heads)} heads read")

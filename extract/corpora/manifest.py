@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from cache import replace_atomically
-from configs import UserError
+from configs import UserError, first_line
 from extract.media.sources import RemoteFile
 
 __all__ = [
@@ -116,7 +116,7 @@ def make_manifest(
             *(pl.col(name).cast(pl.String) for name in free),
         )
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{where}: a column is not of its type: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: a column is not of its type: {first_line(error)}") from error
     clips = clips.sort(rank, "conversation_id", "index", maintain_order=True)
     unlabelled = clips.group_by("conversation_id").agg(pl.col("label").is_null().all()).get_column("label").sum()
     common = {
@@ -266,7 +266,7 @@ def read_manifest(path: Path | str) -> Manifest:
         metadata = pl.read_parquet_metadata(path)
         clips = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
+        raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
     _check_columns(clips, str(path))
     try:
         about = json.loads(metadata["emocache"])
@@ -275,7 +275,3 @@ def read_manifest(path: Path | str) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
     return Manifest(clips, root, classes, counts)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

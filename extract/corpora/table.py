@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from configs import UserError
+from configs import UserError, first_line
 from configs.schema import TableDataset
 from extract.corpora.manifest import SPLITS, Manifest, make_manifest, misplaced, some
 from extract.corpora.splits import connected, make_splits
@@ -44,7 +44,7 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
     try:
         clips = table.select(columns).cast(pl.String)
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: a column is not plain text or numbers: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: a column is not plain text or numbers: {first_line(error)}") from error
     clips = clips.with_columns(pl.when(pl.all() != "").then(pl.all())).with_row_index("row", offset=1)
     clips = _with_ids(clips, path)
     classes = _classes(clips, dataset, path)
@@ -67,7 +67,7 @@ def _read(path: Path) -> pl.DataFrame:
                 raise UserError(f"{path}: more than one column is called {some(twice)}")
             return pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
     raise UserError(f"{path}: dataset.table must end in .csv or .parquet")
 
 

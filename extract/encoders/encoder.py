@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import Encoder
 from extract.encoders.weights import weights_hash
 from extract.media.decoding import Task
@@ -243,7 +243,7 @@ def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[st
 
 
 def cannot_be_loaded(spec: Encoder, error: Exception) -> UserError:
-    return UserError(f"model {spec.model!r}: cannot be loaded: {' '.join(str(error).split())[:300]}")
+    return UserError(f"model {spec.model!r}: cannot be loaded: {one_line(error, 300)}")
 
 
 @torch.inference_mode()
@@ -263,7 +263,7 @@ def try_out(
         batch = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
         _, n_steps, dim = hidden(batch, None).shape
     except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise UserError(f"model {spec.model!r}: does not take what its processor gives: {reason}") from error
     return n_steps, dim
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from configs import UserError
-from configs.schema import FAMILIES, Encoder
+from configs.schema import Encoder
 
 # Where an architecture keeps its layers, if these need nothing but what enters them and a mask: such a network can be
 # cut at a boundary. WavLM's cannot: they also need the position bias that the first one computes.
@@ -48,7 +48,7 @@ def places_of_tail(network: Any, spec: Encoder) -> tuple[str, str | None]:
         UserError: an architecture that cannot be cut, or no layer above ``spec.boundary``.
     """
     config = network.config
-    key = f"{modality_of(spec)}.boundary = {spec.boundary}"
+    key = f"boundary = {spec.boundary}"
     # A decoder's attention looks back only, and an adapter behind the last layer shortens time.
     if config.model_type not in LAYERS or getattr(config, "is_decoder", False) or getattr(config, "add_adapter", False):
         known = ", ".join(LAYERS)
@@ -60,10 +60,6 @@ def places_of_tail(network: Any, spec: Encoder) -> tuple[str, str | None]:
     if config.model_type == "timesformer":
         return layers, "layernorm"
     return layers, "encoder.layer_norm" if getattr(config, "do_stable_layer_norm", False) else None
-
-
-def modality_of(spec: Encoder) -> str:
-    return next(modality for modality, families in FAMILIES.items() if spec.family in families)
 
 
 def drop_unused_layers(network: Any, layer: int) -> None:

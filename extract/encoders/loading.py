@@ -2,8 +2,8 @@
 
 import torch
 
-from configs import Profile, UserError
-from configs.schema import Modality
+from configs import Profile, UserError, first_line
+from configs.schema import Encoder
 from extract.encoders.audio import load_audio_encoder
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.text import load_text_encoder
@@ -12,17 +12,27 @@ from extract.encoders.video import load_video_encoder
 LOADERS = {"audio": load_audio_encoder, "video": load_video_encoder, "text": load_text_encoder}
 
 
-def load_encoder(profile: Profile, modality: Modality, device: str) -> LoadedEncoder:
-    """The profile's encoder for a modality on a device (``auto``: a GPU if there is one).
+def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
+    """The profile's encoder of this name on a device (``auto``: a GPU if there is one).
 
     Of several devices (``cuda:0,cuda:1``) all are tried; the encoder is loaded on the CPU, for its settings, and the
     processes of the devices load their own.
+
+    Raises:
+        UserError: there is no such device, or the encoder cannot be loaded; the line names it.
     """
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    for name in chosen.split(","):
+    for each in chosen.split(","):
         try:
-            torch.empty(0, device=name)
+            torch.empty(0, device=each)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    chosen = "cpu" if "," in chosen else chosen
-    return LOADERS[modality](profile.encoders[modality], torch.device(chosen))
+            raise UserError(f"--device {device}: {first_line(error)}") from error
+    try:
+        return load(profile.encoders[name], torch.device("cpu" if "," in chosen else chosen))
+    except UserError as error:
+        raise UserError(f"encoders.{name}: {error}") from error
+
+
+def load(settings: Encoder, device: torch.device) -> LoadedEncoder:
+    """An encoder by its settings. Raises UserError where it cannot be loaded."""
+    return LOADERS[settings.modality](settings, device)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
+from configs import UserError, one_line
 from extract.encoders.networks import Precision
 
 Hidden = Callable[[dict[str, Tensor]], Tensor]
@@ -58,7 +58,7 @@ def openvino_hidden(
 
         got = [run(inputs) for inputs in try_outs]
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise UserError(f"runtime: openvino cannot run this network; use runtime: torch ({reason})") from error
     for said, meant in zip(got, wanted, strict=True):
         error_share = float("inf") if said.shape != meant.shape else ((said - meant).norm() / meant.norm()).item()

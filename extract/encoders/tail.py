@@ -17,7 +17,7 @@ from configs import UserError
 from configs.schema import Encoder
 from configs.schema import Tail as Settings
 from extract.encoders.encoder import load_network
-from extract.encoders.layers import modality_of, places_of_tail
+from extract.encoders.layers import places_of_tail
 from extract.encoders.networks import FusedTimesformerAttention
 from extract.encoders.video import pool_patches
 from extract.encoders.weights import find_folder, model_files, weights_hash
@@ -40,14 +40,13 @@ def load_tail(encoder: Encoder, settings: Settings, stored: dict[str, Any]) -> "
             than are to be trained; PEFT is not installed.
     """
     assert encoder.boundary is not None
-    modality = modality_of(encoder)
-    again = f"run python extract/run.py --modality {modality}"
+    again = "run python extract/run.py"
     if stored.get("boundary") != encoder.boundary:
         held = "outputs of its encoder" if stored.get("boundary") is None else f"boundary {stored['boundary']}"
-        raise UserError(f"{modality}.boundary = {encoder.boundary}: the store holds {held}: {again}")
+        raise UserError(f"boundary = {encoder.boundary}: the store holds {held}: {again}")
     folder = find_folder(encoder)
     if stored.get("weights") != weights_hash(model_files(folder)):
-        raise UserError(f"{modality}.model = {encoder.model}: the store was computed with other weights: {again}")
+        raise UserError(f"model = {encoder.model}: the store was computed with other weights: {again}")
     types = () if encoder.family == "transformer" else (encoder.family,)
     dropouts = (
         dict.fromkeys(HIDDEN_DROPOUTS, settings.dropout) | dict.fromkeys(OTHER_DROPOUTS, 0.0) | {"drop_path_rate": 0}
@@ -100,7 +99,7 @@ class Tail(nn.Module):
         n_trained = settings.layers or len(self.layers)
         if n_trained > len(self.layers):
             raise UserError(
-                f"fine_tune.{modality_of(encoder)}.layers = {n_trained}: there are {len(self.layers)} above boundary "
+                f"fine_tune: layers = {n_trained}: there are {len(self.layers)} above boundary "
                 f"{encoder.boundary} of {encoder.model}"
             )
         self._n_frozen = len(self.layers) - n_trained

@@ -33,7 +33,7 @@ BETWEEN_TEXTS = "\x1f"  # between the texts of a conversation until the tokenize
 def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     """Args: spec, a ``text`` encoder of a profile. Raises UserError where it cannot be loaded."""
     if isinstance(spec.pooling, float):
-        raise UserError(f"text.pooling = {spec.pooling:g}: a text has no duration; use none or mean")
+        raise UserError(f"pooling = {spec.pooling:g}: a text has no duration; use none or mean")
     folder = find_folder(spec)
     network, config = load_network(spec, folder, ())
     keep_needed_layers(network, spec)
@@ -44,7 +44,7 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     except (OSError, ValueError) as error:
         raise cannot_be_loaded(spec, error) from error
     if spec.conversation and tokenizer.sep_token is None:
-        raise UserError(f"text.conversation: the tokenizer of {spec.model} has no sep_token to put between texts")
+        raise UserError(f"conversation: the tokenizer of {spec.model} has no sep_token to put between texts")
     positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
     # RoBERTa and its kin number positions from one past the padding index.
     padding = getattr(getattr(network, "embeddings", None), "padding_idx", None)

@@ -99,7 +99,7 @@ def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageF
     if spec.family != "image" or spec.layer != -1:
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
     if spec.boundary is not None:
-        raise UserError(f"video.boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
+        raise UserError(f"boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
     network: Any
     network, files = efficientnet_lite0()
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)

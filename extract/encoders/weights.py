@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import Encoder
 
 _SETTINGS = ["*.json", "*.txt", "*.model"]  # configuration, processor and tokenizer files
@@ -46,7 +46,7 @@ def _download(spec: Encoder, patterns: list[str], needed: list[str]) -> str:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
             f"model {spec.model!r} at revision {spec.revision}: not in the local hub cache and not to be had from the "
-            f"hub ({' '.join(str(error).split())[:200]}); download it on a machine with access and name its folder"
+            f"hub ({one_line(error, 200)}); download it on a machine with access and name its folder"
         ) from error
     if not any(list(Path(folder).glob(pattern)) for pattern in needed):
         raise FileNotFoundError(f"{spec.model}: holds none of {', '.join(needed)}")

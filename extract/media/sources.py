@@ -18,7 +18,7 @@ import polars as pl
 
 from cache import StoreError, replace_atomically
 from cache.objects import Objects
-from configs import UserError
+from configs import UserError, first_line
 
 __all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
@@ -186,7 +186,7 @@ def _read_remembered(path: Path | None) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        print(f"{path}: unreadable ({str(error).splitlines()[0]}): every file is read again, and this one made anew")
+        print(f"{path}: unreadable ({first_line(error)}): every file is read again, and this one made anew")
         return empty
     if table.schema != REMEMBERED:
         print(f"{path}: its columns are not those of this program: every file is read again, and this one made anew")

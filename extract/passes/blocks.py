@@ -1,7 +1,7 @@
 """Computing blocks: decoding ahead in child processes, batches of like lengths, results in the order of the clips."""
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import one_line
 from extract.encoders.encoder import LoadedEncoder, Prepared, Window
 from extract.media.decoding import Decoders
 from extract.media.reading import ClipError, MediaError
@@ -18,11 +19,15 @@ from extract.media.sources import Clip, local_copy
 
 @dataclass(frozen=True)
 class Job:
-    """A clip to compute. ``place`` is its position among all clips of the pass, computed or not."""
+    """A clip to compute. ``place`` is its position among all clips of the pass, computed or not.
+
+    ``encoders``: the numbers of those of the pass's encoders that lack it.
+    """
 
     clip: Clip
     content_hash: str
     place: int
+    encoders: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Block:
 class Mark(Enum):
     """What stands between results."""
 
+    NEXT = "next"  # what follows is of the next encoder
     END = "end"  # the block is complete
     RESTART = "restart"  # the block begins anew: its worker was lost, and its results so far do not count
 
@@ -53,19 +59,23 @@ class Mark(Enum):
 # The place of a clip, and features that follow those before them, (time, dim) float32, or why there are none. A clip
 # has one or more such results in a row, and a failure undoes those before it.
 Result = tuple[int, np.ndarray | Failure]
+Ready = Prepared | Exception | None  # a clip for the network, why there is none, or None: it is long
 
 
 class BlockComputer:
-    """An encoder with its decoders: what computes blocks, in this process or in a worker.
+    """Encoders with the decoders that they share: what computes blocks, in this process or in a worker.
 
     Args:
+        encoders: one, or several that want the same of a file (:func:`shares_decoding`): it is decoded once for all.
         workers: decoders, each a child process that may crash or hang without harm to anything but its clip.
     """
 
-    def __init__(self, encoder: LoadedEncoder, workers: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encoders: Sequence[LoadedEncoder], workers: int) -> None:
+        first = encoders[0]
+        assert all(shares_decoding(first, encoder) for encoder in encoders[1:])
+        self._encoders = encoders
         self._pool = ThreadPoolExecutor(workers)
-        self._decoders = Decoders(encoder.task, workers, encoder.spec.decode_timeout) if encoder.task else None
+        self._decoders = Decoders(first.task, workers, first.spec.decode_timeout) if first.task else None
 
     def __enter__(self) -> "BlockComputer":
         return self
@@ -79,76 +89,102 @@ class BlockComputer:
     def compute(self, blocks: Iterable[Block | None]) -> Iterator[Result | Mark]:
         """The results of each block, and ``Mark.END`` after each; the next block is decoded meanwhile.
 
-        Results of a block come in the order of its clips, but for long clips, which follow the others: they are
-        streamed from file to features and never held as a whole.
+        Results of a block come encoder by encoder, with ``Mark.NEXT`` between them, in the order of its clips, but for
+        long clips, which follow the others: they are streamed from file to features, once for each encoder, and never
+        held as a whole.
 
         Args:
             blocks: None among them says that the next one is not known yet.
         """
-        ahead: tuple[Block, list[Future[Prepared | None]]] | None = None
+        ahead: tuple[Block, list[Future[list[Ready]]]] | None = None
         for block in chain(blocks, [None]):
             submitted = None
             if block is not None:
-                submitted = block, [self._pool.submit(self._prepare, job.clip) for job in block.jobs]
+                submitted = block, [self._pool.submit(self._prepare, job) for job in block.jobs]
             if ahead is not None:
                 yield from self._results(*ahead)
             ahead = submitted
 
-    def _results(self, block: Block, prepared: list[Future[Prepared | None]]) -> Iterator[Result | Mark]:
+    def _results(self, block: Block, prepared: list[Future[list[Ready]]]) -> Iterator[Result | Mark]:
+        found = [(job, future.result()) for job, future in zip(block.jobs, prepared, strict=True)]
+        for number, encoder in enumerate(self._encoders):
+            if number:
+                yield Mark.NEXT
+            own = [(job, ready[job.encoders.index(number)]) for job, ready in found if number in job.encoders]
+            yield from self._results_of(encoder, own)
+        yield Mark.END
+
+    def _results_of(self, encoder: LoadedEncoder, found: list[tuple[Job, Ready]]) -> Iterator[Result]:
         ready: list[tuple[int, Prepared, list[Window]]] = []
         results: dict[int, list[np.ndarray] | list[Failure]] = {}
         long: list[Job] = []
-        for job, future in zip(block.jobs, prepared, strict=True):
-            try:
-                clip = future.result()
-            except (MediaError, ClipError, OSError) as error:
-                results[job.place] = [_failure(job, error)]
+        for job, clip in found:
+            if isinstance(clip, Exception):
+                results[job.place] = [_failure(job, clip)]
+            elif clip is None:
+                long.append(job)
             else:
-                if clip is None:
-                    long.append(job)
-                else:
-                    ready.append((job.place, clip, list(clip.windows)))
-        encoded = self._encode([windows for _, _, windows in ready])
+                ready.append((job.place, clip, list(clip.windows)))
+        encoded = _encode(encoder, [windows for _, _, windows in ready])
         for (place, clip, _), pieces in zip(ready, encoded, strict=True):
-            results[place] = list(self._encoder.pooled(clip, pieces))
+            results[place] = list(encoder.pooled(clip, pieces))
         for place in sorted(results):
             for values in results[place]:
                 yield place, values
         for job in long:
-            yield from self._stream(job)
-        yield Mark.END
+            yield from self._stream(encoder, job)
 
-    def _encode(self, clips: list[list[Window]]) -> list[list[np.ndarray]]:
-        """The kept time steps of each window of each clip."""
-        windows = [(c, w) for c, own in enumerate(clips) for w in range(len(own))]
-        batches = batches_of([clips[c][w] for c, w in windows], self._encoder)
-        found: dict[tuple[int, int], np.ndarray] = {}
-        encoded = self._encoder.encode([clips[c][w] for c, w in (windows[i] for i in batch)] for batch in batches)
-        for batch, outputs in zip(batches, encoded, strict=True):
-            found.update(zip((windows[i] for i in batch), outputs, strict=True))
-        return [[found[c, w] for w in range(len(own))] for c, own in enumerate(clips)]
-
-    def _stream(self, job: Job) -> Iterator[Result]:
+    def _stream(self, encoder: LoadedEncoder, job: Job) -> Iterator[Result]:
         assert self._decoders is not None
-        assert self._encoder.prepare_long is not None
+        assert encoder.prepare_long is not None
         assert not isinstance(job.clip.source, str)
         try:
             with local_copy(job.clip.source) as path:
-                clip = self._encoder.prepare_long(self._decoders.stream(path))
-                pieces = (kept for (kept,) in self._encoder.encode([window] for window in clip.windows))
-                for values in self._encoder.pooled(clip, pieces):
+                clip = encoder.prepare_long(self._decoders.stream(path))
+                pieces = (kept for (kept,) in encoder.encode([window] for window in clip.windows))
+                for values in encoder.pooled(clip, pieces):
                     yield job.place, values
         except (MediaError, ClipError, OSError) as error:
             yield job.place, _failure(job, error)
 
-    def _prepare(self, clip: Clip) -> Prepared | None:
-        """None: the clip is long. Raises MediaError, ClipError, or OSError where an object cannot be fetched."""
-        if isinstance(clip.source, str):
-            return self._encoder.prepare(clip.source)
-        assert self._decoders is not None
-        with local_copy(clip.source) as path:
-            decoded = self._decoders.decode(path)
-        return None if decoded.data is None else self._encoder.prepare(decoded)
+    def _prepare(self, job: Job) -> list[Ready]:
+        """For each of the job's encoders; what is decoded is decoded once."""
+        source = job.clip.source
+        try:
+            if isinstance(source, str):
+                given: Any = source
+            else:
+                assert self._decoders is not None
+                with local_copy(source) as path:
+                    given = self._decoders.decode(path)
+                if given.data is None:
+                    return [None] * len(job.encoders)
+        except (MediaError, ClipError, OSError) as error:
+            return [error] * len(job.encoders)
+        return [self._prepared(self._encoders[number], given) for number in job.encoders]
+
+    @staticmethod
+    def _prepared(encoder: LoadedEncoder, given: Any) -> Ready:
+        try:
+            return encoder.prepare(given)
+        except (MediaError, ClipError, OSError) as error:
+            return error
+
+
+def shares_decoding(a: LoadedEncoder, b: LoadedEncoder) -> bool:
+    """Whether two encoders want the same of a media file; texts are not decoded."""
+    return a.task is not None and (a.task, a.spec.decode_timeout) == (b.task, b.spec.decode_timeout)
+
+
+def _encode(encoder: LoadedEncoder, clips: list[list[Window]]) -> list[list[np.ndarray]]:
+    """The kept time steps of each window of each clip."""
+    windows = [(c, w) for c, own in enumerate(clips) for w in range(len(own))]
+    batches = batches_of([clips[c][w] for c, w in windows], encoder)
+    found: dict[tuple[int, int], np.ndarray] = {}
+    encoded = encoder.encode([clips[c][w] for c, w in (windows[i] for i in batch)] for batch in batches)
+    for batch, outputs in zip(batches, encoded, strict=True):
+        found.update(zip((windows[i] for i in batch), outputs, strict=True))
+    return [[found[c, w] for w in range(len(own))] for c, own in enumerate(clips)]
 
 
 class Arriving:
@@ -170,7 +206,7 @@ class Arriving:
 
 def _failure(job: Job, error: Exception) -> Failure:
     stage = {MediaError: "decode", ClipError: "encode"}.get(type(error), "read")  # an object that cannot be fetched
-    return Failure(job.clip.clip_id, stage, " ".join(str(error).split()))
+    return Failure(job.clip.clip_id, stage, one_line(error))
 
 
 def batches_of(windows: list[Window], encoder: LoadedEncoder) -> list[list[int]]:

@@ -1,18 +1,18 @@
-"""An encoder in a process of its own for each device of this machine: several GPUs, without Ray.
+"""Encoders in a process of their own for each device of this machine: several GPUs, without Ray.
 
 A child is ``python -m extract.passes.devices FD``. It gets its settings, then blocks, and sends back their results.
 """
 
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
-from configs.schema import Encoder, Modality
-from extract.encoders.loading import LOADERS
+from configs.schema import Encoder
+from extract.encoders.loading import load
 from extract.media.child import Child, LostError, parent, receive, send
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.passes.engine import in_background
@@ -21,11 +21,11 @@ AHEAD = 64  # results that wait to be sent
 
 
 class DeviceWorker:
-    """The parent's side: ``settings`` are the encoder's, ``workers`` the number of its own decoders."""
+    """The parent's side: ``settings`` are the encoders', ``workers`` the number of its own decoders."""
 
-    def __init__(self, settings: Encoder, modality: Modality, device: str, workers: int) -> None:
+    def __init__(self, settings: Sequence[Encoder], device: str, workers: int) -> None:
         self.name = f"the encoder on {device}"
-        self._message = (settings, modality, device, workers, torch.get_num_threads())
+        self._message = (settings, device, workers, torch.get_num_threads())
         self._start()
 
     def submit(self, block: Block) -> Iterator[Result | Mark]:
@@ -60,7 +60,7 @@ class DeviceWorker:
 def serve() -> None:
     """A child's life."""
     with parent() as connection:
-        settings, modality, device, workers, n_threads = receive(connection)
+        settings, device, workers, n_threads = receive(connection)
         torch.set_num_threads(n_threads)  # sums over other numbers of threads differ in their last bits
         blocks = Arriving()
 
@@ -71,8 +71,8 @@ def serve() -> None:
 
         threading.Thread(target=take, daemon=True).start()
         try:
-            encoder = LOADERS[modality](settings, torch.device(device))
-            with BlockComputer(encoder, workers) as computer:
+            encoders = [load(each, torch.device(device)) for each in settings]
+            with BlockComputer(encoders, workers) as computer:
                 for item in in_background(computer.compute(blocks), AHEAD):
                     send(connection, item)
         except Exception as error:  # it ends the pass, in the parent

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ import polars as pl
 from tqdm import tqdm
 
 from cache import StoreWriter, attach
+from cache.writer import Mark as WriterMark
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
@@ -25,87 +27,137 @@ ERRORS_SCHEMA = {"clip_id": pl.String, "stage": pl.String, "reason": pl.String}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a pass would do: the ``blocks`` to compute, in order, and the clips to ``drop`` from the store."""
+class Part:
+    """What a pass would do to the store of one encoder: ``drop`` are clips to leave it."""
 
-    blocks: list[Block]
-    n_reused: int
+    n_new: int
     n_changed: int
+    n_reused: int
     drop: list[str]
-    failures: list[Failure]
 
     @property
     def n_compute(self) -> int:
-        return sum(len(block.jobs) for block in self.blocks)
+        return self.n_new + self.n_changed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass would do: the ``blocks`` to compute, in order, for each encoder its part, and unreadable clips."""
+
+    blocks: list[Block]
+    parts: list[Part]
+    failures: list[Failure]
 
 
 def open_writer(path: Path, encoder: LoadedEncoder, settings: StoreSettings) -> StoreWriter:
     return StoreWriter(path, encoder.fields, encoder.dim, settings.dtype, settings.backend, settings.chunk_mb)
 
 
-def plan_pass(clips: list[Clip], stored: dict[str, str], sources: Sources, block_clips: int, workers: int) -> Plan:
-    """Compare the clips' content with what the store holds under the same fingerprint (clip id -> content hash)."""
-    compute: list[Job] = []
+def hash_clips(clips: list[Clip], sources: Sources, workers: int) -> tuple[dict[str, str], list[Failure]]:
+    """The content hash of each clip that can be read, by its id, and why others cannot."""
+    contents: dict[str, str] = {}
     failures: list[Failure] = []
-    n_reused = n_changed = 0
-    drop = set(stored)
     hashes = sources.content_hashes(clips, workers)
-    progress = tqdm(zip(clips, hashes, strict=True), "hashing", len(clips), unit="clip", disable=None, delay=2)
-    for place, (clip, (content_hash, reason)) in enumerate(progress):
+    for clip, (content_hash, reason) in zip(
+        clips, tqdm(hashes, "hashing", len(clips), unit="clip", disable=None, delay=2), strict=True
+    ):
         if content_hash is None:
             failures.append(Failure(clip.clip_id, "read", reason))
-            continue
-        drop.discard(clip.clip_id)
-        if stored.get(clip.clip_id) == content_hash:
-            n_reused += 1
         else:
-            n_changed += clip.clip_id in stored
-            compute.append(Job(clip, content_hash, place))
-    blocks = [Block(list(jobs)) for _, jobs in groupby(compute, key=lambda job: job.place // block_clips)]
-    return Plan(blocks, n_reused, n_changed, sorted(drop), failures)
+            contents[clip.clip_id] = content_hash
+    return contents, failures
+
+
+def plan_pass(
+    clips: list[Clip],
+    contents: Mapping[str, str],
+    failures: list[Failure],
+    stored: Sequence[Mapping[str, str]],
+    block_clips: int,
+) -> Plan:
+    """Compare the clips' content with what each encoder's store holds under the same fingerprint.
+
+    Args:
+        contents, failures: what :func:`hash_clips` gave.
+        stored: for each encoder, content hashes by clip id.
+        block_clips: places of the list of clips in a block.
+    """
+    jobs: list[Job] = []
+    counts = [Counter[str]() for _ in stored]
+    for place, clip in enumerate(clips):
+        content_hash = contents.get(clip.clip_id)
+        if content_hash is None:
+            continue
+        lacking: list[int] = []
+        for number, held in enumerate(stored):
+            former = held.get(clip.clip_id)
+            counts[number]["reused" if former == content_hash else "new" if former is None else "changed"] += 1
+            if former != content_hash:
+                lacking.append(number)
+        if lacking:
+            jobs.append(Job(clip, content_hash, place, tuple(lacking)))
+    blocks = [Block(list(some)) for _, some in groupby(jobs, key=lambda job: job.place // block_clips)]
+    parts = [
+        Part(count["new"], count["changed"], count["reused"], sorted(held.keys() - contents.keys()))
+        for count, held in zip(counts, stored, strict=True)
+    ]
+    return Plan(blocks, parts, failures)
 
 
 def run_pass(
     plan: Plan,
     results: Iterable[Result | Mark],
-    writer: StoreWriter,
+    writers: Sequence[StoreWriter],
     commit_seconds: float,
     committed: Callable[[], object] = lambda: None,
-) -> list[Failure]:
-    """Carry the plan out: store the ``results`` of its blocks, in order.
+) -> list[list[Failure]]:
+    """Carry the plan out: store the ``results`` of its blocks, in order, each encoder's by its writer.
 
     What is committed survives whatever happens next; a commit follows the first block that ends ``commit_seconds``
     after the one before, and ``committed`` is called after it. Ctrl-C commits the blocks that are complete.
 
     Returns:
-        Every clip that failed, with the stage and the reason; none of them is in the store.
+        For each encoder every clip that failed, with the stage and the reason; none of them is in its store.
     """
-    failures = list(plan.failures)
-    for clip_id in plan.drop:
-        writer.drop(clip_id)
+    failures = [list(plan.failures) for _ in writers]
+    for writer, part in zip(writers, plan.parts, strict=True):
+        for clip_id in part.drop:
+            writer.drop(clip_id)
     last_commit = time.monotonic()
     ahead = max((len(block.jobs) for block in plan.blocks), default=1)
+    total = sum(part.n_compute for part in plan.parts)
     with (
         closing(in_background(results, ahead)) as items,
-        tqdm(total=plan.n_compute, desc="encoding", unit="clip", disable=None) as progress,
+        tqdm(total=total, desc="encoding", unit="clip", disable=None) as progress,
     ):
         for block in plan.blocks:
-            mark = writer.mark()
+            marks = [writer.mark() for writer in writers]
             try:
-                while (failed := _store_block(block, items, writer)) is None:
-                    writer.rollback(mark)
+                while (failed := _store_block(block, items, writers)) is None:
+                    _rollback(writers, marks)
             except KeyboardInterrupt:
-                writer.rollback(mark)
-                writer.commit()
+                _rollback(writers, marks)
+                _commit(writers)
                 raise
-            failures += failed
-            progress.update(len(block.jobs))
+            for known, more in zip(failures, failed, strict=True):
+                known += more
+            progress.update(sum(len(job.encoders) for job in block.jobs))
             if time.monotonic() - last_commit >= commit_seconds:
-                writer.commit()
+                _commit(writers)
                 committed()
                 last_commit = time.monotonic()
-    writer.commit()
+    _commit(writers)
     return failures
+
+
+def _commit(writers: Sequence[StoreWriter]) -> None:
+    for writer in writers:
+        writer.commit()
+
+
+def _rollback(writers: Sequence[StoreWriter], marks: Sequence[WriterMark]) -> None:
+    for writer, mark in zip(writers, marks, strict=True):
+        writer.rollback(mark)
 
 
 class _RestartError(Exception):
@@ -120,9 +172,25 @@ class _FailedError(Exception):
         self.failure = failure
 
 
-def _store_block(block: Block, items: Iterator[Result | Mark], writer: StoreWriter) -> list[Failure] | None:
-    """Append the block's clips; None where it has to begin anew."""
+def _store_block(
+    block: Block, items: Iterator[Result | Mark], writers: Sequence[StoreWriter]
+) -> list[list[Failure]] | None:
+    """Append the block's clips to each store; None where it has to begin anew."""
     jobs = {job.place: job for job in block.jobs}
+    failures: list[list[Failure]] = []
+    for number, writer in enumerate(writers):
+        failed, mark = _store_part(jobs, items, writer)
+        if mark is Mark.RESTART:
+            return None
+        assert mark is (Mark.END if number == len(writers) - 1 else Mark.NEXT)
+        failures.append(failed)
+    return failures
+
+
+def _store_part(
+    jobs: Mapping[int, Job], items: Iterator[Result | Mark], writer: StoreWriter
+) -> tuple[list[Failure], Mark]:
+    """Append the clips that follow, up to the next mark, which is given, too."""
     failures: list[Failure] = []
     item = next(items)
 
@@ -143,7 +211,7 @@ def _store_block(block: Block, items: Iterator[Result | Mark], writer: StoreWrit
             writer.append(job.clip.clip_id, features(job.place), job.content_hash)
             continue
         except _RestartError:
-            return None
+            return failures, Mark.RESTART
         except _FailedError as error:
             failures.append(error.failure)
         except ValueError as error:
@@ -152,7 +220,7 @@ def _store_block(block: Block, items: Iterator[Result | Mark], writer: StoreWrit
                 item = next(items)
         if job.clip.clip_id in writer:  # its content changed: features of the former must not stay
             writer.drop(job.clip.clip_id)
-    return failures if item is Mark.END else None
+    return failures, item
 
 
 def in_background(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
@@ -193,7 +261,15 @@ def in_background(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
         thread.join(timeout=10)  # it may be in the middle of a batch
 
 
-def write_errors(store_path: Path, failures: list[Failure]) -> None:
-    """``errors.parquet`` in the store: clip_id, stage, reason; a file without rows where nothing failed."""
+def write_errors(store_path: Path, failures: list[Failure], ours: Collection[str] | None = None) -> None:
+    """``errors.parquet`` in the store: clip_id, stage, reason; a file without rows where nothing failed.
+
+    Args:
+        ours: the clips of this pass, where others use the store, too: what is known of other clips stays.
+    """
     table = pl.DataFrame([vars(failure) for failure in failures], schema=ERRORS_SCHEMA, orient="row")
-    attach(store_path, "errors.parquet", table.write_parquet)
+    former = store_path / "errors.parquet"
+    if ours is not None and former.is_file():
+        theirs = pl.read_parquet(former, glob=False).filter(~pl.col("clip_id").is_in(list(ours)))
+        table = pl.concat([theirs, table])
+    attach(store_path, former.name, table.write_parquet)

@@ -1,145 +1,257 @@
-"""One modality of a manifest, from clips to a finished store, with its errors and its receipt."""
+"""Encoders of a manifest's clips, from the clips to finished stores, with their errors and their receipts."""
 
-import hashlib
 import json
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from cache import Store, StoreWriter, look_ahead, write_text_atomically
+from cache import Store, differing_fields, write_text_atomically
+from cache.layout import Header, settings_header
 from cache.remote import BackgroundPush, fetch
+from cache.shelf import Found, find, settle
 from configs import Profile, UserError
-from configs.schema import Modality
+from configs.schema import Encoder
 from extract.corpora.manifest import Manifest
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
 from extract.encoders.text import join_texts
 from extract.media.sources import Clip, Sources
-from extract.passes.blocks import Failure
-from extract.passes.engine import Plan, open_writer, plan_pass, run_pass, write_errors
+from extract.passes.blocks import Failure, shares_decoding
+from extract.passes.engine import Plan, hash_clips, open_writer, plan_pass, run_pass, write_errors
 from extract.passes.means import Means, computing
 
 BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
 
 
+@dataclass(frozen=True)
+class Member:
+    """An encoder of a pass: its name in the profile, and where its store stands."""
+
+    name: str
+    encoder: LoadedEncoder
+    link: Path
+    block_clips: int
+
+
 def extract(
     profile: Profile,
     manifest: Manifest,
-    modality: Modality,
+    names: Sequence[str],
     means: Means,
     dry_run: bool = False,
     rehash: bool = False,
 ) -> None:
-    """Bring the store of one modality up to date, or (``dry_run``) say what that would take.
+    """Bring the stores of some encoders up to date, or (``dry_run``) say what that would take.
+
+    Encoders that want the same of each media file are run in one pass, which decodes it once.
 
     Raises:
-        UserError: the encoder cannot be loaded, or (exit code 3) more clips failed than ``max_error_share`` allows.
-        StoreError: another process writes the store, or it is damaged.
+        UserError: no clip has what an encoder reads; one cannot be loaded; two of them are the same; or (exit code 3),
+            after everything, more clips of one failed than ``max_error_share`` allows.
+        StoreError: another process writes a store, or it is damaged.
     """
-    clips = clips_with_media(manifest, modality, profile.encoders[modality].conversation)
-    if not clips:
-        raise UserError(
-            f"{profile.manifest_path}: no labelled conversation has {modality}: see what extract/manifest.py printed"
-        )
+    clips = {name: clips_with_media(manifest, profile.encoders[name]) for name in names}
+    for name in names:
+        if not clips[name]:
+            raise UserError(
+                f"{profile.manifest_path}: no labelled conversation has {profile.encoders[name].modality}, which "
+                f"encoders.{name} reads: see what extract/manifest.py printed"
+            )
+    too_many: list[str] = []
+    for together in _passes(profile, names, means.device):
+        too_many += _extract(profile, clips[together[0].name], together, means, dry_run, rehash)
+    if too_many:
+        raise UserError("; ".join(too_many), exit_code=3)
+
+
+def block_clips(profile: Profile, name: str) -> int:
+    """Places of the list of clips in a block of an encoder's pass."""
+    spec = profile.encoders[name]
+    return spec.block_clips or BLOCK_CLIPS[spec.modality]
+
+
+def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[list[Member]]:
+    """The encoders of each pass. Those of one modality are loaded together; texts need no decoding, and go alone."""
+    waiting = list(names)
+    while waiting:
+        modality = profile.encoders[waiting[0]].modality
+        chosen = waiting[:1] if modality == "text" else [n for n in waiting if profile.encoders[n].modality == modality]
+        waiting = [name for name in waiting if name not in chosen]
+        members = [
+            Member(name, load_encoder(profile, name, device), profile.store_path(name), block_clips(profile, name))
+            for name in chosen
+        ]
+        while members:
+            first, members = members[0], members[1:]
+            same = [
+                m for m in members if m.block_clips == first.block_clips and shares_decoding(first.encoder, m.encoder)
+            ]
+            yield [first, *same]
+            members = [member for member in members if member not in same]
+
+
+def _extract(
+    profile: Profile, clips: list[Clip], members: list[Member], means: Means, dry_run: bool, rehash: bool
+) -> list[str]:
+    """One pass. Returns what to say of encoders that too many clips failed for."""
     started = time.perf_counter()
-    encoder = load_encoder(profile, modality, means.device)
-    store_path = profile.store_path(modality)
-    block_clips = profile.encoders[modality].block_clips or BLOCK_CLIPS[modality]
-    sources = Sources(store_path.with_name(f".{modality}.sources.parquet"), trust=not rehash)
+    spec = profile.encoders[members[0].name]
+    sources = Sources(profile.sources_path(spec.modality), trust=not rehash)
+    contents, unreadable = hash_clips(clips, sources, means.workers)
+    found = [_store_for(profile, member, contents, dry_run) for member in members]
+    _refuse_twins(members, found)
     if dry_run:
-        stored, differing = look_ahead(store_path, encoder.fields, profile.store.dtype, profile.store.backend)
-        if differing:
-            print(f"settings changed ({', '.join(differing)}): the store at {store_path} would be set aside")
-        print(_describe(modality, plan_pass(clips, stored, sources, block_clips, means.workers)))
-        return
-    push = None
-    if url := profile.store_url(modality):
-        with _open(store_path, encoder, profile):
-            pass  # what is fetched continues a store of these settings, not one of others
-        fetch(url, store_path)
-        push = BackgroundPush(store_path, url)
-    with _open(store_path, encoder, profile) as writer:
-        plan = plan_pass(clips, writer.content_hashes, sources, block_clips, means.workers)
-        sources.save()
-        print(_describe(modality, plan))
-        with computing(means, profile.encoders[modality], modality, encoder) as compute:
-            every, committed = profile.store.commit_seconds, push or (lambda: None)
-            failures = run_pass(plan, compute(plan.blocks), writer, every, committed)
-    write_errors(store_path, failures)
-    if push:
+        plan = _plan(clips, contents, unreadable, found, [each.stored for each in found], members)
+        _describe(members, plan, len(clips))
+        return []
+    sources.save()
+    with ExitStack() as stack:
+        pushes = _pushes(profile, members, found)
+        writers = [
+            stack.enter_context(open_writer(each.path, member.encoder, profile.store))
+            for member, each in zip(members, found, strict=True)
+        ]
+        plan = _plan(clips, contents, unreadable, found, [writer.content_hashes for writer in writers], members)
+        _describe(members, plan, len(clips))
+        compute = stack.enter_context(computing(means, [member.encoder for member in members]))
+
+        def committed() -> None:
+            for push in pushes:
+                push()
+
+        failures = run_pass(plan, compute(plan.blocks), writers, profile.store.commit_seconds, committed)
+    for each, failed in zip(found, failures, strict=True):
+        write_errors(each.path, failed, {clip.clip_id for clip in clips} if each.others else None)
+    for push in pushes:
         push.finish()
-    write_receipt(profile.receipt_path(modality), store_path, len(clips), failures)
     seconds = time.perf_counter() - started
-    rate = f" ({plan.n_compute / seconds:.1f} clips/s)" if plan.n_compute else ""
-    print(f"{modality}: {len(clips) - len(failures)} of {len(clips)} clips in {store_path}, {seconds:.1f} s{rate}")
-    _report_failures(failures, len(clips), profile.store.max_error_share, store_path / "errors.parquet")
+    too_many = []
+    for member, part, failed in zip(members, plan.parts, failures, strict=True):
+        write_receipt(profile.receipt_path(member.name), member.link, clips, failed)
+        rate = f" ({part.n_compute / seconds:.1f} clips/s)" if part.n_compute else ""
+        print(
+            f"{member.name}: {len(clips) - len(failed)} of {len(clips)} clips in {member.link}, {seconds:.1f} s{rate}"
+        )
+        too_many += _report_failures(member, failed, len(clips), profile.store.max_error_share)
+    return too_many
 
 
-def _open(store_path: Path, encoder: LoadedEncoder, profile: Profile) -> StoreWriter:
-    writer = open_writer(store_path, encoder, profile.store)
-    if writer.moved_aside:
-        print(f"settings changed: the former store is kept at {writer.moved_aside}; delete it if it is not needed")
-    return writer
+def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_run: bool) -> Found:
+    """Where an encoder's store stands, with a word on what that means for the one before it."""
+    spec, link = profile.encoders[member.name], member.link
+    former = Header.read(link) if (link / "store.json").is_file() else None
+    wanted = settings_header(member.encoder.fields, 0, profile.store.dtype, profile.store.backend, 0)
+    stood = link.resolve()
+    look = find if dry_run else settle
+    found = look(link, spec.family, member.encoder.fields, wanted.dtype, wanted.backend, contents)
+    if former is not None and not former.same_kind(wanted):
+        differing = differing_fields(former.fields, json.loads(json.dumps(wanted.fields))) or ["backend"]
+        print(
+            f"{member.name}: settings changed ({', '.join(differing)}): the former store stays; "
+            "python cache/info.py --unused lists those that no profile uses"
+        )
+    if found.others and found.path != stood:
+        also = ", ".join(f"{other.parts[-3]} ({other.name})" for other in found.others)
+        print(f"{member.name}: {'would use' if dry_run else 'uses'} the store of {also}")
+    return found
 
 
-def clips_with_media(manifest: Manifest, modality: str, conversation: bool = False) -> list[Clip]:
-    """The clips that some unit reads and that have this modality, in the manifest's order.
+def _refuse_twins(members: list[Member], found: list[Found]) -> None:
+    names: dict[Path, str] = {}
+    for member, each in zip(members, found, strict=True):
+        if (twin := names.setdefault(each.path, member.name)) != member.name:
+            raise UserError(f"encoders.{member.name}: the same encoder as encoders.{twin}: leave one of them out")
 
-    The listener's answer to a labelled turn is future to it: no unit reads it, so nothing is computed for it.
 
-    Args:
-        conversation: of texts, give each unit's own clip the texts of all the clips that the unit may see, joined in
-            their order. Clips without a label are then left out.
+def _pushes(profile: Profile, members: list[Member], found: list[Found]) -> list[BackgroundPush]:
+    """Fetch what copies behind URLs have more, and begin to push there."""
+    pushes = []
+    for member, each in zip(members, found, strict=True):
+        if url := profile.store_url(member.name):
+            with open_writer(each.path, member.encoder, profile.store):
+                pass  # what is fetched continues a store of these settings, not one of others
+            fetch(url, each.path)
+            pushes.append(BackgroundPush(each.path, url))
+    return pushes
+
+
+def _plan(
+    clips: list[Clip],
+    contents: dict[str, str],
+    unreadable: list[Failure],
+    found: list[Found],
+    stored: list[dict[str, str]],
+    members: list[Member],
+) -> Plan:
+    """Clips that this pass does not name leave a store, unless others use it, too."""
+    ids = {clip.clip_id for clip in clips}
+    held = [
+        {clip_id: content for clip_id, content in each.items() if clip_id in ids} if where.others else each
+        for each, where in zip(stored, found, strict=True)
+    ]
+    return plan_pass(clips, contents, unreadable, held, members[0].block_clips)
+
+
+def clips_with_media(manifest: Manifest, spec: Encoder) -> list[Clip]:
+    """The clips that some unit reads and that have what an encoder reads, in the manifest's order.
+
+    The listener's answer to a labelled turn is future to it: no unit reads it, so nothing is computed for it. An
+    encoder with ``conversation: true`` gets, for each unit's own clip, the texts of all the clips that the unit may
+    see, joined in their order; clips without a label are then left out.
     """
     units = manifest.units()
-    if conversation:
+    if spec.conversation:
         texts = {clip_id: text for clip_id, text in manifest.clips.select("clip_id", "text").iter_rows() if text}
         said = {unit.unit_id: [texts[clip] for clip in unit.clip_ids if clip in texts] for unit in units}
         return [Clip(unit_id, join_texts(parts)) for unit_id, parts in said.items() if parts]
     read = {clip_id for unit in units for clip_id in unit.clip_ids}
-    present = manifest.clips.filter(pl.col(modality).is_not_null() & pl.col("clip_id").is_in(read))
-    rows = present.select("clip_id", modality).iter_rows()
-    if modality == "text":
+    present = manifest.clips.filter(pl.col(spec.modality).is_not_null() & pl.col("clip_id").is_in(read))
+    rows = present.select("clip_id", spec.modality).iter_rows()
+    if spec.modality == "text":
         return [Clip(clip_id, text) for clip_id, text in rows]
     return [Clip(clip_id, manifest.media(path)) for clip_id, path in rows]
 
 
-def write_receipt(path: Path, store_path: Path, n_clips: int, failures: list[Failure]) -> None:
-    """A few lines that change whenever the store's content does: DVC watches them, and never touches the store."""
+def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: list[Failure]) -> None:
+    """A few lines that change whenever what the store holds of these clips does: DVC watches them, and never touches
+    the store."""
     store = Store(store_path)
     receipt = {
         "store": store_path.as_posix(),
         "fingerprint": store.fingerprint,
         "fields": store.fields,
-        "index_sha256": hashlib.sha256((store_path / "index.parquet").read_bytes()).hexdigest(),
-        "clips": n_clips,
-        "stored": len(store),
+        "values_sha256": store.digest(clip.clip_id for clip in clips),
+        "clips": len(clips),
+        "stored": len(clips) - len(failures),
         "failed": len(failures),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(receipt, indent=2) + "\n")
 
 
-def _describe(modality: str, plan: Plan) -> str:
-    new = plan.n_compute - plan.n_changed
-    return (
-        f"{modality}: {plan.n_compute} clips to compute ({new} new, {plan.n_changed} changed), "
-        f"{plan.n_reused} reused, {len(plan.failures)} cannot be read, {len(plan.drop)} to leave the store"
-    )
+def _describe(members: list[Member], plan: Plan, n_clips: int) -> None:
+    for member, part in zip(members, plan.parts, strict=True):
+        print(
+            f"{member.name}: {part.n_compute} clips to compute ({part.n_new} new, {part.n_changed} changed), "
+            f"{part.n_reused} reused, {len(plan.failures)} cannot be read, {len(part.drop)} to leave the store"
+        )
 
 
-def _report_failures(failures: list[Failure], n_clips: int, max_share: float, path: Path) -> None:
+def _report_failures(member: Member, failures: list[Failure], n_clips: int, max_share: float) -> list[str]:
     if not failures:
-        return
-    print(f"failed, and therefore missing this modality: {len(failures)} ({path})")
+        return []
+    print(f"failed, and therefore missing for this encoder: {len(failures)} ({member.link / 'errors.parquet'})")
     for failure in failures[:20]:
         print(f"  {failure.clip_id}  {failure.stage}: {failure.reason}")
     if len(failures) > 20:
         print(f"  ... and {len(failures) - 20} more")
-    if len(failures) > max_share * n_clips:
-        raise UserError(
-            f"{len(failures)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} allows; "
-            "what could be read is stored",
-            exit_code=3,
-        )
+    if len(failures) <= max_share * n_clips:
+        return []
+    return [
+        f"{member.name}: {len(failures)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} "
+        "allows; what could be read is stored"
+    ]

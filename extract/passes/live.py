@@ -10,11 +10,10 @@ import numpy as np
 from cache import differing_fields
 from cache.layout import Header, all_finite
 from configs import Profile, UserError
-from configs.schema import Modality
 from extract.encoders.loading import load_encoder
 from extract.media.sources import Clip
 from extract.passes.blocks import Block, BlockComputer, Failure, Job, Mark
-from extract.passes.extraction import BLOCK_CLIPS
+from extract.passes.extraction import block_clips
 
 __all__ = ["LiveEncoder", "LiveFeatures"]
 
@@ -28,7 +27,7 @@ class LiveFeatures(dict[str, np.ndarray]):
 
 
 class LiveEncoder:
-    """The encoder of one modality.
+    """One encoder of a profile.
 
     Args:
         stored: the header of the store whose features the heads know: same encoder, same width, same precision.
@@ -37,18 +36,18 @@ class LiveEncoder:
         UserError: the encoder cannot be loaded, or is not the one behind the store; the fields that differ are named.
     """
 
-    def __init__(self, profile: Profile, modality: Modality, stored: Header, device: str = "auto") -> None:
+    def __init__(self, profile: Profile, name: str, stored: Header, device: str = "auto") -> None:
         self._stored = stored
-        encoder = load_encoder(profile, modality, device)
+        encoder = load_encoder(profile, name, device)
         fields = {**json.loads(json.dumps(encoder.fields)), "dtype": stored.dtype}  # as a store writes them
         differing = differing_fields(fields, stored.fields)
         if differing:
             raise UserError(
-                f"encoders.{modality}.model = {profile.encoders[modality].model!r}: not the encoder that the heads "
+                f"encoders.{name}.model = {profile.encoders[name].model!r}: not the encoder that the heads "
                 f"were trained on: it differs in {', '.join(differing)}"
             )
-        self._block_clips = profile.encoders[modality].block_clips or BLOCK_CLIPS[modality]
-        self._computer = BlockComputer(encoder, os.cpu_count() or 1)
+        self._block_clips = block_clips(profile, name)
+        self._computer = BlockComputer([encoder], os.cpu_count() or 1)
 
     def __enter__(self) -> Self:
         return self

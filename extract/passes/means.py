@@ -1,12 +1,11 @@
 """By what means blocks are computed: this process, one for each of several devices, or a Ray cluster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from configs import UserError
-from configs.schema import Encoder, Modality
 from extract.encoders.encoder import LoadedEncoder
 from extract.passes.blocks import Block, BlockComputer, Mark, Result
 from extract.passes.spread import spread
@@ -25,26 +24,27 @@ class Means:
 
 @contextmanager
 def computing(
-    means: Means, settings: Encoder, modality: Modality, encoder: LoadedEncoder
+    means: Means, encoders: Sequence[LoadedEncoder]
 ) -> Iterator[Callable[[list[Block]], Iterator[Result | Mark]]]:
-    """Give what computes blocks; ``encoder`` is the one that this process has loaded from ``settings``."""
+    """Give what computes blocks; ``encoders`` are those that this process has loaded."""
     devices = means.device.split(",")
+    settings = [encoder.spec for encoder in encoders]
     if means.engine == "ray":
         try:
             from extract.passes.on_ray import ray_workers
         except ImportError as error:
             raise UserError("--engine ray: needs Ray; install it with: pip install -e .[ray]") from error
-        with ray_workers(settings, modality, means.actors, means.workers) as on_cluster:
+        with ray_workers(settings, means.actors, means.workers) as on_cluster:
             yield lambda blocks: spread(blocks, on_cluster)
     elif len(devices) == 1:
-        with BlockComputer(encoder, means.workers) as computer:
+        with BlockComputer(encoders, means.workers) as computer:
             yield computer.compute
     else:
         from extract.passes.devices import DeviceWorker
 
         with ExitStack() as stack:
             own = max(1, means.workers // len(devices))
-            several = [DeviceWorker(settings, modality, name, own) for name in devices]
+            several = [DeviceWorker(settings, name, own) for name in devices]
             for worker in several:
                 stack.callback(worker.close)
             yield lambda blocks: spread(blocks, several)

@@ -6,7 +6,7 @@ Media must be where the actors run under the same path, or behind a URL; the dri
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,9 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from configs import UserError
-from configs.schema import Encoder, Modality
-from extract.encoders.loading import LOADERS
+from configs import UserError, first_line
+from configs.schema import Encoder
+from extract.encoders.loading import load
 from extract.media.child import LostError
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 
@@ -27,12 +27,12 @@ START_SECONDS = 120  # in which the cluster must find a place for an actor, and 
 
 
 class _Actor:
-    """On the cluster: an encoder with its decoders. Blocks are put in; one stream of results comes out."""
+    """On the cluster: encoders with their decoders. Blocks are put in; one stream of results comes out."""
 
-    def __init__(self, settings: Encoder, modality: Modality, workers: int, n_threads: int) -> None:
+    def __init__(self, settings: Sequence[Encoder], workers: int, n_threads: int) -> None:
         torch.set_num_threads(n_threads)  # sums over other numbers of threads differ in their last bits
         device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._computer = BlockComputer(LOADERS[modality](settings, torch.device(device)), workers)
+        self._computer = BlockComputer([load(each, torch.device(device)) for each in settings], workers)
         self._blocks = Arriving()
 
     def ready(self) -> int:
@@ -103,7 +103,7 @@ class RayWorker:
 
 
 @contextmanager
-def ray_workers(settings: Encoder, modality: Modality, actors: int | None, decoders: int) -> Iterator[list[RayWorker]]:
+def ray_workers(settings: Sequence[Encoder], actors: int | None, decoders: int) -> Iterator[list[RayWorker]]:
     """Actors on the cluster that ``RAY_ADDRESS`` names, or on one of this machine's processes.
 
     Args:
@@ -114,14 +114,14 @@ def ray_workers(settings: Encoder, modality: Modality, actors: int | None, decod
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--engine ray: {reason}; if it wants a token, set RAY_AUTH_MODE=token everywhere") from error
     try:
         there = ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
         n = actors or gpus or max(1, cpus // 2)
-        arguments = (settings, modality, decoders, torch.get_num_threads())
+        arguments = (settings, decoders, torch.get_num_threads())
         workers = [RayWorker(f"Ray actor {i}", options, arguments) for i in range(n)]
         for worker in workers:
             worker.wait()

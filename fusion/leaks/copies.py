@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csr_matrix
 
-from cache.layout import read_index
+from cache.shelf import content_hashes
 from extract.corpora.manifest import some
 from extract.media.sources import Clip, Sources
 from fusion.leaks.units import Audited
@@ -89,8 +89,9 @@ class Media:
         unread = 0
         for modality in ("audio", "video"):
             clips = audited.manifest.clips.filter(pl.col(modality).is_not_null()).select("clip_id", modality)
-            index, _ = read_index(audited.profile.store_path(modality))  # empty where there is no store
-            hashes = {clip_id: entry.content_hash for clip_id, entry in index.items()}
+            hashes: dict[str, str] = {}
+            for encoder in audited.profile.encoders_of(modality):
+                hashes |= content_hashes(audited.profile.store_path(encoder))  # none where there is no store
             rest = [Clip(clip, audited.manifest.media(path)) for clip, path in clips.iter_rows() if clip not in hashes]
             for clip, (found, _) in zip(rest, Sources(None).content_hashes(rest, HASHERS), strict=True):
                 if found is None:

@@ -19,7 +19,7 @@ VERDICTS = ("fail", "warn", "pass", "skipped")
 
 @dataclass(frozen=True)
 class Store:
-    modality: str
+    name: str  # in the profile
     encoder: str
     fingerprint: str
     fields: dict[str, Any]  # what the fingerprint was computed from
@@ -27,9 +27,9 @@ class Store:
 
 @dataclass(frozen=True)
 class Failure:
-    """Clips of a modality that could not be read, and why."""
+    """Clips that an encoder could not read, and why."""
 
-    modality: str
+    encoder: str
     stage: str
     reason: str
     clip_ids: list[str]
@@ -57,8 +57,8 @@ class Run:
     privileged: list[str] = field(default_factory=list)  # heads that read label-derived columns
     counts: dict[str, Any] = field(default_factory=dict)  # what the dataset adapter met
     stores: list[Store] = field(default_factory=list)
-    trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: modality: fingerprint
-    failures: list[Failure] = field(default_factory=list)  # the most frequent first, of each modality
+    trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: encoder: fingerprint
+    failures: list[Failure] = field(default_factory=list)  # the most frequent first, of each encoder
     manifest: Path | None = None  # where the units' text and media are named
     audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
 
@@ -84,7 +84,7 @@ def gather(
         if _json(path.parent / "metrics.json").get("privileged") or heads[head].get("settings", {}).get("privileged")
     ]
     trained_on = {
-        head: {modality: str(store["fingerprint"]) for modality, store in about.get("stores", {}).items()}
+        head: {name: str(store["fingerprint"]) for name, store in about.get("stores", {}).items()}
         for head, about in heads.items()
     }
     common: dict[str, Any] = {"software": _software(), "trained_on": {h: s for h, s in trained_on.items() if s}}
@@ -104,7 +104,7 @@ def gather(
     audit = script("fusion/audit.py")
     commands = [
         script("extract/manifest.py"),
-        *(script("extract/run.py", "--modality", modality) for modality in profile.encoders),
+        script("extract/run.py"),
         *(script("heads/train.py", "--head", head) for head in files),
     ]
     return Run(
@@ -118,8 +118,8 @@ def gather(
         stores=_stores(profile),
         failures=[
             failure
-            for modality in profile.encoders
-            for failure in _failures(modality, profile.store_path(modality) / "errors.parquet")
+            for encoder in profile.encoders
+            for failure in _failures(encoder, profile.store_path(encoder) / "errors.parquet", profile.manifest_path)
         ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
@@ -129,21 +129,27 @@ def gather(
 
 def _stores(profile: Profile) -> list[Store]:
     stores = []
-    for modality, encoder in profile.encoders.items():
-        about = _json(profile.store_path(modality) / "store.json")
+    for name, encoder in profile.encoders.items():
+        about = _json(profile.store_path(name) / "store.json")
         if "fingerprint" in about:
-            name = f"{encoder.family}, {encoder.model}"
-            stores.append(Store(modality, name, text_of(about["fingerprint"]), about.get("fields", {})))
+            what = f"{encoder.family}, {encoder.model}"
+            stores.append(Store(name, what, text_of(about["fingerprint"]), about.get("fields", {})))
     return stores
 
 
-def _failures(modality: str, path: Path) -> list[Failure]:
+def _failures(encoder: str, path: Path, manifest: Path) -> list[Failure]:
+    """Of the manifest's clips: others may use the store, too."""
     if not path.is_file():
         return []
+    rows = pl.read_parquet(path, columns=["clip_id", "stage", "reason"])
+    if manifest.is_file():
+        rows = rows.join(
+            pl.read_parquet(manifest, columns=["clip_id"]), on="clip_id", how="semi", maintain_order="left"
+        )
     clips: dict[tuple[str, str], list[str]] = {}
-    for clip_id, stage, reason in pl.read_parquet(path, columns=["clip_id", "stage", "reason"]).iter_rows():
+    for clip_id, stage, reason in rows.iter_rows():
         clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))
-    return [Failure(modality, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
+    return [Failure(encoder, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
 
 
 def _audit(path: Path, command: str, manifest: str | None) -> Audit:

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache import replace_folder
 from cache.layout import Header
 from configs import Profile, UserError, load
 from configs.schema import Head
@@ -57,7 +58,7 @@ class Bundle:
     profile: Profile
     classes: tuple[str, ...]
     heads: tuple[BundledHead, ...]
-    stored: dict[str, Header]  # modality: of the store that the heads were trained on
+    stored: dict[str, Header]  # encoder: of the store that the heads were trained on
 
     @cached_property
     def fusion(self) -> "Fitted":
@@ -83,24 +84,21 @@ def make_bundle(profile: Profile, folder: Path) -> None:
         if tuple(about["classes"]) != classes:
             raise UserError(f"{profile.head_path(name)}: its classes are not those of {fused}: fuse the heads again")
     stored: dict[str, Header] = {
-        modality: _header(profile, modality, {name: about["stores"] for name, about in heads.items()})
-        for modality in profile.encoders
-        if any(modality in about["stores"] for about in heads.values())
+        encoder: _header(profile, encoder, {name: about["stores"] for name, about in heads.items()})
+        for encoder in profile.encoders
+        if any(encoder in about["stores"] for about in heads.values())
     }
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for name in names:
-        shutil.copytree(profile.head_path(name) / "model", fresh / "heads" / name)
-    shutil.copytree(fused, fresh / "fusion")
-    _write_texts(fresh, profile, names, classes, stored)
-    sums = "".join(f"{digest}  {path}\n" for path, digest in _digests(fresh).items())
-    (fresh / SUMS).write_text(sums, encoding="utf-8")
-    open_bundle(fresh)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def write(fresh: Path) -> None:
+        for name in names:
+            shutil.copytree(profile.head_path(name) / "model", fresh / "heads" / name)
+        shutil.copytree(fused, fresh / "fusion")
+        _write_texts(fresh, profile, names, classes, stored)
+        sums = "".join(f"{digest}  {path}\n" for path, digest in _digests(fresh).items())
+        (fresh / SUMS).write_text(sums, encoding="utf-8")
+        open_bundle(fresh)
+
+    replace_folder(folder, write)
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -116,7 +114,7 @@ def open_bundle(folder: Path) -> Bundle:
         if about["format"] != FORMAT:
             raise UserError(f"{folder}: bundle format {about['format']}, this version reads {FORMAT}: make it again")
         heads = tuple(_bundled(folder / "heads" / name, name, t) for name, t in about["temperatures"].items())
-        stored = {modality: Header(**header) for modality, header in about["stores"].items()}
+        stored = {name: Header(**header) for name, header in about["stores"].items()}
         return Bundle(folder, digest, load(str(folder / PROFILE)), tuple(about["classes"]), heads, stored)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: not a bundle that can be read ({error}): make it again") from error
@@ -146,13 +144,13 @@ def _head_json(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _header(profile: Profile, modality: str, trained: dict[str, dict[str, Any]]) -> Header:
+def _header(profile: Profile, encoder: str, trained: dict[str, dict[str, Any]]) -> Header:
     """The header of a store, which must be the one that every head that reads it was trained on."""
-    header = Header.read(profile.store_path(modality))
+    header = Header.read(profile.store_path(encoder))
     for name, stores in trained.items():
-        if modality in stores and stores[modality]["fingerprint"] != header.fingerprint:
+        if encoder in stores and stores[encoder]["fingerprint"] != header.fingerprint:
             raise UserError(
-                f"{profile.store_path(modality)}: not the store that head {name!r} was trained on: train it again with "
+                f"{profile.store_path(encoder)}: not the store that head {name!r} was trained on: train it again with "
                 f"python heads/train.py --head {name}"
             )
     return header
@@ -198,7 +196,7 @@ def _write_texts(
         "name": profile.name,
         "classes": classes,
         "temperatures": dict(zip(names, temperatures, strict=True)),
-        "stores": {modality: asdict(header) for modality, header in stored.items()},
+        "stores": {name: asdict(header) for name, header in stored.items()},
         "created_from": {
             "emocache": version("emocache"),
             "python": platform.python_version(),

@@ -9,7 +9,6 @@ import polars as pl
 from scipy.special import log_softmax
 
 from configs import Profile
-from configs.schema import Modality
 from extract.corpora.manifest import Manifest, Unit
 from extract.passes.blocks import Failure
 from extract.passes.extraction import clips_with_media
@@ -22,7 +21,7 @@ from heads.fitting.saved import TrainedHead, predict
 from heads.models.presence import field_value, found_inputs
 
 CONVERSATIONS = 32  # answered together: what is in memory at a time
-Failures = Mapping[tuple[str, str], str]  # (modality, clip id): why there is nothing
+Failures = Mapping[tuple[str, str], str]  # (encoder, clip id): why there is nothing
 Answer = dict[str, Any]
 
 
@@ -89,7 +88,7 @@ class Predictor:
             fused[answered] = self._fusion.predict_logits(outputs.where(answered))
         parts = contributions(self._fusion, outputs, fused)
         for i, unit in enumerate(units):
-            missing = [*self._missing_media(unit, rows, sources, failures), *self._missing_fields(rows[unit.unit_id])]
+            missing = [*self._missing_media(unit, rows, failures), *self._missing_fields(rows[unit.unit_id])]
             yield self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
 
     def _answer(
@@ -128,22 +127,22 @@ class Predictor:
         return {"prediction": best, "probability": p[best], "probabilities": p}
 
     def _features(self, manifest: Manifest) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
-        """What every modality that is read gives, and why some clips give nothing."""
+        """What every encoder that is read gives, and why some clips give nothing."""
         sources: dict[str, LiveFeatures] = {}
         failures: dict[tuple[str, str], str] = {}
-        for modality in dict.fromkeys(modality for head in self.heads for modality in head.settings.stores):
-            clips = clips_with_media(manifest, modality, self._profile.encoders[modality].conversation)
-            sources[modality], failed = LiveFeatures(self._bundle.stored[modality].dim), list[Failure]()
+        for name in dict.fromkeys(name for head in self.heads for name in head.settings.stores):
+            clips = clips_with_media(manifest, self._profile.encoders[name])
+            sources[name], failed = LiveFeatures(self._bundle.stored[name].dim), list[Failure]()
             if clips:
-                sources[modality], failed = self._encoder(modality).encode(clips)
-            failures |= {(modality, failure.clip_id): failure.reason for failure in failed}
+                sources[name], failed = self._encoder(name).encode(clips)
+            failures |= {(name, failure.clip_id): failure.reason for failure in failed}
         return sources, failures
 
-    def _encoder(self, modality: Modality) -> LiveEncoder:
-        if modality not in self._encoders:
-            loaded = LiveEncoder(self._profile, modality, self._bundle.stored[modality], self._device)
-            self._encoders[modality] = self._open.enter_context(loaded)
-        return self._encoders[modality]
+    def _encoder(self, name: str) -> LiveEncoder:
+        if name not in self._encoders:
+            loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device)
+            self._encoders[name] = self._open.enter_context(loaded)
+        return self._encoders[name]
 
     def _load(self, head: BundledHead) -> TrainedHead:
         if head.name not in self._loaded:
@@ -151,20 +150,23 @@ class Predictor:
         return self._loaded[head.name]
 
     def _missing_media(
-        self, unit: Unit, rows: Mapping[str, Mapping[str, Any]], sources: Mapping[str, LiveFeatures], failures: Failures
+        self, unit: Unit, rows: Mapping[str, Mapping[str, Any]], failures: Failures
     ) -> Iterator[dict[str, str | None]]:
-        for modality in dict.fromkeys(modality for head in self.heads for modality in head.settings.inputs):
-            readers = [head for head in self.heads if modality in head.settings.inputs]
+        """What an encoder could not take, by its name; what was not given, once for all that would read it."""
+        told: set[str] = set()
+        for name in dict.fromkeys(name for head in self.heads for name in head.settings.inputs):
+            modality = self._profile.modality_of(name)
+            readers = [head for head in self.heads if name in head.settings.inputs]
             seen = {clip for head in readers for clip in seen_clips(unit, head.settings.context_clips)}
             clips = [clip for clip in unit.clip_ids if clip in seen]
             for clip in clips:
-                if (modality, clip) in failures:
-                    yield {"what": modality, "clip": clip, "why": failures[modality, clip]}
+                if (name, clip) in failures:
+                    yield {"what": name, "clip": clip, "why": failures[name, clip]}
             without = [clip for clip in clips if rows[clip][modality] is None]
-            if len(without) == len(clips):
-                yield {"what": modality, "clip": None, "why": "not given"}
-            elif without:
-                yield {"what": modality, "clip": None, "why": f"not given for {len(without)} of {len(clips)} clips"}
+            if without and modality not in told:
+                told.add(modality)
+                some = f" for {len(without)} of {len(clips)} clips" if len(without) < len(clips) else ""
+                yield {"what": modality, "clip": None, "why": f"not given{some}"}
 
     def _missing_fields(self, row: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
         known = {field: set(words) for field, words in _categories(self._fusion).items()}

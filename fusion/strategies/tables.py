@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax, softmax
 
-from configs import UserError
+from configs import UserError, one_line
 
 SPLITS = ("oof", "val", "test")
 META = "meta_"  # prefix of columns with what else is known of a unit
@@ -73,7 +73,7 @@ def _frame(path: Path) -> pl.DataFrame:
         if path.suffix.lower() == ".parquet":
             return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error, 200)}") from error
     raise UserError(f"{path}: a prediction table is a .parquet or a .csv file")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from configs import UserError
-from configs.schema import Encoder, Head, Modality
+from configs.schema import Encoder, Head
 from extract.corpora.manifest import Unit
 
 INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
@@ -29,8 +29,8 @@ class FoldTask:
     watch: np.ndarray  # what choices and early stopping look at: the val split, or the rest of ``train``; may be empty
     n_classes: int
     seed: int
-    encoders: Mapping[Modality, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
-    stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # modality: what its store was computed from
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
+    stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # encoder: what its store was computed from
     on_epoch: Callable[[Record], object] = lambda record: None
     progress_file: Path | None = None  # where a killed training goes on from; whoever keeps the model removes it
 

@@ -31,7 +31,7 @@ def without(text: str, start: int, stop: int) -> str | None:
 
 
 class LiveText:
-    """The text encoder of a profile, giving what its store holds: the same settings, the same precision.
+    """A text encoder of a profile, giving what its store holds: the same settings, the same precision.
 
     Args:
         stored: the store that must have been made with this encoder.
@@ -39,9 +39,9 @@ class LiveText:
         UserError: the encoder cannot be loaded, or the store was made with another.
     """
 
-    def __init__(self, profile: Profile, stored: Store) -> None:
-        self._spec = profile.encoders["text"]
-        self._encoder = LiveEncoder(profile, "text", Header.read(stored.path))
+    def __init__(self, profile: Profile, name: str, stored: Store) -> None:
+        self._spec = profile.encoders[name]
+        self._encoder = LiveEncoder(profile, name, Header.read(stored.path))
         self._known: dict[str, np.ndarray | None] = {}
 
     def encode(self, texts: Sequence[str | None]) -> list[np.ndarray | None]:

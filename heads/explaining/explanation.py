@@ -75,7 +75,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ClipView:
-    """A clip of the unit. ``seconds``: by modality, how long it is, where that is known. ``missing``: modality: why."""
+    """A clip of the unit. ``seconds``: by modality, how long it is, where that is known. ``missing``: input: why."""
 
     clip_id: str
     number: int  # from 1
@@ -98,6 +98,7 @@ class Explanation:
     head: str
     kind: str
     inputs: list[str]
+    modalities: dict[str, str]  # of each encoder among the inputs
     privileged: bool
     unit_id: str
     split: str
@@ -130,14 +131,14 @@ def explain(
     unit: Unit,
     name: str,
     media: Media,
-    live: LiveText | str,
+    live: Mapping[str, LiveText | str],
     window: float,
     explained: str | None = None,
 ) -> Explanation:
     """Explain the answer of the profile's head ``name`` for a unit, by the models that its predictions come from.
 
     Args:
-        live: the text encoder, or why there is none: words are then not taken away.
+        live: each text encoder, or why there is none: words are then not taken away.
         window: seconds of audio that are taken away at a time.
         explained: the class; default: the one that the head names.
     Raises:
@@ -169,6 +170,7 @@ def explain(
         head=name,
         kind=trained.settings.kind,
         inputs=[*trained.settings.inputs, *trained.settings.metadata],
+        modalities=scene.modalities,
         privileged=trained.settings.privileged,
         unit_id=unit.unit_id,
         split=row["split"],
@@ -211,7 +213,7 @@ def _views(scene: Scene, groups: Mapping[tuple[What, str | None], Group]) -> lis
             speaker=scene.rows[clip]["speaker"],
             text=scene.texts[clip],
             labelled=clip == scene.unit.unit_id,
-            read=clip in scene.seen or scene.has("text", clip),
+            read=clip in scene.seen or scene.has_text(clip),
             seconds=scene.seconds[clip],
             missing=scene.missing(clip),
             groups={kind: groups[kind, clip] for kind in kinds if (kind, clip) in groups},
@@ -242,30 +244,35 @@ def _groups(
 
 
 class _Shares:
-    """The attention that falls on what was cut out."""
+    """The attention that falls on what was cut out; of several encoders that read the same, their mean."""
 
     def __init__(self, scene: Scene, attention: Attention) -> None:
         places = {clip: place for place, clip in enumerate(scene.seen)}
-        self._attention, self._places = attention, places
+        self._scene, self._attention, self._places = scene, attention, places
         self._tokens: dict[str, list[tuple[Span, float]]] = {clip: [] for clip in scene.unit.clip_ids}
         self._token_clips: set[str] = set()
-        if not scene.reads_words or not isinstance(scene.live, LiveText):
+        if not scene.reads_words:
             return
-        for (modality, place), weights in attention.steps.items():
-            clip = scene.seen[place]
-            if modality != "text" or len(weights) < 2 or len(weights) != len(scene.stores["text"][clip]):
+        steps = [(name, place, weights) for (name, place), weights in attention.steps.items() if len(weights) > 1]
+        read = [(name, place, weights) for name, place, weights in steps if isinstance(scene.live.get(name), LiveText)]
+        for name, place, weights in read:
+            clip, live = scene.seen[place], scene.live[name]
+            assert isinstance(live, LiveText)
+            if len(weights) != len(scene.stores[name][clip]):
                 continue
-            texts = {c: scene.texts[c] or "" for c in scene.unit.clip_ids if scene.has("text", c)}
-            parts = texts if scene.conversation else {clip: texts[clip]}
-            owners = scene.live.clip_of_token(parts, len(weights))
+            texts = {c: scene.texts[c] or "" for c in scene.unit.clip_ids if scene.has(name, c)}
+            parts = texts if scene.joins_texts(name) else {clip: texts[clip]}
+            owners = live.clip_of_token(parts, len(weights))
             if owners is None:
                 continue
             self._token_clips |= set(parts)
-            for owner, weight in zip(owners, weights.tolist(), strict=True):
+            among = len({other for other, there, _ in read if there == place})
+            for owner, weight in zip(owners, (weights / among).tolist(), strict=True):
                 if owner is not None:
                     self._tokens[owner[0]].append((owner[1], weight))
             special = sum(w for owner, w in zip(owners, weights.tolist(), strict=True) if owner is None)
-            scene.clip_notes[clip].append(f"{special:.0%} of the attention to its text falls on special tokens.")
+            by = f" by {name}" if among > 1 else ""
+            scene.clip_notes[clip].append(f"{special:.0%} of the attention to its text{by} falls on special tokens.")
 
     def of(self, cut: Cut) -> float | None:
         if cut.what == "clips":
@@ -277,10 +284,17 @@ class _Shares:
             return None
         if cut.what == "words" and cut.clip_id in self._token_clips:
             return sum(w for (start, stop), w in self._tokens[cut.clip_id] if start < cut.stop and cut.start < stop)
-        key = (cut.what, self._places.get(cut.clip_id or "", -1))
-        if cut.what in ("audio", "video") and len(self._attention.steps.get(key, ())) > 1:
-            weights = self._attention.steps[key]
-            total = np.concatenate([[0.0], np.cumsum(weights)])
-            ends = np.interp([cut.start * len(weights), cut.stop * len(weights)], np.arange(len(total)), total)
-            return float(ends[1] - ends[0])
+        if cut.what in ("audio", "video"):
+            place = self._places.get(cut.clip_id or "", -1)
+            keys = [(name, place) for name in self._scene.stored(cut.what)]
+            every = [self._attention.steps[key] for key in keys if key in self._attention.steps]
+            shares = [_between(weights, cut.start, cut.stop) for weights in every if len(weights) > 1]
+            return float(np.mean(shares)) if shares else None
         return None
+
+
+def _between(weights: np.ndarray, start: float, stop: float) -> float:
+    """What lies between two shares of the length of what weights stand over in equal parts."""
+    total = np.concatenate([[0.0], np.cumsum(weights)])
+    ends = np.interp([start * len(weights), stop * len(weights)], np.arange(len(total)), total)
+    return float(ends[1] - ends[0])

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import FaceCrop
 from extract.media.decoding import AudioTask, Decoders, Task, VideoTask
 from extract.media.reading import ClipError, MediaError
@@ -81,7 +81,7 @@ def look(
                     with local_copy(file) as path:
                         into[clip] = make(decoders.stream, path)
                 except (MediaError, ClipError, OSError, UserError) as error:
-                    found.problems[what, clip] = " ".join(str(error).split())
+                    found.problems[what, clip] = one_line(error)
                 progress.update()
 
     clips = len(audio) + len(video)

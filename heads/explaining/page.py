@@ -43,9 +43,11 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
         carried=carried(found),
         disagreements=disagreements(found),
         comparison=[_compared(found, group) for group in found.groups if group.has_attention],
-        outline=lambda clip: _outline(media.heard.get(clip)) if "audio" in found.inputs else None,
-        frames=lambda view: _frames(view, media.seen.get(view.clip_id)) if "video" in found.inputs else [],
-        problem=lambda modality, clip: media.problems.get((modality, clip)) if modality in found.inputs else None,
+        outline=lambda clip: _outline(media.heard.get(clip)) if "audio" in found.modalities.values() else None,
+        frames=lambda view: _frames(view, media.seen.get(view.clip_id)) if "video" in found.modalities.values() else [],
+        problem=lambda modality, clip: (
+            media.problems.get((modality, clip)) if modality in found.modalities.values() else None
+        ),
         strength=lambda piece: _strength(piece, words),
         parts_of=_parts_of,
         scale=_scale,

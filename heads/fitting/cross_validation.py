@@ -79,32 +79,33 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
 
 def _baseline_stores(profile: Profile, head: Head) -> dict[str, Store]:
     """What the baseline reads: the head's stores, and for a bag of words that of its text, where there is one."""
-    path = profile.store_path("text")
-    if head.kind == "bag_of_words":
-        return {"text": Store(path)} if path.exists() else {}
-    return open_stores(profile, head)
+    if head.kind != "bag_of_words":
+        return open_stores(profile, head)
+    pooled = [name for name in profile.encoders_of("text") if profile.encoders[name].boundary is None]
+    there = [name for name in pooled or profile.encoders_of("text") if profile.store_path(name).exists()]
+    return {name: Store(profile.store_path(name)) for name in there[:1]}
 
 
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
     """The stores that a head reads."""
     stores: dict[str, Store] = {}
-    for modality in head.stores:
-        path, url = profile.store_path(modality), profile.store_url(modality)
+    for name in head.stores:
+        path, url = profile.store_path(name), profile.store_url(name)
         if url and not (path / "store.json").is_file():
             fetch(url, path)
         if not path.exists():
-            raise UserError(f"{path}: no such store: make it with 'python extract/run.py --modality {modality}'")
-        stores[modality] = Store(path)
+            raise UserError(f"{path}: no such store: make it with 'python extract/run.py --encoder {name}'")
+        stores[name] = Store(path)
     return stores
 
 
 def check_contents(data: UnitData, profile: Profile) -> None:
     """Refuse a store that holds nothing of this manifest: the head would learn from missing vectors alone."""
-    for modality, features in data.features.items():
+    for name, features in data.features.items():
         if features.dim is None:
             raise UserError(
-                f"{profile.store_path(modality)}: holds none of this manifest's clips: "
-                f"run 'python extract/run.py --modality {modality}'"
+                f"{profile.store_path(name)}: holds none of this manifest's clips: "
+                f"run 'python extract/run.py --encoder {name}'"
             )
 
 
@@ -187,7 +188,7 @@ def fold_tasks(
             n_classes=len(manifest.classes),
             seed=profile.seed * 1000 + fold + 100_000 * k,
             encoders=profile.encoders,
-            stored={modality: stores[modality].fields for modality in head.stores},
+            stored={name: stores[name].fields for name in head.stores},
         )
         for k in range(head.seeds)
     ]

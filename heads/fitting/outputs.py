@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from cache import replace_folder
 from configs import Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
@@ -83,24 +84,20 @@ def score(
 
 def write_outputs(path: Path, outcome: Outcome) -> None:
     """Publish the head's folder by renaming: a killed run leaves the old one, or none, never half of one."""
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_head(outcome.trained, fresh / "model")
-    (fresh / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
-    outcome.table.write_parquet(fresh / "predictions.parquet")
+    replace_folder(path, partial(_write_into, outcome=outcome))
+
+
+def _write_into(folder: Path, outcome: Outcome) -> None:
+    save_head(outcome.trained, folder / "model")
+    (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
+    outcome.table.write_parquet(folder / "predictions.parquet")
     metrics = {"privileged": outcome.privileged} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
-        (fresh / name).write_text(text + "\n", encoding="utf-8")
-    (fresh / "summary.txt").write_text(summary(outcome), encoding="utf-8")
-    draw_curves(outcome.history, title(outcome), fresh / "curves.png")
-    write_live(fresh / "live", outcome)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    (folder / "summary.txt").write_text(summary(outcome), encoding="utf-8")
+    draw_curves(outcome.history, title(outcome), folder / "curves.png")
+    write_live(folder / "live", outcome)
 
 
 def resolved(profile: Profile) -> str:
@@ -173,8 +170,8 @@ def summary(outcome: Outcome) -> str:
         f"this run took {outcome.seconds:.1f} s",
         f"manifest  {profile.manifest_path}",
         *(
-            f"{modality:<9} {profile.store_path(modality)}, fingerprint {about['fingerprint']}"
-            for modality, about in trained.stores.items()
+            f"{name:<9} {profile.store_path(name)}, fingerprint {about['fingerprint']}"
+            for name, about in trained.stores.items()
         ),
         f"metadata  {fields}",
         "",

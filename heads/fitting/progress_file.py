@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import polars as pl
 import torch
 import typer
 
@@ -80,16 +81,14 @@ class Progress:
 
 def training_key(profile: Profile, head: Head, stores: Mapping[str, Store]) -> str:
     """A hash of all that decides what training a head gives: two trainings with the same one give the same."""
+    clip_ids = pl.read_parquet(profile.manifest_path, columns=["clip_id"], glob=False)["clip_id"].to_list()
     decides = {
         "version": [VERSION, torch.__version__, torch.cuda.is_available()],
         "head": head.model_dump(mode="json", include=head.used),
         "seed": profile.seed,
         "folds": profile.folds,
         "manifest": _digest(profile.manifest_path.read_bytes()).hex(),
-        "stores": {
-            modality: [store.fingerprint, _digest((profile.store_path(modality) / "index.parquet").read_bytes()).hex()]
-            for modality, store in stores.items()
-        },
+        "stores": {name: [store.fingerprint, store.digest(clip_ids)] for name, store in stores.items()},
     }
     return _digest(json.dumps(decides, sort_keys=True).encode()).hex()
 

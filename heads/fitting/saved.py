@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from scipy.special import log_softmax
 
 from cache import differing_fields
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import Source
@@ -33,7 +33,7 @@ class TrainedHead:
     settings: Head
     classes: tuple[str, ...]
     seed: int
-    stores: dict[str, dict[str, Any]]  # modality: fingerprint and, where known, the fields it was made of
+    stores: dict[str, dict[str, Any]]  # encoder: fingerprint and, where known, the fields it was made of
     models: list[list[FoldModel]]  # of each fold, one for each seed
 
     def read(self, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> Any:
@@ -50,19 +50,19 @@ class TrainedHead:
 
     def _checked(self, sources: Mapping[str, Source]) -> dict[str, Source]:
         """The head's own sources, in its order; those of another encoder are refused."""
-        for modality, trained in self.stores.items():
-            if modality not in sources:
-                raise UserError(f"head {self.name!r} reads the {modality} store, which was not given")
-            given = getattr(sources[modality], "fingerprint", None)  # live arrays have none
+        for name, trained in self.stores.items():
+            if name not in sources:
+                raise UserError(f"head {self.name!r} reads the {name} store, which was not given")
+            given = getattr(sources[name], "fingerprint", None)  # live arrays have none
             if given is not None and given != trained["fingerprint"]:
-                changed = differing_fields(getattr(sources[modality], "fields", {}), trained["fields"])
+                changed = differing_fields(getattr(sources[name], "fields", {}), trained["fields"])
                 raise UserError(
-                    f"the {modality} store is not the one that head {self.name!r} was trained on: fingerprint "
+                    f"the {name} store is not the one that head {self.name!r} was trained on: fingerprint "
                     f"{given}, trained on {trained['fingerprint']}"
                     + (f" (they differ in {', '.join(changed)})" if changed else "")
                     + ": train the head again, or extract with the old settings"
                 )
-        return {modality: sources[modality] for modality in self.stores}
+        return {name: sources[name] for name in self.stores}
 
 
 def predict(head: TrainedHead, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:
@@ -130,5 +130,5 @@ def load_head(folder: Path | str) -> TrainedHead:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or error}: not found: train the head again") from error
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{folder}: not a head that can be read ({reason}): train it again") from error

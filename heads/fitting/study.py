@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from cache import Store
-from configs import Profile, UserError, changed
+from configs import Profile, UserError, changed, first_line
 from configs.schema import Head, Range
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
@@ -83,7 +83,7 @@ class Search:
         self.units = [unit for unit in manifest.units() if unit.split != "test"]
         self.folds = unit_folds(self.units, profile.folds, profile.seed, profile.manifest_path)
         inputs = [head.stores, *self.space["inputs"]] if "inputs" in self.space else [head.stores]
-        every = list(dict.fromkeys(modality for modalities in inputs for modality in modalities))
+        every = list(dict.fromkeys(name for names in inputs for name in names))
         self.stores = open_stores(profile, head.model_copy(update={"inputs": every}))
         self._read_for, self._data = "", None
         self._read(head)  # what is wrong with the stores or the metadata is found before any trial
@@ -181,7 +181,7 @@ class Search:
             head = changed(self.profile, {"heads": {self.name: drawn}}).heads[self.name]
             score = self._score(head, trial, show)
         except (UserError, torch.OutOfMemoryError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             trial.set_user_attr(INVALID, reason)
             self.study.tell(trial, state=TrialState.PRUNED)
             return reason
@@ -215,7 +215,7 @@ class Search:
         wanted = head.model_dump_json(exclude=NOT_READ)
         if wanted != self._read_for:
             self._data = None  # two at once may not fit into memory
-            sources: dict[str, Store] = {modality: self.stores[modality] for modality in head.stores}
+            sources: dict[str, Store] = {name: self.stores[name] for name in head.stores}
             self._data = KINDS[head.kind].read(head, self.manifest, self.units, sources)
             if isinstance(self._data, UnitData):
                 check_contents(self._data, self.profile)

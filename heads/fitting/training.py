@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import Head
 from heads.data.augment import augment, mixup
 from heads.data.batches import Batch
@@ -51,7 +51,7 @@ def fit_fold(task: FoldTask) -> tuple[NetworkModel, list[Record]]:
             try:
                 run.load_state_dict(saved)
             except (KeyError, ValueError, RuntimeError) as error:  # of another version of this program
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 typer.echo(f"warning: {task.progress_file}: does not fit, and is not used ({reason})", err=True)
                 run = Run(task)
         return _fit(task, run)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_tools import BACKENDS, FIELDS, all_files, features, python, write
 
-from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint, look_ahead
+from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint
 from cache.checks import inspect
 
 
@@ -137,27 +137,31 @@ def test_replacing_and_dropping_clips(tmp_path, backend):
         store["clip5"]
 
 
-def test_another_fingerprint_sets_the_store_aside_and_takes_it_back(tmp_path):
-    clips = features(10)
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [({"fields": {**FIELDS, "layer": 4}}, "layer"), ({"backend": "hdf5"}, "backend"), ({"dtype": "float32"}, "dtype")],
+)
+def test_a_writer_refuses_a_store_of_other_settings(tmp_path, other, differs):
+    clips = features(3)
     write(tmp_path / "s", clips)
-    with StoreWriter(tmp_path / "s", {**FIELDS, "layer": 4}, 8) as writer:
-        assert writer.content_hashes == {}
-        assert writer.moved_aside is not None
-        assert Store(writer.moved_aside).clip_ids == list(clips)
-    with StoreWriter(tmp_path / "s", FIELDS, 8) as writer:
-        assert list(writer.content_hashes) == list(clips)
+    settings = {"fields": FIELDS, "backend": "zarr", "dtype": "float16"} | other
+    with pytest.raises(StoreError, match=rf"s: holds a store of other settings \({differs}\)$"):
+        StoreWriter(tmp_path / "s", settings["fields"], 8, settings["dtype"], settings["backend"])
+    assert Store(tmp_path / "s").clip_ids == list(clips)
 
 
-def test_backends_change_places_as_often_as_one_likes(tmp_path):
-    clips = features(10)
-    for backend in ["zarr", "hdf5", "zarr", "hdf5"]:
-        write(tmp_path / "s", clips, backend=backend)
-        assert Store(tmp_path / "s").backend == backend
-        assert look_ahead(tmp_path / "s", FIELDS, backend=backend)[1] == []
-    hashes, differing = look_ahead(tmp_path / "s", FIELDS, backend="zarr")
-    assert list(hashes) == list(clips)
-    assert differing == ["backend"]
-    assert look_ahead(tmp_path / "s", {**FIELDS, "layer": 4}) == ({}, ["layer"])
+def test_a_digest_is_of_the_clips_that_it_names(tmp_path):
+    clips = features(6)
+    write(tmp_path / "a", clips)
+    write(tmp_path / "b", dict(reversed(clips.items())))
+    a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
+    assert a.digest(clips) == b.digest(reversed(clips)) != a.digest(list(clips)[:5])
+    assert a.digest(["clip1", "absent"]) == b.digest(["clip1"])
+    write(tmp_path / "a", {"more": clips["clip2"]})
+    assert Store(tmp_path / "a").digest(clips) == b.digest(clips)  # whatever else is in it
+    with StoreWriter(tmp_path / "a", FIELDS, 8) as writer:
+        writer.append("clip2", clips["clip2"] + 1, "other content")
+    assert Store(tmp_path / "a").digest(clips) != b.digest(clips)
 
 
 def test_a_lost_chunk_is_noticed_and_only_its_clips_are_redone(tmp_path):

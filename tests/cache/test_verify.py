@@ -198,7 +198,7 @@ def test_the_scripts_say_what_they_found_and_what_to_do(written, tmp_path, capsy
         cache.verify.main(path)
     assert caught.value.exit_code == 1
     cache.verify.main(path, repair_it=True)
-    assert "python extract/run.py --config mine --modality audio" in capsys.readouterr().out
+    assert "python extract/run.py --config mine --encoder audio" in capsys.readouterr().out
     cache.verify.main(path)
     with pytest.raises(StoreError, match="not a feature store"):
         cache.verify.main(tmp_path)
@@ -232,12 +232,6 @@ def test_info_says_what_a_store_is(tmp_path, capsys):
     said = capsys.readouterr().out
     for expected in ("4 min, 5.5 median, 7 max", "14: 11 live, 3 dead", "float16, 8 a time step, zarr", "by process"):
         assert expected in said
-    with StoreWriter(tmp_path / "s", {**FIELDS, "layer": 4}, 8):
-        pass
-    cache.info.main(tmp_path / "s")
-    assert "(2 clips)" in capsys.readouterr().out  # set aside
-    with StoreWriter(tmp_path / "s", FIELDS, 8):
-        pass
     cache.info.main(tmp_path / "s")
     assert "2 decode, 1 read" in capsys.readouterr().out
 

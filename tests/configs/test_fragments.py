@@ -58,7 +58,10 @@ def test_a_value_that_ends_like_a_file_is_still_a_value() -> None:
         ({"heads": {"audio": {"learning_rate": 1}}}, r"^best\.yaml: heads\.audio\.learning_rate: no such setting"),
         ({"nonsense": 1}, r"^best\.yaml: nonsense: no such setting"),
         ({"heads": {"audio": {"lr": -1}}}, r"^best\.yaml: heads\.audio\.lr = -1"),
-        ({"heads": {"audio": {"inputs": ["smell"]}}}, r"^best\.yaml: heads\.audio\.inputs\.0 = 'smell'"),
+        (
+            {"heads": {"audio": {"inputs": ["smell"]}}},
+            r"^best\.yaml: heads\.audio\.inputs names 'smell'",
+        ),
         ({"heads": {"audio": {"attention_heads": 3}}}, r"^best\.yaml: heads\.audio: attention_heads \(3\) must divide"),
         ({"heads": {"new": {"hidden": 4}}}, r"^best\.yaml: heads\.new: a head needs inputs"),
         ("- a list", r"^best\.yaml: a fragment of a profile is a mapping of settings, found list"),

@@ -19,6 +19,7 @@ import torch
 import transformers as hf
 from checkpoints import IMAGES, MODALITIES, N_FRAMES, SIZE, SMALL, WAVES, WORDS
 from media_tools import decode_frames
+from passes import plan_alone, run_alone
 from torch import Tensor, nn
 
 from cache import Store
@@ -26,13 +27,13 @@ from configs import UserError
 from configs.schema import Encoder, StoreSettings
 from configs.schema import Tail as Settings
 from extract.encoders.encoder import LoadedEncoder
-from extract.encoders.layers import LAYERS, keep_needed_layers, modality_of
-from extract.encoders.loading import LOADERS
+from extract.encoders.layers import LAYERS, keep_needed_layers
+from extract.encoders.loading import load
 from extract.encoders.tail import Tail, build_tail, load_tail
 from extract.media.reading import resize_and_crop
-from extract.media.sources import Clip, Sources
+from extract.media.sources import Clip
 from extract.passes.blocks import BlockComputer
-from extract.passes.engine import open_writer, plan_pass, run_pass
+from extract.passes.engine import open_writer
 
 N_LAYERS, CLASSES, TOLERANCE = 4, 3, 1e-5
 DEEP = {"num_hidden_layers": N_LAYERS}
@@ -88,7 +89,7 @@ class Case:
 
     @property
     def modality(self) -> str:
-        return modality_of(spec_of(self.name, self.folder, self.boundary))
+        return spec_of(self.name, self.folder, self.boundary).modality
 
     @property
     def labels(self) -> Tensor:
@@ -103,7 +104,7 @@ def spec_of(name: str, folder: Path, boundary: int) -> Encoder:
 
 
 def load_encoder(spec: Encoder) -> LoadedEncoder:
-    return LOADERS[modality_of(spec)](spec, torch.device("cpu"))  # type: ignore[index]
+    return load(spec, torch.device("cpu"))
 
 
 CaseOf = Callable[..., Case]
@@ -128,10 +129,10 @@ def stored(encoder: LoadedEncoder, sources: list[Any], path: Path) -> tuple[list
     clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
     with (
         open_writer(path, encoder, StoreSettings(dtype="float32")) as writer,
-        BlockComputer(encoder, workers=1) as computer,
+        BlockComputer([encoder], workers=1) as computer,
     ):
-        plan = plan_pass(clips, {}, Sources(None), len(clips), workers=1)
-        assert run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=60) == []
+        plan = plan_alone(clips, {}, len(clips))
+        assert run_alone(plan, computer.compute(plan.blocks), writer, commit_seconds=60) == []
     store = Store(path)
     return [torch.from_numpy(np.array(store[clip.clip_id])) for clip in clips], store.fields
 
@@ -320,8 +321,8 @@ def test_fingerprints_without_a_boundary_are_what_they_were(load: Any) -> None:
 
 @pytest.mark.parametrize("name", ["wavlm", "wavlm-layer", "whisper", "videomae", "vit", "resnet"])
 def test_a_network_that_cannot_be_cut_is_refused(name: str, load: Any) -> None:
-    modality, kind = MODALITIES[name][0], name.removesuffix("-layer")
-    refused = rf"^{modality}\.boundary = 1: .* is a {kind} network that cannot be cut"
+    kind = name.removesuffix("-layer")
+    refused = rf"^boundary = 1: .* is a {kind} network that cannot be cut"
     with pytest.raises(UserError, match=refused) as caught:
         load(name, boundary=1)
     assert all(able in str(caught.value) for able in LAYERS)
@@ -331,7 +332,7 @@ def test_a_network_that_cannot_be_cut_is_refused(name: str, load: Any) -> None:
 @pytest.mark.parametrize("boundary", [N_LAYERS, 9])
 @pytest.mark.parametrize("name", MAIN)
 def test_a_boundary_without_a_layer_above_it_is_refused(name: str, boundary: int, deep: Path) -> None:
-    with pytest.raises(UserError, match=rf"\.boundary = {boundary}: .* has 4 layers, .* 3 at most$"):
+    with pytest.raises(UserError, match=rf"^boundary = {boundary}: .* has 4 layers, .* 3 at most$"):
         load_encoder(spec_of(name, deep / name, boundary))
 
 
@@ -390,7 +391,7 @@ def test_frozen_layers_stay_as_they_are_and_out_of_the_graph(case_of: CaseOf) ->
     tail(*padded(case.states))[0].mean().backward()
     assert all(p.grad is None and not p.requires_grad for p in tail.layers[0].parameters())
     assert all(p.grad is not None for p in tail.layers[1:].parameters())
-    with pytest.raises(UserError, match=r"fine_tune\.text\.layers = 4: there are 3 above boundary 1"):
+    with pytest.raises(UserError, match=r"^fine_tune: layers = 4: there are 3 above boundary 1"):
         case.tail(layers=4)
 
 
@@ -399,14 +400,14 @@ def test_frozen_layers_stay_as_they_are_and_out_of_the_graph(case_of: CaseOf) ->
 
 def test_a_store_of_another_boundary_or_other_weights_is_refused(case_of: CaseOf, tmp_path: Path) -> None:
     case = case_of("bert")
-    with pytest.raises(UserError, match=r"text\.boundary = 3: the store holds boundary 2: run .* --modality text"):
+    with pytest.raises(UserError, match=r"^boundary = 3: the store holds boundary 2: run python extract/run.py$"):
         replace(case, boundary=3).tail()
     without = {name: value for name, value in case.fields.items() if name != "boundary"}
-    with pytest.raises(UserError, match=r"text\.boundary = 2: the store holds outputs of its encoder"):
+    with pytest.raises(UserError, match=r"^boundary = 2: the store holds outputs of its encoder"):
         replace(case, fields=without).tail()
     other = Path(shutil.copytree(case.folder, tmp_path / "other"))
     networks()["bert"]().save_pretrained(other)
-    with pytest.raises(UserError, match=r"text\.model = .*other: the store was computed with other weights"):
+    with pytest.raises(UserError, match=r"^model = .*other: the store was computed with other weights"):
         replace(case, folder=other).tail()
 
 

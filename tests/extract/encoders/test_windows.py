@@ -27,7 +27,7 @@ def computed(encoder: LoadedEncoder, sources: list[Path | str]) -> list[np.ndarr
     """Features of clips as a pass computes them, decoded in child processes."""
     block = Block([Job(Clip(f"clip{i}", source), "", i) for i, source in enumerate(sources)])
     parts: dict[int, list[np.ndarray]] = {}
-    with BlockComputer(encoder, workers=2) as computer:
+    with BlockComputer([encoder], workers=2) as computer:
         for result in computer.compute([block]):
             if not isinstance(result, Mark):
                 place, values = result

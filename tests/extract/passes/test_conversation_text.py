@@ -35,6 +35,7 @@ CLIPS = [
     ("f", "t1", 1, "speaker", "happy today", "happy"),
     ("g", "t2", 0, "speaker", None, "happy"),
 ]
+SPEC = Encoder(family="transformer", model="./none", conversation=True)
 NAMES = ["clip_id", "conversation_id", "index", "role", "text", "label"]
 
 
@@ -46,7 +47,7 @@ def talk(**texts: str) -> pl.DataFrame:
 
 def sources(clips: pl.DataFrame) -> dict[str, Any]:
     made = make_manifest(clips, Path(), ["angry", "happy", "sad"], {}, "test")
-    return {clip.clip_id: clip.source for clip in clips_with_media(made, "text", conversation=True)}
+    return {clip.clip_id: clip.source for clip in clips_with_media(made, SPEC)}
 
 
 def kept(windows: Iterable[Window]) -> np.ndarray:
@@ -119,7 +120,7 @@ def test_a_tokenizer_without_a_separator_is_refused(load: Load, checkpoints: Pat
     tokenizer.sep_token = None
     tokenizer.save_pretrained(folder)
     load("bert", folder)
-    with pytest.raises(UserError, match=r"^text\.conversation: the tokenizer of .*separator has no sep_token"):
+    with pytest.raises(UserError, match=r"^conversation: the tokenizer of .*separator has no sep_token"):
         load("bert", folder, conversation=True)
 
 

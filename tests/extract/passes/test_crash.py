@@ -26,7 +26,7 @@ import torch
 from configs.schema import Encoder, StoreSettings
 from extract.encoders.audio import load_audio_encoder
 from extract.passes.blocks import BlockComputer
-from extract.passes.engine import open_writer, plan_pass, run_pass, write_errors
+from extract.passes.engine import hash_clips, open_writer, plan_pass, run_pass, write_errors
 from extract.media.sources import Clip, Sources
 
 checkpoint, media, store, backend, log = sys.argv[1:]
@@ -43,10 +43,10 @@ settings = StoreSettings(dtype="float32", chunk_mb=0.005, backend=backend)
 print("go", flush=True)
 with open_writer(Path(store), encoder, settings) as writer:
     sources = Sources(Path(store).with_name("sources.parquet"))
-    plan = plan_pass(clips, writer.content_hashes, sources, 4, 2)
+    plan = plan_pass(clips, *hash_clips(clips, sources, 2), [writer.content_hashes], 4)
     sources.save()
-    with BlockComputer(replace(encoder, hidden=hidden), workers=1) as computer:
-        failures = run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=0)
+    with BlockComputer([replace(encoder, hidden=hidden)], workers=1) as computer:
+        (failures,) = run_pass(plan, computer.compute(plan.blocks), [writer], commit_seconds=0)
 write_errors(Path(store), failures)
 """
 

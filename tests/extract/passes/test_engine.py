@@ -13,14 +13,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media_tools import Load, relative_error
+from passes import plan_alone, run_alone
 
 from cache import Store
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder, Prepared
 from extract.media.reading import ClipError
-from extract.media.sources import Clip, Sources
+from extract.media.sources import Clip
 from extract.passes.blocks import BlockComputer, Failure
-from extract.passes.engine import Plan, open_writer, plan_pass, run_pass, write_errors
+from extract.passes.engine import Plan, open_writer, write_errors
 
 SETTINGS = StoreSettings(dtype="float32", chunk_mb=0.001)
 
@@ -33,9 +34,9 @@ def do_pass(
     block_clips: int = 3,
     workers: int = 2,
 ) -> tuple[Plan, list[Failure]]:
-    with open_writer(path, encoder, settings) as writer, BlockComputer(encoder, workers) as computer:
-        plan = plan_pass(clips, writer.content_hashes, Sources(None), block_clips, workers)
-        return plan, run_pass(plan, computer.compute(plan.blocks), writer, commit_seconds=0)
+    with open_writer(path, encoder, settings) as writer, BlockComputer([encoder], workers) as computer:
+        plan = plan_alone(clips, writer.content_hashes, block_clips)
+        return plan, run_alone(plan, computer.compute(plan.blocks), writer)
 
 
 def to_compute(plan: Plan) -> list[str]:
@@ -128,7 +129,7 @@ def test_the_second_pass_computes_nothing(good: list[Clip], load: Load, tmp_path
     before = all_files(tmp_path / "store")
     nothing = replace(encoder, prepare=None, hidden=None)  # type: ignore[arg-type]
     plan, failures = do_pass(good, nothing, tmp_path / "store")
-    assert (plan.blocks, plan.n_reused, plan.drop, failures) == ([], len(good), [], [])
+    assert (plan.blocks, plan.parts[0].n_reused, plan.parts[0].drop, failures) == ([], len(good), [], [])
     assert all_files(tmp_path / "store") == before
 
 
@@ -140,7 +141,7 @@ def test_only_what_was_added_or_changed_is_computed(good: list[Clip], load: Load
     kept = [clip for clip in good if clip.clip_id != "good2"]
     plan, _ = do_pass(kept, encoder, tmp_path / "store")
     assert to_compute(plan) == ["good4", "good6", "good7"]
-    assert (plan.n_changed, plan.n_reused, plan.drop) == (1, 4, ["good2"])
+    assert (plan.parts[0].n_changed, plan.parts[0].n_reused, plan.parts[0].drop) == (1, 4, ["good2"])
     store = Store(tmp_path / "store")
     assert sorted(store.clip_ids) == [clip.clip_id for clip in kept]
     assert len(store["good4"]) == 12

@@ -22,9 +22,9 @@ from configs import load as load_profile
 from extract import manifest
 from extract import run as run_module
 from extract.corpora.manifest import read_manifest
+from extract.encoders import loading
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
-from extract.passes import means
 
 FILES = {"clip_id": "id", "conversation_id": "talk", "index": "at", "role": "role", "split": "part", "label": "emotion"}
 READ = [f"c{i}" for i in range(7)]  # c7 is what the listener answers: no unit reads it
@@ -160,13 +160,13 @@ def test_a_dry_run_changes_nothing_and_says_how_many_and_why(profile: dict[str, 
     assert "settings changed" not in out
 
     code, out, _ = run(*AUDIO, "--dry-run", "encoders.audio.layer=0", "encoders.audio.pooling=mean")
-    assert "settings changed (layer, pooling): the store at runs/tiny/stores/audio would be set aside" in out
+    assert "audio: settings changed (layer, pooling): the former store stays; python cache/info.py --unused" in out
     assert "6 clips to compute (6 new, 0 changed), 0 reused" in out
     code, out, _ = run(*AUDIO, "--dry-run", "store.backend=hdf5")
     assert "settings changed (backend)" in out
     assert tree() == before
 
-    # A store that was set aside earlier would be taken back.
+    # A store of earlier settings would be found again.
     run(*AUDIO, "encoders.audio.layer=0", "store.max_error_share=1")
     before = tree()
     code, out, _ = run(*AUDIO, "--dry-run")
@@ -175,18 +175,17 @@ def test_a_dry_run_changes_nothing_and_says_how_many_and_why(profile: dict[str, 
     assert tree() == before
 
 
-def test_another_setting_sets_the_former_store_aside(profile: dict[str, Any], run: Run) -> None:
+def test_settings_that_return_find_their_store_again(profile: dict[str, Any], run: Run) -> None:
     run(*AUDIO)
-    first = Store(STORE)
+    first, home = Store(STORE), STORE.resolve()
     code, out, _ = run(*AUDIO, "encoders.audio.layer=1")
-    aside = Path(f"{STORE}.{first.fingerprint}.zarr")
     assert (code, computed(out)) == (0, 7)
-    assert f"settings changed: the former store is kept at {aside}" in out
-    assert Store(aside).clip_ids == first.clip_ids
+    assert "audio: settings changed (layer): the former store stays" in out
+    assert Store(home).clip_ids == first.clip_ids
     assert Store(STORE).fields["layer"] == 1
     code, out, _ = run(*AUDIO)
     assert (code, computed(out)) == (0, 0)
-    assert Store(STORE).fingerprint == first.fingerprint
+    assert STORE.resolve() == home
     for setting in ("batch_tokens=5", f"model={Path(profile['encoders']['audio']['model'], '..', 'wav2vec2')}"):
         assert computed(run(*AUDIO, f"encoders.audio.{setting}")[1]) == 0
 
@@ -197,7 +196,8 @@ def test_too_many_errors_end_in_exit_code_3_and_the_rest_is_stored(profile: dict
     code, out, err = run(*AUDIO, "store.max_error_share=0.2")
     assert code == 3
     assert err == (
-        "error: 2 of 7 clips failed, more than store.max_error_share = 0.2 allows; what could be read is stored\n"
+        "error: audio: 2 of 7 clips failed, more than store.max_error_share = 0.2 allows; what could be read is "
+        "stored\n"
     )
     assert "c0  decode: Invalid data" in out
     assert "c5  read: No such file" in out
@@ -218,8 +218,8 @@ def test_too_many_errors_end_in_exit_code_3_and_the_rest_is_stored(profile: dict
 def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(*AUDIO)[0] == 0
     whole = {path.relative_to(STORE): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
-    shutil.rmtree(STORE)
-    load: Callable[..., LoadedEncoder] = means.LOADERS["audio"]
+    shutil.rmtree(STORE.resolve())
+    load: Callable[..., LoadedEncoder] = loading.LOADERS["audio"]
     calls = 0
 
     def load_interrupted(*arguments: Any) -> LoadedEncoder:
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monk
 
         return replace(encoder, hidden=hidden)
 
-    monkeypatch.setitem(means.LOADERS, "audio", load_interrupted)
+    monkeypatch.setitem(loading.LOADERS, "audio", load_interrupted)
     code, _, err = run(*AUDIO)
     assert code == 130
     assert err.endswith("interrupted: what was committed is kept; run the same command to go on\n")
@@ -282,7 +282,7 @@ def test_a_modality_that_the_profile_has_no_encoder_for(profile: dict[str, Any],
     del profile["encoders"]["video"]
     write(profile)
     code, _, err = run("--modality", "video", *TINY)
-    assert (code, err) == (2, "error: encoders.video: the profile 'tiny' names no encoder for it\n")
+    assert (code, err) == (2, "error: encoders: the profile 'tiny' names none that reads video\n")
     code, _, err = run("--modality", "smell", *TINY)
     assert code == 2
     assert "audio" in err  # what is allowed
@@ -321,7 +321,7 @@ def test_several_devices_write_the_same_store_as_one(profile: dict[str, Any], ru
     """Two processes on the CPU stand for two GPUs."""
     assert run(*AUDIO)[0] == 0
     one = stored_bytes()
-    shutil.rmtree(STORE)
+    shutil.rmtree(STORE.resolve())
     code, out, _ = run("--modality", "audio", "--config", "tiny.yaml", "--device", "cpu,cpu")
     assert code == 0
     assert "7 of 7 clips" in out
@@ -336,7 +336,7 @@ def test_ray_writes_the_same_store(profile: dict[str, Any], run: Run) -> None:
     pytest.importorskip("ray")
     assert run(*AUDIO)[0] == 0
     one = stored_bytes()
-    shutil.rmtree(STORE)
+    shutil.rmtree(STORE.resolve())
     code, out, err = run("--modality", "audio", "--config", "tiny.yaml", "--engine", "ray", "--actors", "2")
     assert (code, err) == (0, "")
     assert "7 of 7 clips" in out
@@ -366,6 +366,7 @@ def test_media_and_stores_behind_urls(profile: dict[str, Any], run: Run, s3: Any
     assert s3.read("run/audio/values.zarr/c/0/0") == one["values.zarr/c/0/0"]
 
     shutil.rmtree("runs/tiny/stores")
+    shutil.rmtree("runs/stores")
     s3.delete("media/6.wav")
     s3.write("media/5.wav", s3.read("media/0.wav"))
     code, out, err = run(*AUDIO)

@@ -14,16 +14,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from passes import plan_alone, run_alone
 
 from cache import Store
 from configs import UserError
 from configs.schema import Encoder, StoreSettings
 from extract.encoders.loading import LOADERS
 from extract.media.child import LostError
-from extract.media.sources import Clip, Sources
+from extract.media.sources import Clip
 from extract.passes.blocks import Block, Job, Mark, Result
 from extract.passes.devices import DeviceWorker
-from extract.passes.engine import open_writer, plan_pass, run_pass
+from extract.passes.engine import open_writer
 from extract.passes.spread import MAX_LOSSES, spread
 
 
@@ -92,11 +93,11 @@ def two_workers(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[t
         pytest.importorskip("ray")
         from extract.passes.on_ray import ray_workers
 
-        with ray_workers(settings, "audio", 2, 1) as workers:
+        with ray_workers([settings], 2, 1) as workers:
             process = workers[1].wait()
             yield workers, lambda: os.kill(process, signal.SIGKILL)
         return
-    children = [DeviceWorker(settings, "audio", "cpu", 1) for _ in range(2)]
+    children = [DeviceWorker([settings], "cpu", 1) for _ in range(2)]
     yield children, children[1]._child.process.kill
     for child in children:
         child.close()
@@ -119,8 +120,8 @@ def test_a_killed_worker_is_started_again(
             yield item
 
     with open_writer(tmp_path / "audio", encoder, StoreSettings(dtype="float32")) as writer:
-        plan = plan_pass(clips, {}, Sources(None), 2, 1)
-        assert run_pass(plan, with_a_kill(spread(plan.blocks, workers)), writer, 0) == []
+        plan = plan_alone(clips, {}, 2)
+        assert run_alone(plan, with_a_kill(spread(plan.blocks, workers)), writer) == []
     assert restarts >= 1
     store = Store(tmp_path / "audio")
     assert store.clip_ids == [clip.clip_id for clip in clips]
@@ -135,7 +136,7 @@ import numpy as np, torch
 from configs.schema import Encoder, StoreSettings
 from extract.passes.blocks import BlockComputer
 from extract.encoders.encoder import LoadedEncoder, Prepared, Window
-from extract.passes.engine import open_writer, plan_pass, run_pass
+from extract.passes.engine import hash_clips, open_writer, plan_pass, run_pass
 from extract.media.sources import Clip, Sources
 
 def prepare(text):
@@ -148,9 +149,9 @@ spec = Encoder(family="transformer", model="./x")
 encoder = LoadedEncoder(64, {}, None, prepare, None, hidden, spec, torch.device("cpu"))
 clips = [Clip(f"clip{i}", f"text {i}") for i in range(int(sys.argv[2]))]
 settings = StoreSettings(chunk_mb=4)
-with open_writer(Path(sys.argv[1]), encoder, settings) as writer, BlockComputer(encoder, 1) as computer:
-    plan = plan_pass(clips, {}, Sources(None), 16, 1)
-    assert run_pass(plan, computer.compute(plan.blocks), writer, 1) == []
+with open_writer(Path(sys.argv[1]), encoder, settings) as writer, BlockComputer([encoder], 1) as computer:
+    plan = plan_pass(clips, *hash_clips(clips, Sources(None), 1), [{}], 16)
+    assert run_pass(plan, computer.compute(plan.blocks), [writer], 1) == [[]]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

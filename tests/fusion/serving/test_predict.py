@@ -381,7 +381,7 @@ def test_where_the_chosen_head_has_nothing_to_read_the_others_answer(project):
 def test_only_encoders_with_something_to_read_are_loaded(project, monkeypatch):
     bundle = open_bundle(project.bundle)
     asked: list[str] = []
-    monkeypatch.setattr("fusion.serving.live.LiveEncoder.__init__", lambda self, _, modality, *rest: asked.append(modality))
+    monkeypatch.setattr("fusion.serving.live.LiveEncoder.__init__", lambda self, _, name, *rest: asked.append(name))
     monkeypatch.setattr("fusion.serving.live.LiveEncoder.encode", lambda self, clips: ({}, []))
     monkeypatch.setattr("fusion.serving.live.LiveEncoder.__exit__", lambda *_: None)
     with Predictor(bundle, bundle.profile, "cpu") as predictor:

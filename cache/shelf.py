@@ -1,0 +1,152 @@
+"""Where stores stand: on one shelf, found by what they are, whichever profile asks.
+
+``runs/stores/LABEL-FINGERPRINT-BACKEND``   a store; ``-2``, ``-3`` behind it where clips of other content have the ids
+``runs/PROFILE/stores/NAME``                a link to the store that a profile uses under this name
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.files import explained, locked
+from cache.layout import Header, read_index_table, settings_header
+from configs.schema import SHELF
+
+
+@dataclass(frozen=True)
+class Found:
+    """A store that holds clips of a pass, or the place of one that is to be begun.
+
+    ``stored``: content hash by clip id. ``others``: links of others that use it.
+    """
+
+    path: Path
+    stored: dict[str, str]
+    others: list[Path]
+
+
+def find(
+    link: Path, label: str, fields: dict[str, Any], dtype: str, backend: str, contents: Mapping[str, str]
+) -> Found:
+    """The store for some clips, without changing anything.
+
+    Of all stores with this fingerprint and backend it is the one that agrees on most of the clips that both name; one
+    that contradicts more of them than it agrees on holds other clips under the same ids, and stays out. Where none is
+    left, it is the store that ``link`` leads to, unless others use it, too; else a new place.
+
+    Args:
+        link: ``runs/PROFILE/stores/NAME``; a folder there, from before there was a shelf, counts as a store, too.
+        label: of a new store's name, for people.
+        contents: content hash by clip id, of all clips of the pass.
+    """
+    wanted = settings_header(fields, 0, dtype, backend, 0)
+    shelf = _shelf(link)
+    candidates = [path for path in [*_stores_below(link.parent), *_stores_below(shelf)] if _is(path, wanted)]
+    agreeing: list[tuple[int, bool, Path, dict[str, str]]] = []
+    for path in dict.fromkeys(path.resolve() for path in candidates):
+        stored = content_hashes(path)
+        same = sum(contents.get(clip_id) == content for clip_id, content in stored.items())
+        other = sum(clip_id in contents for clip_id in stored) - same
+        if same > other:
+            agreeing.append((same - other, path == link.resolve(), path, stored))
+    if agreeing:
+        _, _, path, stored = max(agreeing, key=lambda each: each[:2])
+        return Found(path, stored, _others(path, link))
+    if _is(link, wanted) and not _others(link.resolve(), link):
+        return Found(link.resolve(), content_hashes(link), [])
+    return Found(_free(shelf, f"{label}-{wanted.fingerprint}-{backend}").absolute(), {}, [])
+
+
+def settle(
+    link: Path, label: str, fields: dict[str, Any], dtype: str, backend: str, contents: Mapping[str, str]
+) -> Found:
+    """:func:`find`, and let ``link`` lead there; stores beside it from before there was a shelf move to the shelf.
+
+    Raises:
+        StoreError: such a store is being written, or the system refuses to move or to link.
+    """
+    link.parent.mkdir(parents=True, exist_ok=True)
+    shelf = _shelf(link)
+    shelf.mkdir(exist_ok=True)
+    wanted = settings_header(fields, 0, dtype, backend, 0)
+    for path in _stores_below(link.parent):
+        if path == link or path.name.startswith(f"{link.name}.") or _is(path, wanted):
+            _take_over(path, shelf, label)
+    found = find(link, label, fields, dtype, backend, contents)
+    with explained(link):
+        point(link, found.path)
+    return found
+
+
+def point(link: Path, store: Path) -> None:
+    """Let ``link`` lead to a store, in place of wherever it led before."""
+    target = os.path.relpath(store, link.parent.resolve())
+    if link.is_symlink() and os.readlink(link) == target:  # noqa: PTH115 (as a string)
+        return
+    beside = link.with_name(f".{link.name}.link")
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    beside.symlink_to(target, target_is_directory=True)
+    beside.replace(link)
+
+
+def content_hashes(store: Path) -> dict[str, str]:
+    """Of every clip of a store."""
+    index, _ = read_index_table(store)
+    return dict(zip(index.column("clip_id").to_pylist(), index.column("content_hash").to_pylist(), strict=True))
+
+
+def stores_of(runs: Path) -> dict[Path, list[Path]]:
+    """Every store below a folder of runs, and the links that lead to it; a store in its old place has none."""
+    old = [path for folder in sorted(runs.glob("*/stores")) for path in _stores_below(folder)]
+    every = [*_stores_below(runs / SHELF), *(path for path in old if not path.is_symlink())]
+    return {path: [link for link in _links(runs) if link.resolve() == path.resolve()] for path in every}
+
+
+def _shelf(link: Path) -> Path:
+    return link.parents[2] / SHELF
+
+
+def _links(runs: Path) -> list[Path]:
+    return sorted(path for path in runs.glob("*/stores/*") if path.is_symlink())
+
+
+def _others(store: Path, link: Path) -> list[Path]:
+    others = (other for other in _links(link.parents[2]) if other.absolute() != link.absolute())
+    return [other for other in others if other.resolve() == store]
+
+
+def _stores_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if (path / "store.json").is_file())
+
+
+def _is(store: Path, wanted: Header) -> bool:
+    return (store / "store.json").is_file() and Header.read(store).same_kind(wanted)
+
+
+def _free(shelf: Path, name: str) -> Path:
+    places = (shelf / (name if k == 1 else f"{name}-{k}") for k in _from(1))
+    return next(path for path in places if not os.path.lexists(path))
+
+
+def _from(k: int) -> Iterator[int]:
+    while True:
+        yield k
+        k += 1
+
+
+def _take_over(path: Path, shelf: Path, label: str) -> None:
+    """Move a store that stands where a link belongs, or was set aside there, onto the shelf."""
+    if path.is_symlink():
+        return
+    header = Header.read(path)
+    name = f"{header.fields.get('family', label)}-{header.fingerprint}-{header.backend}"
+    new = _free(shelf, name)
+    with locked(path), explained(path):
+        path.rename(new)
+        path.with_name(f".{path.name}.lock").unlink()
+        if "." not in path.name:  # what was set aside has its fingerprint behind a dot
+            point(path, new)

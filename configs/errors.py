@@ -1,0 +1,24 @@
+"""Errors that a user reads: one line each."""
+
+
+class UserError(Exception):
+    """Something the user can put right: bad configuration, bad input. The message is one line.
+
+    ``exit_code`` is 2 for what was asked (configuration, arguments, data that breaks its contract) 3 for
+    a pass that finished but lost more than it may (clips beyond ``max_error_share``, units without an answer), and 4
+    for an audit that found a leak.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def one_line(error: object, longest: int | None = None) -> str:
+    """What an error of a library says, all of it, without line breaks; at most ``longest`` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for libraries whose further lines help nobody; its type if it is mute."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
