@@ -8,19 +8,31 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.files import StoreError, attach, replace_atomically, replace_folder, write_text_atomically
-from cache.layout import differing_fields, fingerprint
+from cache.files import (
+    StoreError,
+    attach,
+    replace_atomically,
+    replace_folder,
+    write_atomically,
+    write_text_atomically,
+)
+from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
-from cache.writer import StoreWriter
+from cache.writer import StoreWriter, WriterMark
 
 __all__ = [
+    "Header",
     "Store",
     "StoreError",
     "StoreWriter",
+    "WriterMark",
+    "all_finite",
     "attach",
     "differing_fields",
     "fingerprint",
     "replace_atomically",
     "replace_folder",
+    "settings_header",
+    "write_atomically",
     "write_text_atomically",
 ]

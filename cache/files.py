@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CHECKSUMS = "checksums.json"
-REMOTE_NOTES = ".remote.jsonl"  # of cache/remote.py
+REMOTE_NOTES = ".remote.jsonl"  # of cache/remote/copies.py
 ESSENTIAL = ("store.json", "index.parquet")  # nothing else in a store's folder says what stands in them
 Digests = dict[str, list[str | None]]
 

@@ -24,7 +24,7 @@ from cache.layout import (
 )
 
 
-class Mark(NamedTuple):
+class WriterMark(NamedTuple):
     """A moment between two commits, to which a writer can go back."""
 
     commits: int
@@ -138,11 +138,11 @@ class StoreWriter:
         self._changes.append((clip_id, self._entries.pop(clip_id)))
         self._changed = True
 
-    def mark(self) -> Mark:
+    def mark(self) -> WriterMark:
         """The present moment, for :meth:`rollback`. Costs nothing; good until the next :meth:`commit`."""
-        return Mark(self._commits, len(self._changes), self._next_row)
+        return WriterMark(self._commits, len(self._changes), self._next_row)
 
-    def rollback(self, mark: Mark) -> None:
+    def rollback(self, mark: WriterMark) -> None:
         """Undo everything that was appended or dropped since ``mark``.
 
         Raises:

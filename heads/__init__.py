@@ -1,4 +1,6 @@
-"""Heads: small trainable models over cached features, texts and metadata.
+"""Small trainable models over stored features, texts and metadata: seconds where the encoders took hours.
 
-Doors: ``heads/train.py`` (the script), :func:`heads.fitting.saved.load_head` and :func:`heads.fitting.saved.predict`.
+``data`` gathers units into batches, ``models`` are the kinds of heads, ``fitting`` trains them in folds and writes what
+they say, ``explaining`` shows why; ``metrics.py`` is what numbers mean here and in ``fusion``. The scripts:
+``inputs.py``, ``train.py``, ``search.py``, ``explain.py``.
 """

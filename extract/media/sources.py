@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cache import StoreError, replace_atomically
-from cache.objects import Objects
+from cache.remote.objects import Objects
 from configs import UserError, first_line
 
 __all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]

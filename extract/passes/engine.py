@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +16,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from cache import StoreWriter, attach
-from cache.writer import Mark as WriterMark
+from cache import StoreWriter, WriterMark, attach
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
@@ -272,4 +272,9 @@ def write_errors(store_path: Path, failures: list[Failure], ours: Collection[str
     if ours is not None and former.is_file():
         theirs = pl.read_parquet(former, glob=False).filter(~pl.col("clip_id").is_in(list(ours)))
         table = pl.concat([theirs, table])
-    attach(store_path, former.name, table.write_parquet)
+    content = BytesIO()
+    table.write_parquet(content)
+    if (
+        not former.is_file() or former.read_bytes() != content.getvalue()
+    ):  # a pass that finds nothing new writes nothing
+        attach(store_path, former.name, lambda file: file.write(content.getvalue()))

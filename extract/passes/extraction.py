@@ -9,9 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from cache import Store, differing_fields, write_text_atomically
-from cache.layout import Header, settings_header
-from cache.remote import BackgroundPush, fetch
+from cache import Header, Store, differing_fields, settings_header, write_text_atomically
+from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
 from configs.schema import Encoder

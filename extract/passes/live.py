@@ -7,8 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from cache import differing_fields
-from cache.layout import Header, all_finite
+from cache import Header, all_finite, differing_fields
 from configs import Profile, UserError
 from extract.encoders.loading import load_encoder
 from extract.media.sources import Clip

@@ -19,8 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache import replace_folder
-from cache.layout import Header
+from cache import Header, replace_folder
 from configs import Profile, UserError, load
 from configs.schema import Head
 

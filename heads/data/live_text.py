@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cache import Store
-from cache.layout import Header
+from cache import Header, Store
 from configs import Profile
 from extract.passes.live import LiveEncoder
 from extract.corpora.manifest import Unit

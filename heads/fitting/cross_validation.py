@@ -14,7 +14,7 @@ import typer
 from tqdm import tqdm
 
 from cache import Store
-from cache.remote import fetch
+from cache.remote.copies import fetch
 from configs import Profile, UserError
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit

@@ -13,8 +13,7 @@ import polars as pl
 import torch
 import typer
 
-from cache import Store, write_text_atomically
-from cache.files import write_atomically
+from cache import Store, write_atomically, write_text_atomically
 from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record

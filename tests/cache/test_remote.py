@@ -10,7 +10,7 @@ from s3_server import use_server
 
 from cache import Store, StoreError, StoreWriter, attach, objects, remote
 from cache.checks import inspect
-from cache.remote import BackgroundPush, DivergedError, Transferred, fetch, push
+from cache.remote.copies import BackgroundPush, DivergedError, Transferred, fetch, push
 
 FIELDS = {"family": "test", "layer": 3}
 URL = "s3://bucket/run/audio"

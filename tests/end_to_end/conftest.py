@@ -9,12 +9,19 @@ from checkpoints import save_checkpoints
 from shells import REPOSITORY, Shell, shell_in
 
 COPIED = ["cache", "configs", "extract", "fusion", "heads", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"]
-TINY = {  # modality: what the profile says of its encoder instead
+TINY = {  # what the profile says of its encoders instead: two of audio, and two of video
     "audio": {"family": "wav2vec2", "model": "./models/wav2vec2", "pooling": 5.0},
+    "speech": {"family": "wav2vec2", "model": "./models/wav2vec2", "layer": 1, "pooling": "mean"},
     "video": {"family": "image", "model": "./models/resnet", "n_frames": 2},
+    "frames": {"family": "image", "model": "./models/vit", "n_frames": 2, "pooling": "mean"},
     "text": {"family": "transformer", "model": "./models/distilbert", "pooling": "mean"},
 }
-HEADS = ["audio", "text", "metadata", "video_text_metadata"]  # of the sample's: enough to see who reads what
+HEADS = {  # of the sample's, enough to see who reads what; and what they read
+    "audio": ["audio", "speech"],
+    "text": ["text"],
+    "metadata": [],
+    "video_text_metadata": ["video", "frames", "text"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile = yaml.safe_load(path.read_text())
     profile["encoders"] = TINY
     profile["folds"] = 2
-    profile["heads"] = {name: profile["heads"][name] for name in HEADS}
+    profile["heads"] = {name: profile["heads"][name] | {"inputs": inputs} for name, inputs in HEADS.items()}
     for head in profile["heads"].values():
         if head.get("kind", "sequence") in ("sequence", "cross_modal"):
             head |= {"epochs": 1, "hidden": 8}

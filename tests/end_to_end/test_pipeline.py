@@ -23,7 +23,8 @@ def first(shell: Shell) -> list[str]:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def edit(project: Path, old: str, new: str) -> None:
@@ -36,13 +37,13 @@ def edit(project: Path, old: str, new: str) -> None:
 
 def test_everything_runs_once_and_leaves_what_the_readme_promises(first, project, shell):
     heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
-    expected = ["manifest", "extract@audio", "extract@video", "extract@text", "inputs", "audit", "fuse", "bundle"]
+    expected = ["manifest", "extract", "inputs", "audit", "fuse", "bundle"]
     assert sorted(first) == sorted(expected + [f"head@{head}" for head in heads])
     run = project / "runs" / "sample"
-    errors = {
-        m: pl.read_parquet(run / "stores" / m / "errors.parquet")["clip_id"].to_list() for m in ("audio", "video")
-    }
-    assert [len(errors["audio"]), len(errors["video"])] == [1, 1]  # the two files that are broken on purpose
+    names = ("audio", "speech", "video", "frames")
+    errors = {name: pl.read_parquet(run / "stores" / name / "errors.parquet")["clip_id"].to_list() for name in names}
+    assert [len(errors[name]) for name in names] == [1, 1, 1, 1]  # the two files that are broken on purpose
+    assert (errors["audio"], errors["video"]) == (errors["speech"], errors["frames"])
     for head in heads:
         assert (run / "heads" / head / "predictions.parquet").is_file()
     metrics = json.loads((run / "fusion" / "metrics.json").read_text())
@@ -88,34 +89,39 @@ def test_a_learning_rate_retrains_that_head_and_the_fusion_alone(first, project,
     assert set(ran(shell("dvc repro").stdout)) == {"inputs", "head@text", "audit", "fuse", "bundle"}
 
 
-def test_another_video_encoder_reaches_what_reads_video_alone(first, project, shell):
+def test_another_video_encoder_reaches_what_reads_it_alone(first, project, shell):
     heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
-    audio = project / "runs" / "sample" / "stores" / "audio"
-    before = times(audio)
+    others = {name: (project / "runs" / "sample" / "stores" / name).resolve() for name in ("audio", "speech", "frames")}
+    former = (project / "runs" / "sample" / "stores" / "video").resolve()
+    before = {name: times(path) for name, path in others.items()}
     edit(project, "./models/resnet", "./models/vit")
     readers = {f"head@{name}" for name, head in heads.items() if "video" in head.get("inputs", [])}
-    assert set(ran(shell("dvc repro").stdout)) == {"extract@video", "inputs", "audit", "fuse", "bundle"} | readers
-    assert times(audio) == before
-    asides = [path.name for path in audio.parent.iterdir() if path.name.startswith("video.")]
-    assert len(asides) == 1  # DVC did not delete the former store, and neither did the pass
+    assert set(ran(shell("dvc repro").stdout)) == {"extract", "inputs", "audit", "fuse", "bundle"} | readers
+    assert {name: times(path) for name, path in others.items()} == before
+    assert former.is_dir()  # DVC did not delete the former store, and neither did the pass
+    assert former.name in shell("python cache/info.py --unused").stdout
 
 
-def test_profiles_do_not_touch_each_other(first, project, shell):
-    before = times(project / "runs" / "sample")
+def test_profiles_do_not_touch_each_other_and_share_what_is_the_same(first, project, shell):
+    runs = project / "runs"
+    before = times(runs / "sample") | times(runs / "stores")
     text = (project / "configs" / "sample.yaml").read_text()
     (project / "configs" / "other.yaml").write_text(text.replace("name: sample", "name: other", 1))
     shell("python extract/manifest.py --config other")
-    shell("python extract/run.py --config other --modality text")
-    assert (project / "runs" / "other" / "stores" / "text" / "store.json").is_file()
-    assert before == {
-        path: path.stat().st_mtime_ns for path in (project / "runs" / "sample").rglob("*") if path.is_file()
-    }
+    said = shell("python extract/run.py --config other --modality text").stdout
+    assert "text: 0 clips to compute" in said
+    assert "text: uses the store of sample (text)" in said
+    shell("python extract/run.py --config other --encoder text encoders.text.layer=1")
+    assert (runs / "other" / "stores" / "text").resolve() != (runs / "sample" / "stores" / "text").resolve()
+    after = times(runs / "sample") | times(runs / "stores")
+    assert {path: after[path] for path in before} == before
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("python extract/run.py --modality smell", "smell"),
+        ("python extract/run.py --encoder nose", "it has: audio, speech, video, frames, text"),
         ("python extract/run.py --modality audio encoders.audio.layr=2", "encoders.audio.layr: no such setting"),
         ("python heads/train.py --head nose", "nose"),
         ("python heads/train.py --head audio heads.audio.lr=fast", "heads.audio.lr = 'fast'"),

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 from obstore.store import S3Store
 
-from cache import objects
+from cache.remote import objects
 
 
 @dataclass(frozen=True)

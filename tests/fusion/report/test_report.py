@@ -170,7 +170,7 @@ def test_the_commands_and_fingerprints_are_complete(found: Fusion, profile: Prof
     _, page = page_of(found, profile, ["seed=3", "name=a b"])
     for line in (
         "python extract/manifest.py --config mine.yaml seed=3 'name=a b'",
-        "python extract/run.py --config mine.yaml --modality video seed=3 'name=a b'",
+        "python extract/run.py --config mine.yaml seed=3 'name=a b'",
         "python heads/train.py --config mine.yaml --head h1 seed=3 'name=a b'",
         COMMAND,
     ):

@@ -129,7 +129,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         manifest = read_avamerg(profile.dataset)  # type: ignore[arg-type]
         write_manifest(manifest, profile.manifest_path)
         for modality in profile.encoders:
-            extract(profile, manifest, modality, Means("cpu", 1))
+            extract(profile, manifest, [modality], Means("cpu", 1))
         for head in HEADS:
             cross_validate(profile, manifest, head)
         config = root / "tiny.yaml"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache import Store, StoreError
-from cache.remote import push
+from cache.remote.copies import push
 from configs import Profile, load
 from heads.data import features
 from heads.data.batches import UnitData

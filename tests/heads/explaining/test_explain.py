@@ -66,7 +66,7 @@ def write_texts(folder: Path, manifest: Manifest, encoder: dict[str, Any]) -> No
     profile = load(str(folder / "profile.yaml"))
     loaded = load_text_encoder(spec, torch.device("cpu"))
     with open_writer(folder / "runs/tiny/stores/text", loaded, profile.store) as writer:
-        for clip in clips_with_media(manifest, "text", spec.conversation):
+        for clip in clips_with_media(manifest, spec):
             assert isinstance(clip.source, str)
             writer.append(clip.clip_id, loaded.alone(clip.source), f"hash of {clip.source}")
 
@@ -111,11 +111,11 @@ def here(plain: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
 
 @pytest.fixture(scope="module")
 def live(plain: SimpleNamespace) -> LiveText:
-    return LiveText(plain.profile, Store(plain.folder / "runs/tiny/stores/text"))
+    return LiveText(plain.profile, "text", Store(plain.folder / "runs/tiny/stores/text"))
 
 
 def explained(here: SimpleNamespace, head: str, unit: Unit, live: Any = "not needed", **more: Any) -> Explanation:
-    return explain(here.profile, here.manifest, unit, head, Media(), live, 0.5, **more)
+    return explain(here.profile, here.manifest, unit, head, Media(), {"text": live}, 0.5, **more)
 
 
 def strongest(group: Group) -> Piece:
@@ -302,7 +302,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, tools: SimpleNamespace) -
 
 def test_texts_that_are_encoded_together(together: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(together.folder)
-    live = LiveText(together.profile, Store("runs/tiny/stores/text"))
+    live = LiveText(together.profile, "text", Store("runs/tiny/stores/text"))
     units = [unit for unit in together.units["test"] if len(unit.clip_ids) in (2, 3)]
     answers = [explained(together, "texts", unit, live) for unit in units]
     right = [(unit, found) for unit, found in zip(units, answers, strict=True) if found.predicted == unit.label]
@@ -423,7 +423,9 @@ def test_frames_that_are_not_there_are_never_made_up(here: SimpleNamespace, tmp_
     found = explained(here, "audio", here.units["test"][0])
     view = found.views[0]
     frames = replace(view.groups["audio"], what="video")
-    found = replace(found, inputs=["video"], views=[replace(view, groups={"video": frames})])
+    found = replace(
+        found, inputs=["video"], modalities={"video": "video"}, views=[replace(view, groups={"video": frames})]
+    )
     images = np.random.default_rng(0).integers(0, 255, size=(STEPS, 8, 8, 3)).astype(np.uint8)
     for media, pictures in {
         "there": (Media(seen={view.clip_id: Seen(3.0, 1, images)}), STEPS),

@@ -202,10 +202,12 @@ def test_the_key_holds_all_that_decides(workspace: Path, tools: SimpleNamespace)
         return training_key(profile, profile.heads["both"], stores)
 
     keys = [key(), key("seed=1"), key("folds=4"), key("heads.both.lr=0.5")]
-    arrays = {"nobody": np.ones((2, 6), np.float32)}
-    tools.write_store(Path("runs/tiny/stores/audio"), arrays)
-    keys.append(key())
     path = Path("runs/tiny/manifest.parquet")
+    tools.write_store(Path("runs/tiny/stores/audio"), {"nobody": np.ones((2, 6), np.float32)})
+    assert key() == keys[0]  # a clip of another profile that uses the store
+    first = pl.read_parquet(path)["clip_id"][0]
+    tools.write_store(Path("runs/tiny/stores/audio"), {first: np.ones((2, 6), np.float32)})
+    keys.append(key())
     table = pl.read_parquet(path).with_columns(text=pl.lit("other"))
     table.write_parquet(path)
     keys.append(key())

@@ -37,7 +37,7 @@ from cache.files import (
     write_checksums,
 )
 from cache.layout import INDEX, Header, differing_fields, live_chunks, new_values_hash, read_index_table
-from cache.objects import ConflictError, ObjectError, Objects
+from cache.remote.objects import ConflictError, ObjectError, Objects
 
 _AT_ONCE = 4  # files that travel at the same time; each is held in memory
 

@@ -1,0 +1,167 @@
+"""The house: which room may import which, and through which doors. ``docs/design.md`` shows it as a picture."""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from shells import REPOSITORY
+
+# A room, and the rooms that it may import: those below it. A folder's scripts may import all of their own folder.
+BELOW = {
+    "configs": [],
+    "cache": ["configs"],
+    "cache.remote": ["configs", "cache"],
+    "extract.media": ["configs", "cache", "cache.remote"],
+    "extract.encoders": ["configs", "extract.media"],
+    "extract.corpora": ["configs", "cache", "extract.media"],
+    "extract.passes": ["configs", "cache", "cache.remote", "extract.media", "extract.encoders", "extract.corpora"],
+    "extract.sample": ["configs"],
+    "heads.metrics": [],
+    "heads.data": ["configs", "cache", "extract"],
+    "heads.models": ["configs", "extract", "heads.metrics", "heads.data"],
+    "heads.fitting": ["configs", "cache", "cache.remote", "extract", "heads.metrics", "heads.data", "heads.models"],
+    "heads.explaining": ["configs", "cache", "extract", "heads.data", "heads.models", "heads.fitting"],
+    "fusion.strategies": ["configs", "heads.metrics"],
+    "fusion.report": ["configs", "extract", "heads.metrics", "fusion.strategies"],
+    "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.strategies"],
+    "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.strategies"],
+    "extract": ["configs", "cache", "extract"],
+    "heads": ["configs", "cache", "extract", "heads"],
+    "fusion": ["configs", "cache", "extract", "heads", "fusion"],
+}
+# What other folders may import of a folder; everything else in it is its own business.
+DOORS = {
+    "configs": ["configs", "configs.schema"],
+    "cache": ["cache", "cache.shelf", "cache.remote.copies", "cache.remote.objects"],
+    "extract": [
+        "extract.corpora.avamerg",
+        "extract.corpora.manifest",
+        "extract.encoders.tail",
+        "extract.encoders.text",
+        "extract.encoders.weights",
+        "extract.media.decoding",
+        "extract.media.reading",
+        "extract.media.sources",
+        "extract.passes.blocks",
+        "extract.passes.extraction",
+        "extract.passes.live",
+    ],
+    "heads": [
+        "heads.metrics",
+        "heads.data.batches",
+        "heads.data.folds",
+        "heads.models.presence",
+        "heads.fitting.cross_validation",
+        "heads.fitting.outputs",
+        "heads.fitting.saved",
+    ],
+    "fusion": [],
+}
+MOST_FILES = 12  # in a folder
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for folder in DOORS:
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(name: str) -> set[str]:
+    """The modules of this project that a module imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{name}: a relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= whole & MODULES.keys() or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {each for each in found if each in MODULES and each != name}
+
+
+IMPORTS = {name: imports_of(name) for name in MODULES}
+
+
+def room_of(name: str) -> str:
+    return max((room for room in BELOW if name == room or name.startswith(f"{room}.")), key=len)
+
+
+def lies_in(name: str, rooms: list[str]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def test_imports_form_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(IMPORTS[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+    assert done == MODULES.keys()
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_arrows_run_down(room: str) -> None:
+    inside = [name for name in MODULES if room_of(name) == room]
+    assert inside, f"{room}: no such room"
+    for name in inside:
+        upwards = sorted(other for other in IMPORTS[name] if room_of(other) != room and not lies_in(other, BELOW[room]))
+        assert not upwards, f"{name} imports {', '.join(upwards)}, which {room} may not"
+
+
+def test_scripts_are_imported_by_nobody() -> None:
+    scripts = {name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text()}
+    children = {"extract.media.decoding", "extract.passes.devices"}  # these run as processes of their own, too
+    for name in MODULES:
+        assert not (IMPORTS[name] & scripts) - children, name
+
+
+def test_other_folders_come_by_the_door() -> None:
+    used: dict[str, set[str]] = {folder: set() for folder in DOORS}
+    for name, imports in IMPORTS.items():
+        for other in imports:
+            folder = other.split(".")[0]
+            if folder != name.split(".")[0]:
+                assert other in DOORS[folder], f"{name} imports {other}, which is no door of {folder}"
+                used[folder].add(other)
+    for folder, doors in DOORS.items():
+        assert used[folder] == set(doors), f"{folder}: a door that nobody uses"
+
+
+def test_folders_are_small_and_say_what_they_are() -> None:
+    folders = {path.parent for path in MODULES.values()} | {path.parent for path in REPOSITORY.glob("fusion/**/*.j2")}
+    for folder in folders:
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        assert len(files) <= MOST_FILES, folder
+    for name, path in MODULES.items():
+        if path.name == "__init__.py" and name not in ("cache", "configs"):
+            (only,) = ast.parse(path.read_text()).body
+            assert isinstance(only, ast.Expr), f"{name}: opens with more than what it says"
+
+
+def test_no_module_hides_a_library() -> None:
+    """A script's own folder comes first on Python's path: its modules and folders are found before any library."""
+    libraries = sys.stdlib_module_names | packages_distributions().keys()
+    for script in ("cache", "extract", "heads", "fusion"):
+        own = {path.stem for path in (REPOSITORY / script).iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert not (own - {"__init__", "__pycache__"}) & libraries, script
+
+
+def test_the_design_names_every_room() -> None:
+    design = (REPOSITORY / "docs" / "design.md").read_text()
+    for room in BELOW:
+        if "." in room and room != "heads.metrics":
+            assert f"`{room.replace('.', '/')}/`" in design, f"docs/design.md: says nothing of {room}"
