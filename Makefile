@@ -9,7 +9,7 @@ help:
 	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
 	@echo "make test   install what tests need, check style and types, run the tests"
 	@echo "make soak   the long variants of the crash, fuzz and size tests (about an hour)"
-	@echo "make clean  remove the sample's results (runs/sample)"
+	@echo "make clean  remove the sample's results (runs/sample); features stay in runs/stores"
 
 .venv/installed: requirements.txt pyproject.toml
 	@echo "== Installing into .venv (once; a few minutes)"

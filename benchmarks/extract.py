@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,14 +76,18 @@ def make_text(folder: Path, n: int, rng: np.random.Generator) -> list[Path | str
     return [" ".join(f"w{word}" for word in rng.integers(0, WORDS, length)) for length in lengths]
 
 
-def save_network(modality: Modality, folder: Path) -> Path:
-    """A checkpoint of base size, random, as ``from_pretrained`` reads it."""
+def save_network(modality: Modality, folder: Path, tiny: bool = False) -> Path:
+    """A checkpoint of base size, or a tiny one, random, as ``from_pretrained`` reads it."""
     torch.manual_seed(0)
+    small = (
+        {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2} if tiny else {}
+    )
     if modality == "audio":
-        hf.Wav2Vec2Model(hf.Wav2Vec2Config()).save_pretrained(folder)
+        waves = {"conv_dim": (32,) * 7, "num_conv_pos_embedding_groups": 1} if tiny else {}
+        hf.Wav2Vec2Model(hf.Wav2Vec2Config(**small, **waves)).save_pretrained(folder)
         hf.Wav2Vec2FeatureExtractor().save_pretrained(folder)
     elif modality == "video":
-        hf.TimesformerModel(hf.TimesformerConfig()).save_pretrained(folder)
+        hf.TimesformerModel(hf.TimesformerConfig(**small)).save_pretrained(folder)
         stated = {
             "size": {"shortest_edge": 224},
             "crop_size": {"height": 224, "width": 224},
@@ -152,18 +157,22 @@ def frames_by_cv2(path: Path, n: int) -> np.ndarray:
     return np.stack(images + [images[-1]] * (n - len(images)))
 
 
-def program(encoder: LoadedEncoder, modality: Modality, workers: int) -> Callable[[list[Any], Path], None]:
-    """This program, from files to a committed store; ``workers`` decoders are already running, as in a long pass."""
+def program(encoders: list[LoadedEncoder], modality: Modality, workers: int) -> Callable[[list[Any], Path], None]:
+    """This program, from files to committed stores; ``workers`` decoders are already running, as in a long pass."""
 
     def run(sources: list[Any], out: Path) -> None:
         clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
-        with open_writer(out / "store", encoder, StoreSettings()) as writer:
-            plan = plan_pass(clips, *hash_clips(clips, Sources(None), workers), [{}], BLOCKS[modality])
-            (failures,) = run_pass(plan, computer.compute(plan.blocks), [writer], commit_seconds=20)
-            if failures:
-                raise RuntimeError(f"{failures[0]}")
+        with ExitStack() as stack:
+            stores = [open_writer(out / f"store{k}", encoder, StoreSettings()) for k, encoder in enumerate(encoders)]
+            writers = [stack.enter_context(writer) for writer in stores]
+            plan = plan_pass(
+                clips, *hash_clips(clips, Sources(None), workers), [{} for _ in encoders], BLOCKS[modality]
+            )
+            failures = run_pass(plan, computer.compute(plan.blocks), writers, commit_seconds=20)
+            if any(failures):
+                raise RuntimeError(f"{failures}")
 
-    computer = BlockComputer([encoder], workers)
+    computer = BlockComputer(encoders, workers)
     return run
 
 
@@ -230,7 +239,7 @@ def measure(modality: Modality, n_clips: int, device: str, rounds: int, workers:
     chosen = encoders[fastest.removeprefix("encoder alone, ")]
     for name in (name for name in list(runs) if name != fastest):
         del runs[name]
-    runs["this program"] = program(chosen, modality, workers)
+    runs["this program"] = program([chosen], modality, workers)
     runs["plain loop, one at a time, fp32"] = plain_loop(modality, checkpoint, device, 1)
     runs["plain loop, padded batches of 8, fp32"] = plain_loop(modality, checkpoint, device, 8)
     runs["this program"](sources[:2], fresh(folder / "warm"))  # its decoders start
@@ -248,6 +257,41 @@ def measure(modality: Modality, n_clips: int, device: str, rounds: int, workers:
     hours = AVAMERG_CLIPS / rates["this program"] / 3600
     print(f"  at this rate AvaMERG's {AVAMERG_CLIPS:,} clips take {hours:.1f} hours")
     return {"clips": n_clips, "clips_per_second": rates, "fastest": fastest, "once": n_timed, "seconds": seconds}
+
+
+def together(modality: Modality, n_clips: int, device: str, rounds: int, workers: int, folder: Path) -> dict[str, Any]:
+    """What it saves that two encoders of a modality go through each file together: one pass against two.
+
+    With networks of base size, and with tiny ones, beside which decoding is all there is: as on a fast GPU.
+    """
+    media = folder / "media"
+    media.mkdir(parents=True)
+    sources = {"audio": make_audio, "video": make_video}[modality](media, n_clips, np.random.default_rng(0))
+    found: dict[str, Any] = {}
+    for size in ("tiny", "base"):
+        checkpoint = save_network(modality, folder / size, tiny=size == "tiny")
+        both = [
+            load(
+                Encoder(family=FAMILY[modality], model=str(checkpoint), layer=layer, pooling="mean"),
+                torch.device(device),
+            )
+            for layer in (-1, -2)
+        ]
+        apart = [program([encoder], modality, workers) for encoder in both]
+        runs = {"one pass": [program(both, modality, workers)], "two passes": apart}
+        for run in (run for some in runs.values() for run in some):
+            run(sources[:2], fresh(folder / "warm"))  # its decoders start
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in tqdm(range(rounds), f"{modality}, {size}: rounds", disable=None):
+            for name, some in runs.items():
+                seconds[name].append(sum(timed(run, sources, folder) for run in some))
+        ratio = statistics.median(b / a for a, b in zip(seconds["one pass"], seconds["two passes"], strict=True))
+        rate = n_clips / statistics.median(seconds["one pass"])
+        print(
+            f"{modality}, two {size} encoders on {device}: {rate:.2f} clips/s in one pass, {ratio:.2f} x as fast as two"
+        )
+        found[size] = {"clips": n_clips, "seconds": seconds, "ratio": ratio}
+    return found
 
 
 def timed(run: Callable[[list[Any], Path], None], sources: list[Any], folder: Path) -> float:
@@ -271,6 +315,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Decoders.")] = 2,
+    two: Annotated[
+        bool, typer.Option("--two", help="Two encoders of audio, and of video: one pass over the files against two.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file, too.")] = None,
 ) -> None:
     """Compare this program with its encoder alone and with plain loops over transformers, on the same clips.
@@ -280,8 +327,11 @@ def main(
     hf.logging.set_verbosity_error()
     found = {}
     for name in [modality] if modality else N_CLIPS:
+        if two and name == "text":
+            continue  # nothing is decoded
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = measure(name, clips or N_CLIPS[name], device, rounds, workers, Path(folder))
+            look = together if two else measure
+            found[name] = look(name, clips or N_CLIPS[name], device, rounds, workers, Path(folder))
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n")
 

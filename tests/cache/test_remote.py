@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from s3_server import use_server
 
-from cache import Store, StoreError, StoreWriter, attach, objects, remote
+from cache import Store, StoreError, StoreWriter, attach
 from cache.checks import inspect
+from cache.files import REMOTE_NOTES
+from cache.remote import objects
 from cache.remote.copies import BackgroundPush, DivergedError, Transferred, fetch, push
 
 FIELDS = {"family": "test", "layer": 3}
@@ -31,7 +33,7 @@ def same(a: Path, b: Path) -> bool:
         for folder in (a, b)
     ]
     for content in contents:
-        content.pop(Path(remote.REMOTE_NOTES), None)
+        content.pop(Path(REMOTE_NOTES), None)
     return contents[0] == contents[1]
 
 
@@ -262,7 +264,7 @@ def test_a_process_that_died_as_its_index_was_sent_knows_it_again(s3, tmp_path, 
 def test_equal_stores_need_no_notes(s3, tmp_path):
     write(tmp_path / "audio", "ab")
     push(tmp_path / "audio", URL)
-    (tmp_path / "audio" / remote.REMOTE_NOTES).unlink()
+    (tmp_path / "audio" / REMOTE_NOTES).unlink()
     assert fetch(URL, tmp_path / "audio").files
     write(tmp_path / "audio", "c")
     push(tmp_path / "audio", URL)

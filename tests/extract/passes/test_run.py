@@ -317,17 +317,6 @@ def test_as_a_script_from_a_shell(profile: dict[str, Any]) -> None:
     assert json.loads(Path("runs/tiny/stores/text/store.json").read_text())["dim"] == 16
 
 
-def test_several_devices_write_the_same_store_as_one(profile: dict[str, Any], run: Run) -> None:
-    """Two processes on the CPU stand for two GPUs."""
-    assert run(*AUDIO)[0] == 0
-    one = stored_bytes()
-    shutil.rmtree(STORE.resolve())
-    code, out, _ = run("--modality", "audio", "--config", "tiny.yaml", "--device", "cpu,cpu")
-    assert code == 0
-    assert "7 of 7 clips" in out
-    assert stored_bytes() == one
-
-
 def stored_bytes() -> dict[str, bytes]:
     return {path.relative_to(STORE).as_posix(): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
 

@@ -146,7 +146,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, n_calls: int) -> Callable[[]
     return lambda: monkeypatch.setitem(loading.LOADERS, "audio", load)
 
 
-@pytest.mark.parametrize("n_calls", [3, 5, 6, 11])
+@pytest.mark.parametrize("n_calls", [3, 6])
 def test_an_interrupted_pass_goes_on_to_the_same_bytes(
     profile: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch, n_calls: int
 ) -> None:
@@ -163,7 +163,8 @@ def test_an_interrupted_pass_goes_on_to_the_same_bytes(
     assert {name: stored(name) for name in whole} == whole
 
 
-def test_several_devices_compute_several_encoders(profile: dict[str, Any], run: Run) -> None:
+def test_several_devices_write_the_same_stores_as_one(profile: dict[str, Any], run: Run) -> None:
+    """Two processes on the CPU stand for two GPUs."""
     run("--config", "mine.yaml", "--modality", "audio", *RUN)
     one = {name: stored(name) for name in ("waves", "units")}
     shutil.rmtree("runs/stores")

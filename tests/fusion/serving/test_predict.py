@@ -33,6 +33,7 @@ from fusion.strategies.pools import FittedMean, FittedSingle
 from fusion.strategies.predictions import HeadOutputs, Predictions, manifest_metadata, read
 from heads.fitting.cross_validation import cross_validate
 
+pytestmark = pytest.mark.xdist_group("predict")  # what is made for all of them is made once
 HEADS: dict[str, dict[str, Any]] = {
     "sound": {"kind": "linear", "inputs": ["audio"], "c": 0.1},
     "both": {"kind": "linear", "inputs": ["audio", "video"], "c": 0.1},

@@ -18,6 +18,7 @@ from fusion.strategies.catalogue import load
 from fusion.strategies.predictions import read
 from heads.metrics import evaluate
 
+pytestmark = pytest.mark.xdist_group("stack")  # what is made for all of them is made once
 SCRIPT = REPOSITORY / "fusion" / "stack.py"
 CHARTS = ("strategies", "confusion_matrix", "per_class", "reliability", "where_heads_win")
 HOSTILE = {"happy": "<script>alert(1)</script>", "sad": "a\"b' onload=x", "angry": "$x_{}${{7*7}}"}

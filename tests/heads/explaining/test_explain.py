@@ -19,7 +19,6 @@ from media_tools import write_video
 
 from cache import Store
 from configs import UserError, load
-from configs.schema import Encoder
 from extract.corpora.manifest import Manifest, Unit, make_manifest
 from extract.encoders.text import load_text_encoder
 from extract.passes.engine import open_writer
@@ -31,10 +30,13 @@ from heads.explaining.attention import attention_of
 from heads.explaining.explanation import Explanation, Group, Piece, explain
 from heads.explaining.media import Media, Seen, look
 from heads.explaining.page import write_page
+from heads.explaining.scene import Scene
 from heads.explaining.words import disagreements
 from heads.fitting.cross_validation import cross_validate
+from heads.fitting.saved import load_head
 from heads.models.network import HeadSizes, NetworkModel, build
 
+pytestmark = pytest.mark.xdist_group("explain")  # what is made for all of them is made once
 STEPS = 9
 AGES = ("young & old", "<b>old</b>", None)
 THOROUGH = {"epochs": 25, "dropout": 0.0, "modality_dropout": 0.0}  # learns what was planted
@@ -60,27 +62,34 @@ def planted_dataset(tools: SimpleNamespace) -> tuple[Manifest, dict[str, dict[st
     return make_manifest(clips, Path(), manifest.classes, {}, "planted"), arrays, planted
 
 
-def write_texts(folder: Path, manifest: Manifest, encoder: dict[str, Any]) -> None:
-    """The text store of a workspace, by the profile's own encoder."""
-    spec = Encoder.model_validate(encoder)
+def write_texts(folder: Path, manifest: Manifest, name: str) -> None:
+    """A text store of a workspace, by the profile's own encoder."""
     profile = load(str(folder / "profile.yaml"))
+    spec = profile.encoders[name]
     loaded = load_text_encoder(spec, torch.device("cpu"))
-    with open_writer(folder / "runs/tiny/stores/text", loaded, profile.store) as writer:
+    with open_writer(folder / "runs/tiny/stores" / name, loaded, profile.store) as writer:
         for clip in clips_with_media(manifest, spec):
             assert isinstance(clip.source, str)
             writer.append(clip.clip_id, loaded.alone(clip.source), f"hash of {clip.source}")
 
 
 def workspace(
-    folder: Path, tools: SimpleNamespace, heads: dict[str, Any], text: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tools: SimpleNamespace,
+    heads: dict[str, Any],
+    texts: dict[str, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> SimpleNamespace:
-    """A profile whose heads are trained on planted signals."""
+    """A profile whose heads are trained on planted signals; beside ``audio`` a ``voice`` of one vector a clip."""
     save_checkpoints(folder, ["bert"])
-    text = {"family": "transformer", "model": str(folder / "bert")} | text
     manifest, arrays, planted = planted_dataset(tools)
-    encoders = {"audio": {"family": "wav2vec2", "model": "./none"}, "text": text}
-    tools.write_workspace(folder, manifest, {"audio": arrays["audio"]}, heads, encoders=encoders)
-    write_texts(folder, manifest, text)
+    encoders = {"audio": {"family": "wav2vec2", "model": "./none"}, "voice": {"family": "hubert", "model": "./none"}}
+    encoders |= {name: {"family": "transformer", "model": str(folder / "bert")} | text for name, text in texts.items()}
+    sound = arrays["audio"]
+    stores = {"audio": sound, "voice": {clip: values.mean(0, keepdims=True) for clip, values in sound.items()}}
+    tools.write_workspace(folder, manifest, stores, heads, encoders=encoders)
+    for name in texts:
+        write_texts(folder, manifest, name)
     monkeypatch.chdir(folder)
     profile = load("profile.yaml")
     for name in heads:
@@ -98,9 +107,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory, tools: SimpleNamespace) -> A
         "words": {"kind": "bag_of_words", "inputs": ["text"], "c": 10.0},
         "texts": {"kind": "linear", "inputs": ["text"], "c": 1.0},
         "trees": {"kind": "xgboost", "inputs": ["text"], "metadata": ["age"], "trees": 5},
+        "several": tools.head_settings(inputs=["audio", "voice", "text", "tokens"], epochs=2),
     }
+    texts = {"text": {"pooling": "mean"}, "tokens": {"layer": 1}}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
-        yield workspace(tmp_path_factory.mktemp("plain"), tools, heads, {"pooling": "mean"}, patch)
+        yield workspace(tmp_path_factory.mktemp("plain"), tools, heads, texts, patch)
 
 
 @pytest.fixture
@@ -182,6 +193,51 @@ def test_unknown_fields_are_said_and_known_ones_removed(here: SimpleNamespace) -
     assert "age: <b>old</b>" in ages["<b>old</b>"][0]
     assert ages[None][0] == ["audio"]
     assert "age" in ages[None][1][0]
+
+
+def test_seconds_and_words_belong_to_the_modality_contributions_to_the_encoder(
+    here: SimpleNamespace, live: LiveText
+) -> None:
+    names = ["audio", "voice", "text", "tokens"]
+    tokens = LiveText(here.profile, "tokens", Store(here.profile.store_path("tokens")))
+    unit = next(unit for unit in here.units["test"] if len(unit.clip_ids) == 2)
+    found = explain(
+        here.profile, here.manifest, unit, "several", Media(), {"text": live, "tokens": tokens}, 0.5, explained=None
+    )
+    assert found.modalities == {"audio": "audio", "voice": "audio", "text": "text", "tokens": "text"}
+    assert found.notes == []
+    assert found.difference < 1e-5
+    assert [piece.name for piece in found.everything.pieces] == names
+    view = found.views[-1]
+    assert [piece.name for piece in view.groups["modalities"].pieces] == names
+    # The one vector of "voice" cannot be cut: the windows are those of "audio", and it is said what stays.
+    assert len(view.groups["audio"].pieces) == STEPS
+    assert "The voice store keeps one vector a clip: what is taken away of the others stays in it." in view.notes
+    words_of = view.groups["words"].pieces
+    assert [piece.name for piece in words_of] == (view.text or "").split()
+    assert all(piece.attention is not None for piece in [*words_of, *view.groups["audio"].pieces])
+    assert sum(piece.attention or 0 for piece in view.groups["audio"].pieces) == pytest.approx(1)
+    # A text that is taken away is taken from both of its encoders, unless one of them is asked about.
+    scene = Scene(
+        here.profile,
+        here.manifest,
+        unit,
+        load_head(here.profile.head_path("several") / "model"),
+        Media(),
+        {"text": live, "tokens": tokens},
+    )
+    removal = scene.without_text({unit.unit_id: None})
+    assert set(removal.arrays) == {("text", unit.unit_id), ("tokens", unit.unit_id)}
+    assert set(scene.without_text({unit.unit_id: "so"}, only="tokens").arrays) == {("tokens", unit.unit_id)}
+
+
+def test_words_stay_where_one_of_several_encoders_is_not_there(here: SimpleNamespace, live: LiveText) -> None:
+    unit = here.units["test"][0]
+    found = explain(
+        here.profile, here.manifest, unit, "several", Media(), {"text": live, "tokens": "no such folder"}, 0.5
+    )
+    assert "words" not in found.views[-1].groups
+    assert found.notes == ["Words are not taken away: no such folder"]
 
 
 def test_other_classes_can_be_explained(here: SimpleNamespace) -> None:
@@ -297,7 +353,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, tools: SimpleNamespace) -
         "spare": {"kind": "bag_of_words", "inputs": ["text"], "c": 1.0},
     }
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
-        yield workspace(tmp_path_factory.mktemp("together"), tools, heads, {"conversation": True}, patch)
+        yield workspace(tmp_path_factory.mktemp("together"), tools, heads, {"text": {"conversation": True}}, patch)
 
 
 def test_texts_that_are_encoded_together(together: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
