@@ -1,6 +1,7 @@
 """Encoders of a manifest's clips, from the clips to finished stores, with their errors and their receipts."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -153,9 +154,10 @@ def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_r
             f"{member.name}: settings changed ({', '.join(differing)}): the former store stays; "
             "python cache/info.py --unused lists those that no profile uses"
         )
-    if found.others and found.path != stood:
+    if found.stored and found.path != stood:
         also = ", ".join(f"{other.parts[-3]} ({other.name})" for other in found.others)
-        print(f"{member.name}: {'would use' if dry_run else 'uses'} the store of {also}")
+        what = f"the store of {also}" if also else f"{os.path.relpath(found.path)}, which holds its clips"
+        print(f"{member.name}: {'would use' if dry_run else 'uses'} {what}")
     return found
 
 
