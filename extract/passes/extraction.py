@@ -64,6 +64,7 @@ def extract(
     too_many: list[str] = []
     for together in _passes(profile, names, means.device):
         too_many += _extract(profile, clips[together[0].name], together, means, dry_run, rehash)
+        del together  # a GPU need not hold them while the next ones are loaded
     if too_many:
         raise UserError("; ".join(too_many), exit_code=3)
 
@@ -90,8 +91,11 @@ def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[lis
             same = [
                 m for m in members if m.block_clips == first.block_clips and shares_decoding(first.encoder, m.encoder)
             ]
-            yield [first, *same]
             members = [member for member in members if member not in same]
+            together = [first, *same]
+            del first, same
+            yield together
+            del together
 
 
 def _extract(
@@ -106,7 +110,7 @@ def _extract(
     _refuse_twins(members, found)
     if dry_run:
         plan = _plan(clips, contents, unreadable, found, [each.stored for each in found], members)
-        _describe(members, plan, len(clips))
+        _describe(members, plan)
         return []
     sources.save()
     with ExitStack() as stack:
@@ -116,7 +120,7 @@ def _extract(
             for member, each in zip(members, found, strict=True)
         ]
         plan = _plan(clips, contents, unreadable, found, [writer.content_hashes for writer in writers], members)
-        _describe(members, plan, len(clips))
+        _describe(members, plan)
         compute = stack.enter_context(computing(means, [member.encoder for member in members]))
 
         def committed() -> None:
@@ -234,7 +238,7 @@ def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: lis
     write_text_atomically(path, json.dumps(receipt, indent=2) + "\n")
 
 
-def _describe(members: list[Member], plan: Plan, n_clips: int) -> None:
+def _describe(members: list[Member], plan: Plan) -> None:
     for member, part in zip(members, plan.parts, strict=True):
         print(
             f"{member.name}: {part.n_compute} clips to compute ({part.n_new} new, {part.n_changed} changed), "

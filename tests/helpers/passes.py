@@ -1,11 +1,15 @@
 """A pass of one encoder, as an extraction does it, for tests of what it leaves."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from cache import StoreWriter
+from cache import Store, StoreWriter
+from configs.schema import StoreSettings
+from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
-from extract.passes.blocks import Failure, Mark, Result
-from extract.passes.engine import Plan, hash_clips, plan_pass, run_pass
+from extract.passes.blocks import BlockComputer, Failure, Mark, Result
+from extract.passes.engine import Plan, hash_clips, open_writer, plan_pass, run_pass
 
 
 def plan_alone(clips: list[Clip], stored: Mapping[str, str], block_clips: int, sources: Sources | None = None) -> Plan:
@@ -18,3 +22,12 @@ def run_alone(
 ) -> list[Failure]:
     (failures,) = run_pass(plan, results, [writer], commit_seconds)
     return failures
+
+
+def store_of(encoder: LoadedEncoder, sources: list[Any], path: Path) -> Store:
+    """The store of some files or texts, in float32, as ``clip0``, ``clip1`` ...; all of them can be read."""
+    clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
+    with open_writer(path, encoder, StoreSettings(dtype="float32")) as writer, BlockComputer([encoder], 2) as computer:
+        plan = plan_alone(clips, {}, len(clips))
+        assert run_alone(plan, computer.compute(plan.blocks), writer) == []
+    return Store(path)

@@ -20,33 +20,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from media_tools import Load, decode_frames, relative_error, write_video
-from passes import plan_alone, run_alone
+from passes import store_of
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from cache import Store, fingerprint
+from cache import fingerprint
 from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
 from extract.encoders import weights
 from extract.encoders.encoder import LoadedEncoder, pool_time
 from extract.media.reading import ClipError, resize_and_crop
-from extract.media.sources import Clip
-from extract.passes.blocks import BlockComputer, batches_of
+from extract.passes.blocks import batches_of
 from extract.passes.engine import open_writer
 
 CHECKPOINTS = list(MODALITIES)
 
 
 def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.ndarray]:
-    clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
-    with (
-        open_writer(path, encoder, StoreSettings(dtype="float32")) as writer,
-        BlockComputer([encoder], workers=2) as computer,
-    ):
-        plan = plan_alone(clips, {}, len(clips))
-        assert run_alone(plan, computer.compute(plan.blocks), writer, commit_seconds=60) == []
-    store = Store(path)
-    return [store[clip.clip_id] for clip in clips]
+    store = store_of(encoder, sources, path)
+    return [store[f"clip{i}"] for i in range(len(sources))]
 
 
 def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:

@@ -19,21 +19,17 @@ import torch
 import transformers as hf
 from checkpoints import IMAGES, MODALITIES, N_FRAMES, SIZE, SMALL, WAVES, WORDS
 from media_tools import decode_frames
-from passes import plan_alone, run_alone
+from passes import store_of
 from torch import Tensor, nn
 
-from cache import Store
 from configs import UserError
-from configs.schema import Encoder, StoreSettings
+from configs.schema import Encoder
 from configs.schema import Tail as Settings
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.layers import LAYERS, keep_needed_layers
 from extract.encoders.loading import load
 from extract.encoders.tail import Tail, build_tail, load_tail
 from extract.media.reading import resize_and_crop
-from extract.media.sources import Clip
-from extract.passes.blocks import BlockComputer
-from extract.passes.engine import open_writer
 
 N_LAYERS, CLASSES, TOLERANCE = 4, 3, 1e-5
 DEEP = {"num_hidden_layers": N_LAYERS}
@@ -126,15 +122,8 @@ def case_of(deep: Path, media: dict[str, list[Any]], tmp_path_factory: pytest.Te
 
 
 def stored(encoder: LoadedEncoder, sources: list[Any], path: Path) -> tuple[list[Tensor], dict[str, Any]]:
-    clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
-    with (
-        open_writer(path, encoder, StoreSettings(dtype="float32")) as writer,
-        BlockComputer([encoder], workers=1) as computer,
-    ):
-        plan = plan_alone(clips, {}, len(clips))
-        assert run_alone(plan, computer.compute(plan.blocks), writer, commit_seconds=60) == []
-    store = Store(path)
-    return [torch.from_numpy(np.array(store[clip.clip_id])) for clip in clips], store.fields
+    store = store_of(encoder, sources, path)
+    return [torch.from_numpy(np.array(store[f"clip{i}"])) for i in range(len(sources))], store.fields
 
 
 def padded(states: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,15 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 import yaml
 from media_tools import Run
 
@@ -22,8 +19,6 @@ from configs import load as load_profile
 from extract import manifest
 from extract import run as run_module
 from extract.corpora.manifest import read_manifest
-from extract.encoders import loading
-from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
 
 FILES = {"clip_id": "id", "conversation_id": "talk", "index": "at", "role": "role", "split": "part", "label": "emotion"}
@@ -213,35 +208,6 @@ def test_too_many_errors_end_in_exit_code_3_and_the_rest_is_stored(profile: dict
     assert run(*AUDIO)[0] == 0
     assert sorted(Store(STORE).clip_ids) == READ
     assert pl.read_parquet(STORE / "errors.parquet").height == 0
-
-
-def test_ctrl_c_keeps_what_was_committed(profile: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(*AUDIO)[0] == 0
-    whole = {path.relative_to(STORE): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
-    shutil.rmtree(STORE.resolve())
-    load: Callable[..., LoadedEncoder] = loading.LOADERS["audio"]
-    calls = 0
-
-    def load_interrupted(*arguments: Any) -> LoadedEncoder:
-        encoder = load(*arguments)
-
-        def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            if calls == 4:
-                raise KeyboardInterrupt
-            return encoder.hidden(inputs, lengths)
-
-        return replace(encoder, hidden=hidden)
-
-    monkeypatch.setitem(loading.LOADERS, "audio", load_interrupted)
-    code, _, err = run(*AUDIO)
-    assert code == 130
-    assert err.endswith("interrupted: what was committed is kept; run the same command to go on\n")
-    assert len(Store(STORE)) == 2  # one block of two clips
-    code, out, _ = run(*AUDIO)
-    assert (code, computed(out)) == (0, 5)
-    assert {path.relative_to(STORE): path.read_bytes() for path in STORE.rglob("*") if path.is_file()} == whole
 
 
 def test_what_the_listener_answers_is_not_computed(profile: dict[str, Any], run: Run) -> None:

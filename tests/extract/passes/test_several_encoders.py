@@ -154,7 +154,9 @@ def test_an_interrupted_pass_goes_on_to_the_same_bytes(
     whole = {name: stored(name) for name in ("waves", "units")}
     shutil.rmtree("runs/stores")
     again = interrupted_at(monkeypatch, n_calls)
-    assert run("--config", "mine.yaml", "--modality", "audio", *RUN)[0] == 130
+    code, _, err = run("--config", "mine.yaml", "--modality", "audio", *RUN)
+    assert code == 130
+    assert err.endswith("interrupted: what was committed is kept; run the same command to go on\n")
     again()
     n_stored = [len(Store(f"runs/mine/stores/{name}")) for name in ("waves", "units")]
     assert n_stored[0] == n_stored[1]  # whole blocks of both
