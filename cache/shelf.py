@@ -4,7 +4,9 @@
 ``runs/PROFILE/stores/NAME``                a link to the store that a profile uses under this name
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,7 +122,21 @@ def _others(store: Path, link: Path) -> list[Path]:
 
 
 def _stores_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if (path / "store.json").is_file())
+    return sorted(path for path in folder.glob("[!.]*") if (path / "store.json").is_file())
+
+
+def _move(path: Path, new: Path) -> None:
+    """Rename a folder; from one disk to another, copy it beside its place first."""
+    try:
+        path.rename(new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = new.with_name(f".{new.name}.moving")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(path, beside)
+        beside.rename(new)
+        shutil.rmtree(path)
 
 
 def _is(store: Path, wanted: Header) -> bool:
@@ -146,7 +162,7 @@ def _take_over(path: Path, shelf: Path, label: str) -> None:
     name = f"{header.fields.get('family', label)}-{header.fingerprint}-{header.backend}"
     new = _free(shelf, name)
     with locked(path), explained(path):
-        path.rename(new)
+        _move(path, new)
         path.with_name(f".{path.name}.lock").unlink()
         if "." not in path.name:  # what was set aside has its fingerprint behind a dot
             point(path, new)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs.heads import Head, Range, Tail
+from configs.names import TAKEN_NAMES
 from configs.sections import Modality, Name, PositiveFloat, PositiveInt, Section, Share
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
@@ -244,6 +245,8 @@ class Profile(Section):
     @model_validator(mode="after")
     def _names_meet(self) -> "Profile":
         for name, encoder in self.encoders.items():
+            if name in TAKEN_NAMES:
+                raise ValueError(f"encoders.{name}: networks use this name themselves: choose another")
             if name in get_args(Modality) and name != encoder.modality:
                 raise ValueError(f"encoders.{name}: {encoder.family} reads {encoder.modality}: give it another name")
         for name, head in self.heads.items():

@@ -119,7 +119,7 @@ def fetch(url: str, folder: Path) -> Transferred:
         there = {path: found.version for path, found in objects.list().items()}
         if INDEX not in there:
             return Transferred(0, 0)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.resolve().mkdir(parents=True, exist_ok=True)  # also where a link led to a store that was deleted
         with locked(folder):
             return _fetch(objects, there, folder)
 

@@ -1,6 +1,8 @@
 """Stores on one shelf: found by what they are, shared, never set aside by others, taken over from their old places."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,31 @@ def test_a_store_from_before_the_shelf_is_taken_over(name: str) -> None:
     assert not (old.exists() and "." in name)
     with StoreWriter(found.path, FIELDS, 4) as writer:  # with a lock of its own
         assert writer.content_hashes == CLIPS
+
+
+def test_a_store_on_another_disk_is_copied_to_the_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(link("a"), CLIPS)
+    before = all_files(link("a"))
+    rename = Path.rename
+
+    def across(self: Path, target: Path) -> Path:
+        if self == link("a"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    found = settle(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS)
+    assert link("a").is_symlink()
+    assert all_files(found.path) == before
+    assert [path.name for path in Path("runs/stores").iterdir()] == [found.path.name]
+
+
+def test_a_link_to_a_store_that_was_deleted_is_led_elsewhere() -> None:
+    first = run("a", CLIPS)
+    shutil.rmtree(first.path)
+    assert find(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS).stored == {}
+    assert run("a", CLIPS).path == first.path
+    assert Store(link("a")).clip_ids == list(CLIPS)
 
 
 def test_a_former_store_of_other_settings_is_kept_too() -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +14,7 @@ import tensorstore
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_tools import BACKENDS, FIELDS, all_files, features, python, write
+from store_tools import BACKENDS, FIELDS, all_files, features, python, read_into, write, write_many
 
 from cache import Store, StoreError, StoreWriter, differing_fields, fingerprint
 from cache.checks import inspect
@@ -79,13 +78,6 @@ def test_an_interrupted_and_resumed_store_is_byte_identical(tmp_path, backend):
     assert all_files(tmp_path / "whole") == all_files(tmp_path / "resumed")
 
 
-def _write_many(path: Path, backend: str, started: "multiprocessing.connection.Connection") -> None:
-    os.fsync = lambda descriptor: None  # as in conftest.py; this process is the test's own
-    clips = features(120, dim=64)
-    started.send(True)
-    write(path, clips, every=3, backend=backend)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_what_was_committed_is_whole(tmp_path, backend, n_kills):
@@ -98,8 +90,9 @@ def test_killed_at_any_moment_what_was_committed_is_whole(tmp_path, backend, n_k
     children.set_forkserver_preload(["store_tools"])
     while kills < n_kills or len(commits) <= 2:  # it was killed at different places
         here, there = children.Pipe()
-        child = children.Process(target=_write_many, args=(path, backend, there))
+        child = children.Process(target=write_many, args=(path, backend, there))
         child.start()
+        there.close()  # a child that cannot begin ends the test, and does not hang it
         here.recv()
         child.join(rng.uniform(0, patience))
         child.kill()
@@ -241,10 +234,6 @@ def test_the_index_is_a_table_that_anyone_can_read(tmp_path):
     assert table["content_hash"][2] == "hash of clip2"
 
 
-def _read(store: Store, clip_id: str, queue: "multiprocessing.Queue[np.ndarray]") -> None:
-    queue.put(np.array(store[clip_id]))
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_store_goes_to_worker_processes(tmp_path, method):
     clips = features(6)
@@ -252,7 +241,7 @@ def test_a_store_goes_to_worker_processes(tmp_path, method):
     store = Store(tmp_path / "s")
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    worker = context.Process(target=_read, args=(store, "clip4", queue))
+    worker = context.Process(target=read_into, args=(store, "clip4", queue))
     worker.start()
     np.testing.assert_array_equal(queue.get(timeout=60), clips["clip4"].astype(np.float16))
     worker.join()

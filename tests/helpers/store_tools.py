@@ -1,12 +1,14 @@
 """What the store's tests share: features, a way to write them, and a script's ``main`` in a process of its own."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from cache import StoreWriter
+from cache import Store, StoreWriter
 
 FIELDS = {"family": "test", "layer": 3}
 BACKENDS = ["zarr", "hdf5"]
@@ -39,3 +41,15 @@ def python(code: str, **values: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", start + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+# In this module, since a process that is not forked must be able to import them.
+def write_many(path: Path, backend: str, started: "multiprocessing.connection.Connection") -> None:
+    os.fsync = lambda descriptor: None  # as in conftest.py; this process is the test's own
+    clips = features(120, dim=64)
+    started.send(True)
+    write(path, clips, every=3, backend=backend)
+
+
+def read_into(store: Store, clip_id: str, queue: "multiprocessing.Queue[np.ndarray]") -> None:
+    queue.put(np.array(store[clip_id]))

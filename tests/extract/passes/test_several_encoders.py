@@ -255,6 +255,7 @@ def test_a_profile_with_fewer_clips_takes_nothing_from_one_with_more(profile: di
         (["encoders.units.face_crop={}"], "encoders.units: face_crop: only video has faces"),
         (["encoders.waves.conversation=true"], "encoders.waves: conversation: only texts are joined"),
         (["--encoder", "units", "encoders.units.model=./nowhere"], "encoders.units: model './nowhere': no such model"),
+        (["encoders.values={family: hubert, model: ./x}"], "encoders.values: networks use this name themselves"),
         (["name=stores"], "runs/stores holds the stores of all profiles: choose another name"),
     ],
 )

@@ -1,5 +1,6 @@
 """Both networks: what they answer for a unit depends on that unit alone; how they are made, and come back from disk."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from configs.names import TAKEN_NAMES
 from configs.schema import Encoder
 from extract.encoders.weights import find_folder, model_files, weights_hash
 from heads.data.batches import ROLES, Batch, Frames, UnitData
@@ -287,3 +289,9 @@ def tail_of(network: nn.Module) -> nn.Module:
     tail = clip_encoders(network)["text"].tail
     assert tail is not None
     return tail
+
+
+def test_no_encoder_takes_a_name_that_networks_have_themselves() -> None:
+    own = {name for name in dir(nn.ModuleDict()) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)}
+    assert own <= TAKEN_NAMES
+    assert "audio" not in TAKEN_NAMES
