@@ -42,7 +42,7 @@ def main(
 ) -> None:
     """Show which clips, seconds, frames and words carried the decision of trained heads about one unit.
 
-    Everything that a head reads of the unit is taken away by itself - a clip, a modality, half a second, a frame, a
+    Everything that a head reads of the unit is taken away by itself - a clip, an input, half a second, a frame, a
     word, a metadata field - and the head is asked again: what the class loses is its score. The attention weights of
     heads that have them stand beside it, with where the two disagree. The models are those that the unit's row in
     predictions.parquet comes from: for a training unit, of the fold that did not see it.

@@ -15,7 +15,7 @@ def augment(batch: Batch, head: Head, deviations: Mapping[str, Tensor], generato
     """A batch with time masking and noise, as far as the head's settings ask for them.
 
     Args:
-        deviations: for each modality, (dim,) the standard deviation of each dimension over the fitted units.
+        deviations: for each input, (dim,) the standard deviation of each dimension over the fitted units.
     """
     frames = dict(batch.frames)
     for name in frames:

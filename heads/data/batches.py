@@ -1,7 +1,7 @@
 """Units as tensors, and batches gathered from them.
 
 A batch never has the shape (batch, places, time, dim): the clips that its units see stand in one row, each once however
-many units see it, and only those that have a modality take part in it, so that short conversations, missing media and
+many units see it, and of each encoder only those that have something take part in it, so that short conversations, missing media and
 shared context cost nothing.
 """
 
@@ -133,7 +133,7 @@ class UnitData:
 
         Args:
             metadata_ids: what :meth:`metadata_ids` returned, for all units.
-            hide: training's chance that a clip's modality is hidden, or that a metadata field becomes unknown, which
+            hide: training's chance that an input of a clip is hidden, or that a metadata field becomes unknown, which
                 also trains the embedding that unseen categories get.
             generator: where the chances are drawn from; needed with ``hide``.
         """
@@ -258,12 +258,12 @@ def bucketed(
 
 
 def draw_hidden(has: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Modality dropout: which of the modalities that clips have training hides, each with chance ``rate``.
+    """Modality dropout: which of the inputs that clips have training hides, each with chance ``rate``.
 
     A clip never loses all that it has: where every draw says hide, one of them, at random, stays.
 
     Args:
-        has: (clips, modalities) bool.
+        has: (clips, inputs) bool.
     Returns:
         bool, the same shape; True only where ``has`` is.
     """

@@ -1,4 +1,4 @@
-"""One modality of many clips: resident as one tensor where it fits, read from its source batch by batch where not."""
+"""What one encoder says of many clips: resident as one tensor where it fits, read from its source batch by batch where not."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Frames:
-    """One modality of the clips of a batch that have it."""
+    """What one encoder says of the clips of a batch that have it."""
 
     values: Tensor  # (clips that have it, time, dim) float32; any finite number where the mask is False
     mask: Tensor  # (clips that have it, time)
@@ -45,11 +45,11 @@ def default_device() -> torch.device:
 
 
 class Features:
-    """One modality of a list of clips, which are known by their number in it.
+    """What one encoder says of a list of clips, which are known by their number in it.
 
     Attributes:
-        dim: width of what is gathered; None where no clip has the modality.
-        lengths: (clips,) time steps; 0 where a clip lacks the modality.
+        dim: width of what is gathered; None where there is nothing of any clip.
+        lengths: (clips,) time steps; 0 where there is nothing of a clip.
         n_bytes: what all of it takes.
     """
 
@@ -125,7 +125,7 @@ class Features:
         self._place()
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Numbers of clips that have the modality, in order, and their time steps one after another, (steps, dim)."""
+        """Numbers of clips that have something, in order, and their time steps one after another, (steps, dim)."""
         clips = np.flatnonzero(self.lengths)
         block = np.cumsum(self.lengths[clips]) * (self.dim or 0) // BLOCK_VALUES
         with tqdm(total=len(clips), desc=f"reading {self._name}", unit="clip", disable=None, delay=2) as progress:

@@ -28,9 +28,9 @@ class Attention:
 
     Attributes:
         clips: (clips,) shares of the conversation.
-        steps: modality, number of the clip: (steps,) shares of the clip. Step k of n covers the k-th of n equal parts
+        steps: input, number of the clip: (steps,) shares of the clip. Step k of n covers the k-th of n equal parts
             of the clip; there may be fewer of them than in the store, or more.
-        across: asking modality, answering modality: (clips,) shares of what the labelled clip asks of the other.
+        across: asking input, answering input: (clips,) shares of what the labelled clip asks of the other.
     """
 
     clips: Shares = field(default_factory=lambda: np.empty(0))
@@ -81,7 +81,7 @@ def _cross_modal(network: Network, seen: dict[str, "_Seen"], batch: Batch, rows:
     """Shares of time: those of the parts of a clip, times those of the steps within each part."""
     clips = seen["context.pool"].weights[0, 0].double().cpu().numpy()
     steps: dict[tuple[str, int], Shares] = {}
-    parts: dict[str, Tensor] = {}  # modality: (places, parts) shares of each clip's own parts
+    parts: dict[str, Tensor] = {}  # input: (places, parts) shares of each clip's own parts
     members: dict[str, Tensor] = {}
     for name in network.sizes.dims:
         pool = seen[f"pools.{name}"]
@@ -89,7 +89,7 @@ def _cross_modal(network: Network, seen: dict[str, "_Seen"], batch: Batch, rows:
         within = _within_clips(seen, f"modalities.{name}.clips.pool", batch, name, rows)
         for place, row in enumerate(rows):
             if not bool((batch.frames[name].places == row).any()):
-                continue  # it lacks the modality: a learned vector stands there
+                continue  # it lacks the input: a learned vector stands there
             own = parts[name][place][members[name][place]]  # (parts of the clip,)
             shares = own @ within[place][: len(own)] if place in within else own
             steps[name, place] = shares.cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a head answers when something is taken away from a unit: a clip, a modality, seconds, a frame, a word, a field.
+"""What a head answers when something is taken away from a unit: a clip, an input, seconds, a frame, a word, a field.
 
 Everything that is taken away is run again, all of it in one batch; how much the answer changes is its score (erasure:
 Li, Monroe and Jurafsky 2016, arXiv:1612.08220; occlusion: Zeiler and Fergus 2014, arXiv:1311.2901).
@@ -31,7 +31,7 @@ class Removal:
     """What is taken away from a unit, and what is left in its place.
 
     Attributes:
-        arrays: modality, clip id: what is left of the clip's features (time, dim); None where they are missing.
+        arrays: input, clip id: what is left of the clip's features (time, dim); None where they are missing.
         texts: clip id: what is left of a text, for heads that read it from the manifest; None where it is missing.
         columns: of the manifest, made unknown for the labelled clip.
     """
@@ -76,7 +76,7 @@ def answers(
     Raises:
         UserError: a store is not what the head was trained on, or a metadata field is missing.
     """
-    sources = {modality: Arrays(store, unit.clip_ids) for modality, store in stores.items()}
+    sources = {name: Arrays(store, unit.clip_ids) for name, store in stores.items()}
     rows = {row["clip_id"]: row for row in manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids)).to_dicts()}
     clips, units = list(rows.values()), [unit]
     for number, removal in enumerate(removals):
@@ -85,8 +85,8 @@ def answers(
             columns = dict.fromkeys(removal.columns) if clip == unit.unit_id else {}
             texts = {"text": removal.texts[clip]} if clip in removal.texts else {}
             clips.append(rows[clip] | {"clip_id": name} | columns | texts)
-            for modality, source in sources.items():
-                values = removal.arrays.get((modality, clip), source.get(clip))
+            for read, source in sources.items():
+                values = removal.arrays.get((read, clip), source.get(clip))
                 if values is not None and len(values):
                     source[name] = values
         members = tuple(names.get(clip, clip) for clip in unit.clip_ids)
@@ -94,9 +94,9 @@ def answers(
     # Heads on statistics refuse a store that holds nothing of any unit, and must be told how wide it is.
     clips.append(rows[unit.unit_id] | {"clip_id": ANCHOR, "role": "speaker"})
     units.append(replace(unit, unit_id=ANCHOR, clip_ids=(ANCHOR,)))
-    for modality, store in stores.items():
+    for name, store in stores.items():
         if len(store):
-            sources[modality][ANCHOR] = store[store.clip_ids[0]]
+            sources[name][ANCHOR] = store[store.clip_ids[0]]
 
     changed = Manifest(pl.DataFrame(clips, schema=manifest.clips.schema), manifest.root, manifest.classes, {})
     data = trained.read(changed, units, sources)

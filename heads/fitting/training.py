@@ -275,7 +275,7 @@ def rate_at(step: int, n_steps: int, warmup: float, schedule: Literal["cosine", 
 
 
 def _deviations(task: FoldTask, device: torch.device) -> dict[str, Tensor]:
-    """For each modality, (dim,) float32: the standard deviation of each dimension over the fitted units."""
+    """For each input, (dim,) float32: the standard deviation of each dimension over the fitted units."""
     clips = task.data.clips_of(task.fit)
     return {
         name: torch.from_numpy(features.moments(clips)[1]).float().to(device)

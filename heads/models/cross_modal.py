@@ -1,9 +1,9 @@
-"""The cross-modal head, the published video architecture for any modalities: clips and metadata -> one of N classes.
+"""The cross-modal head, the published video architecture for any inputs: clips and metadata -> one of N classes.
 
-per clip and modality   cut into parts in time -> a vector each (a single learned one where the clip lacks it)
-per modality            bidirectional LSTM over all parts of all clips -> self-attention
-per pair of modalities  cross-modal attention: the parts of one ask, the parts of the other answer
-per clip                each modality's parts pooled, beside the metadata stream: the unit's fields, the clip's role
+per clip and input      cut into parts in time -> a vector each (a single learned one where the clip lacks it)
+per input               bidirectional LSTM over all parts of all clips -> self-attention
+per pair of inputs      cross-modal attention: the parts of one ask, the parts of the other answer
+per clip                each input's parts pooled, beside the metadata stream: the unit's fields, the clip's role
 per conversation        bidirectional LSTM over the clips -> attention pooling, and the labelled clip's state
 per unit                classifier
 """
@@ -59,7 +59,7 @@ class CrossModalHead(nn.Module):
         return self.context(states, batch.mask)
 
     def clip_states(self, batch: Batch) -> dict[str, Tensor]:
-        """What cross-modal attention makes of each modality of each clip, (batch, places, 2 * hidden)."""
+        """What cross-modal attention makes of each input of each clip, (batch, places, 2 * hidden)."""
         streams = {name: stream(batch) for name, stream in self.modalities.items()}
         result = {}
         for name, (states, _, members) in streams.items():
@@ -69,7 +69,7 @@ class CrossModalHead(nn.Module):
 
 
 class ModalityStream(nn.Module):
-    """One modality of a conversation: the parts of its clips, in time, each knowing the others.
+    """One input of a conversation: the parts of its clips, in time, each knowing the others.
 
     Returns states (batch, parts, 2 * hidden), their mask (batch, parts), True up to a conversation's end, and which
     parts belong to which clip (batch, places, parts); each clip has one at least.
@@ -102,9 +102,9 @@ class ModalityStream(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from one modality, keys and values from each other one; a modality that is alone asks itself.
+    """Queries from one input, keys and values from each other one; an input that is alone asks itself.
 
-    Tsai et al. 2019, arXiv:1906.00295, section 3.1, with what the other modalities answer added up.
+    Tsai et al. 2019, arXiv:1906.00295, section 3.1, with what the other inputs answer added up.
     """
 
     def __init__(self, name: str, sizes: HeadSizes) -> None:
@@ -120,7 +120,7 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, states: Tensor, streams: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """``states`` (batch, parts, width) ask; ``streams`` has every modality's states and their mask."""
+        """``states`` (batch, parts, width) ask; ``streams`` has every input's states and their mask."""
         answers = states
         for other, attention in self.others.items():
             keys, mask = streams[other]

@@ -86,7 +86,7 @@ def build(sizes: HeadSizes, tails: Mapping[str, nn.Module] | None = None) -> Net
         if sizes.tails:
             from extract.encoders.tail import build_tail  # transformers takes seconds to import
 
-            tails = {modality: build_tail(about) for modality, about in sizes.tails.items()}
+            tails = {name: build_tail(about) for name, about in sizes.tails.items()}
     return CrossModalHead(sizes, tails) if sizes.kind == "cross_modal" else SequenceHead(sizes, tails)
 
 
@@ -109,8 +109,8 @@ def new_model(task: FoldTask) -> NetworkModel:
     if head.fine_tune:
         from extract.encoders.tail import load_tail  # transformers takes seconds to import
 
-        for modality, settings in head.fine_tune.items():
-            tails[modality] = load_tail(task.encoders[modality], settings, task.stored[modality])
+        for name, settings in head.fine_tune.items():
+            tails[name] = load_tail(task.encoders[name], settings, task.stored[name])
     identity = knows_speakers(data, task.fit) if head.speaker_identity is None else head.speaker_identity
     vocabularies = fit_vocabularies(data, task.fit, [*data.fields, *([SPEAKER, LISTENER] if identity else [])])
     if identity and not vocabularies[SPEAKER]:
@@ -138,12 +138,12 @@ def new_model(task: FoldTask) -> NetworkModel:
 
 
 def n_segments(head: Head) -> int:
-    """The most vectors that a clip's modality becomes."""
+    """The most vectors that an input of a clip becomes."""
     return head.segments if head.kind == "cross_modal" else 1
 
 
 def clip_encoders(network: nn.Module) -> dict[str, ClipEncoder]:
-    """The encoder of each modality; its ``tail`` is None where none is trained."""
+    """What encodes each input; its ``tail`` is None where none is trained."""
     return {module.modality: module for module in network.modules() if isinstance(module, ClipEncoder)}
 
 

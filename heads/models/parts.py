@@ -1,4 +1,4 @@
-"""What networks are made of: encoders of a clip's modality, recurrence, attention, embeddings of metadata.
+"""What networks are made of: encoders of a clip's inputs, recurrence, attention, embeddings of metadata.
 
 Shapes: units of a batch are ``batch``; the clips they see, each once, are ``clips``; the clips of the longest unit are
 ``places``; encoder time steps are ``time``.
@@ -27,7 +27,7 @@ class HeadSizes:
 
     kind: str  # of a network: sequence or cross_modal
     classes: int
-    dims: dict[str, int]  # modality: width of what is read of it
+    dims: dict[str, int]  # input (an encoder's name): width of what is read of it
     roles: int
     vocabularies: dict[str, int]  # metadata field: number of ids, with 0 for unknown
     hidden: int
@@ -35,14 +35,14 @@ class HeadSizes:
     dropout: float
     lstm_layers: int = 1
     time: Literal["attentive", "statistics", "lstm"] = "attentive"
-    segments: int = 1  # the most vectors that a clip's modality becomes
+    segments: int = 1  # the most vectors that an input of a clip becomes
     speaker_identity: bool = False  # whether the vocabularies have who speaks and who listens
     finer: list[int] = field(default_factory=list)  # the class of each finer label that is learned, if any is
-    tails: dict[str, dict[str, Any]] = field(default_factory=dict)  # modality: what its tail is made from
+    tails: dict[str, dict[str, Any]] = field(default_factory=dict)  # input: what its tail is made from
 
 
 class ClipEncoder(nn.Module):
-    """One modality of every clip: the clip's time steps cut into at most ``segments`` parts, a vector for each.
+    """One input of every clip: its time steps cut into at most ``segments`` parts, a vector for each.
 
         tail, or standardise -> LayerNorm -> (bidirectional LSTM) -> attentive statistics of each part -> projection
 

@@ -1,4 +1,4 @@
-"""Units as one row each: a modality's mean and deviation over all time steps of the speaker's clips, and metadata."""
+"""Units as one row each: an input's mean and deviation over all time steps of the speaker's clips, and metadata."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,12 +71,12 @@ def unit_statistics(
     One clip is in memory at a time, however large the stores are.
 
     Args:
-        sources: by modality; their columns stand in this order, means before deviations.
+        sources: by input; their columns stand in this order, means before deviations.
         context_clips: how many clips before the labelled one count; None: all.
         deviations: False leaves them out.
     Returns:
-        (units, 2 * sum of the modalities' dims) float32, or half as many columns; NaN where a unit's speaker has
-        nothing in a modality.
+        (units, 2 * sum of the inputs' dims) float32, or half as many columns; NaN where a unit's speaker has
+        nothing of an input.
     Raises:
         UserError: a source holds nothing of any unit.
     """
@@ -125,7 +125,7 @@ def _mean_and_deviation(clips: Sequence[_Sums]) -> tuple[np.ndarray, np.ndarray]
 
 
 def statistics_features() -> "Pipeline":
-    """Unfitted: missing modalities take the training units' mean (nothing, once standardised) and a flag."""
+    """Unfitted: missing inputs take the training units' mean (nothing, once standardised) and a flag."""
     from sklearn.impute import SimpleImputer  # seconds to import, and who predicts fits nothing
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler

@@ -14,11 +14,11 @@ Clip = Mapping[str, Any]  # a row of the manifest
 
 
 def found_inputs(head: Head, unit: Unit, clips: Mapping[str, Clip], sources: Mapping[str, Container[str]]) -> list[str]:
-    """The modalities and metadata fields that are there.
+    """The inputs and metadata fields that are there.
 
     Args:
         clips: the manifest's rows by clip id.
-        sources: for each modality, the clips that have features; one that is not named has none.
+        sources: for each encoder, the clips that have features; one that is not named has none.
     """
     seen: Sequence[str] = seen_clips(unit, head.context_clips)
     if head.kind in ("linear", "xgboost"):

@@ -1,7 +1,7 @@
-"""The sequence head, the published audio architecture for any modalities: clips and metadata -> one of N classes.
+"""The sequence head, the published audio architecture for any inputs: clips and metadata -> one of N classes.
 
-per clip and modality   attentive statistics over time -> projection (a learned vector where the clip lacks it)
-per clip                modalities joined -> projection, beside an embedding of the clip's role
+per clip and input      attentive statistics over time -> projection (a learned vector where the clip lacks it)
+per clip                inputs joined -> projection, beside an embedding of the clip's role
 per conversation        bidirectional LSTM -> self-attention -> attention pooling, and the labelled clip's state
 per unit                joined with metadata embeddings -> classifier
 """
@@ -25,7 +25,7 @@ from heads.models.parts import (
 
 
 class SequenceHead(nn.Module):
-    """Logits of units. A head without modalities sees the metadata alone."""
+    """Logits of units. A head without inputs sees the metadata alone."""
 
     def __init__(self, sizes: HeadSizes, tails: Mapping[str, nn.Module]) -> None:
         super().__init__()
