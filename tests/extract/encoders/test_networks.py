@@ -8,12 +8,13 @@ import torch
 from checkpoints import IMAGES, MODALITIES, N_FRAMES, SIZE, WORDS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, TimesformerConfig, TimesformerModel
 
 from configs import UserError
 from extract.encoders.layers import drop_unused_layers
-from extract.encoders.networks import ReadyNetwork, steps_after
+from extract.encoders.networks import Precision, ReadyNetwork, steps_after
 
 CPU = torch.device("cpu")
 WAVES = [name for name, (_, family) in MODALITIES.items() if family in ("wav2vec2", "hubert", "wavlm")]
@@ -196,3 +197,20 @@ def test_a_gpu_is_close_to_a_cpu(checkpoints: Path, name: str, precision: str) -
         got = ready.hidden_states({key: value.cuda() for key, value in inputs.items()})
     bound = 1e-4 if precision == "float32" else HALF_TOLERANCE
     assert max(difference(one, other) for one, other in zip(got, wanted, strict=True)) <= bound
+
+
+@pytest.mark.parametrize(("wrong", "precision"), [(True, "bfloat16"), (True, "float32"), (False, "bfloat16")])
+def test_a_convolution_that_is_wrong_in_bfloat16_is_refused(wrong: bool, precision: Precision) -> None:
+    """As that of oneDNN is for a few channels a group on processors with AMX; here made so, whatever the processor."""
+
+    class Convolution(nn.Conv1d):
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            exact = nn.functional.conv1d(given.float(), self.weight.float(), None, groups=self.groups)
+            return (exact.flip(-1) if wrong and given.dtype == torch.bfloat16 else exact).to(given.dtype)
+
+    network = nn.Sequential(Convolution(8, 8, 3, groups=4, bias=False))
+    if wrong and precision == "bfloat16":
+        with pytest.raises(UserError, match=r"bfloat16: the convolution 0, of 2 channels a group, is wrong on"):
+            ReadyNetwork(network, precision, CPU)
+    else:
+        ReadyNetwork(network, precision, CPU)
