@@ -146,6 +146,8 @@ def test_folders_are_small_and_say_what_they_are() -> None:
     for folder in folders:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         assert len(files) <= MOST_FILES, folder
+    for folder in {path.parent for path in MODULES.values()} - {REPOSITORY / "extract" / "sample"}:
+        assert (folder / "__init__.py").is_file(), folder  # a wheel holds packages only
     for name, path in MODULES.items():
         if path.name == "__init__.py" and name not in ("cache", "configs"):
             (only,) = ast.parse(path.read_text()).body
