@@ -1,8 +1,8 @@
 """Units as tensors, and batches gathered from them.
 
 A batch never has the shape (batch, places, time, dim): the clips that its units see stand in one row, each once however
-many units see it, and of each encoder only those that have something take part in it, so that short conversations, missing media and
-shared context cost nothing.
+many units see it, and of each encoder only those that have something take part in it, so that short conversations,
+missing media and shared context cost nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What one encoder says of many clips: resident as one tensor where it fits, read from its source batch by batch where not."""
+"""What one encoder says of many clips: resident as one tensor where it fits, else read from its source by the batch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

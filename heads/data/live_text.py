@@ -7,11 +7,11 @@ import numpy as np
 
 from cache import Header, Store
 from configs import Profile
-from extract.passes.live import LiveEncoder
 from extract.corpora.manifest import Unit
-from extract.media.sources import Clip
 from extract.encoders.text import BETWEEN_TEXTS, join_texts
 from extract.encoders.weights import find_folder
+from extract.media.sources import Clip
+from extract.passes.live import LiveEncoder
 
 # What is written without spaces (Chinese, Japanese) is taken character by character.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
