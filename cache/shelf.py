@@ -36,7 +36,7 @@ def find(
     """The store for some clips, without changing anything.
 
     Of all stores with this fingerprint and backend it is the one that agrees on most of the clips that both name; one
-    that contradicts more of them than it agrees on holds other clips under the same ids, and stays out. Where none is
+    that contradicts as many of them as it agrees on holds other clips under the same ids, and stays out. Where none is
     left, it is the store that ``link`` leads to, unless others use it, too; else a new place.
 
     Args:
@@ -113,7 +113,7 @@ def _shelf(link: Path) -> Path:
 
 
 def _links(runs: Path) -> list[Path]:
-    return sorted(path for path in runs.glob("*/stores/*") if path.is_symlink())
+    return sorted(path for path in runs.glob("*/stores/[!.]*") if path.is_symlink())
 
 
 def _others(store: Path, link: Path) -> list[Path]:
