@@ -7,14 +7,14 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from cache.files import explained, locked
-from cache.layout import Header, read_index_table, settings_header
+from cache.layout import Header, read_index_table
 from configs.schema import SHELF
 
 
@@ -30,9 +30,7 @@ class Found:
     others: list[Path]
 
 
-def find(
-    link: Path, label: str, fields: dict[str, Any], dtype: str, backend: str, contents: Mapping[str, str]
-) -> Found:
+def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) -> Found:
     """The store for some clips, without changing anything.
 
     Of all stores with this fingerprint and backend it is the one that agrees on most of the clips that both name; one
@@ -42,9 +40,9 @@ def find(
     Args:
         link: ``runs/PROFILE/stores/NAME``; a folder there, from before there was a shelf, counts as a store, too.
         label: of a new store's name, for people.
+        wanted: :func:`cache.settings_header` of the pass; its width and the size of chunks do not matter.
         contents: content hash by clip id, of all clips of the pass.
     """
-    wanted = settings_header(fields, 0, dtype, backend, 0)
     shelf = _shelf(link)
     candidates = [path for path in [*_stores_below(link.parent), *_stores_below(shelf)] if _is(path, wanted)]
     agreeing: list[tuple[int, bool, Path, dict[str, str]]] = []
@@ -59,12 +57,10 @@ def find(
         return Found(path, stored, _others(path, link))
     if _is(link, wanted) and not _others(link.resolve(), link):
         return Found(link.resolve(), content_hashes(link), [])
-    return Found(_free(shelf, f"{label}-{wanted.fingerprint}-{backend}").absolute(), {}, [])
+    return Found(_free(shelf, _name(label, wanted)).absolute(), {}, [])
 
 
-def settle(
-    link: Path, label: str, fields: dict[str, Any], dtype: str, backend: str, contents: Mapping[str, str]
-) -> Found:
+def settle(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) -> Found:
     """:func:`find`, and let ``link`` lead there; stores beside it from before there was a shelf move to the shelf.
 
     Raises:
@@ -73,11 +69,10 @@ def settle(
     link.parent.mkdir(parents=True, exist_ok=True)
     shelf = _shelf(link)
     shelf.mkdir(exist_ok=True)
-    wanted = settings_header(fields, 0, dtype, backend, 0)
     for path in _stores_below(link.parent):
         if path == link or path.name.startswith(f"{link.name}.") or _is(path, wanted):
             _take_over(path, shelf, label)
-    found = find(link, label, fields, dtype, backend, contents)
+    found = find(link, label, wanted, contents)
     with explained(link):
         point(link, found.path)
     return found
@@ -105,7 +100,8 @@ def stores_of(runs: Path) -> dict[Path, list[Path]]:
     """Every store below a folder of runs, and the links that lead to it; a store in its old place has none."""
     old = [path for folder in sorted(runs.glob("*/stores")) for path in _stores_below(folder)]
     every = [*_stores_below(runs / SHELF), *(path for path in old if not path.is_symlink())]
-    return {path: [link for link in _links(runs) if link.resolve() == path.resolve()] for path in every}
+    leads = {link: link.resolve() for link in _links(runs)}
+    return {path: [link for link, store in leads.items() if store == path.resolve()] for path in every}
 
 
 def _shelf(link: Path) -> Path:
@@ -144,14 +140,12 @@ def _is(store: Path, wanted: Header) -> bool:
 
 
 def _free(shelf: Path, name: str) -> Path:
-    places = (shelf / (name if k == 1 else f"{name}-{k}") for k in _from(1))
+    places = (shelf / (name if k == 1 else f"{name}-{k}") for k in count(1))
     return next(path for path in places if not os.path.lexists(path))
 
 
-def _from(k: int) -> Iterator[int]:
-    while True:
-        yield k
-        k += 1
+def _name(label: str, header: Header) -> str:
+    return f"{label}-{header.fingerprint}-{header.backend}"
 
 
 def _take_over(path: Path, shelf: Path, label: str) -> None:
@@ -159,8 +153,7 @@ def _take_over(path: Path, shelf: Path, label: str) -> None:
     if path.is_symlink():
         return
     header = Header.read(path)
-    name = f"{header.fields.get('family', label)}-{header.fingerprint}-{header.backend}"
-    new = _free(shelf, name)
+    new = _free(shelf, _name(header.fields.get("family", label), header))
     with locked(path), explained(path):
         _move(path, new)
         path.with_name(f".{path.name}.lock").unlink()

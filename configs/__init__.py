@@ -81,7 +81,7 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     except ValidationError as error:
         first = error.errors()[0]
         # What contradicts itself across sections has no place, but its message begins with the key.
-        places = first["loc"] or tuple(first["msg"].removeprefix("Value error, ").split()[0].rstrip(":").split("."))
+        places = first["loc"] or tuple(_message(first).split()[0].rstrip(":").split("."))
         last = next((source for source, part in reversed(sources) if _holds(part, places)), path)
         raise UserError(f"{last}: {_first_problem(error)}") from error
 
@@ -174,9 +174,13 @@ def _first_problem(error: ValidationError) -> str:
         return f"{key}: missing, and it has no default{more}"
     if first["type"] == "extra_forbidden":
         return f"{key}: no such setting{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _message(first)
     given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
     return f"{key}{given}: {message}{more}" if key else f"{message}{more}"
+
+
+def _message(problem: Any) -> str:
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def command(main: Callable[..., None], *expected: type[Exception]) -> None:

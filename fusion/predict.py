@@ -62,9 +62,8 @@ def main(
     given = _pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
-    from fusion.serving.clips import (
-        manifests,  # these take seconds to import: help and mistakes should not wait for them
-    )
+    # these take seconds to import: help and mistakes should not wait for them
+    from fusion.serving.clips import manifests
     from fusion.serving.live import Predictor
 
     gc.freeze()

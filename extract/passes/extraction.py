@@ -24,6 +24,8 @@ from extract.passes.blocks import Failure, shares_decoding
 from extract.passes.engine import Plan, hash_clips, open_writer, plan_pass, run_pass, write_errors
 from extract.passes.means import Means, computing
 
+Reads = tuple[str, bool]  # a modality, and whether texts are joined
+Hashed = tuple[dict[str, str], list[Failure]]  # what hash_clips gives
 BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
 
 
@@ -54,16 +56,27 @@ def extract(
             after everything, more clips of one failed than ``max_error_share`` allows.
         StoreError: another process writes a store, or it is damaged.
     """
-    clips = {name: clips_with_media(manifest, profile.encoders[name]) for name in names}
+    clips: dict[Reads, list[Clip]] = {}
     for name in names:
-        if not clips[name]:
+        spec = profile.encoders[name]
+        if _reads(spec) not in clips:
+            clips[_reads(spec)] = clips_with_media(manifest, spec)
+        if not clips[_reads(spec)]:
             raise UserError(
-                f"{profile.manifest_path}: no labelled conversation has {profile.encoders[name].modality}, which "
-                f"encoders.{name} reads: see what extract/manifest.py printed"
+                f"{profile.manifest_path}: no labelled conversation has {spec.modality}, which encoders.{name} reads: "
+                "see what extract/manifest.py printed"
             )
+    hashed: dict[Reads, Hashed] = {}
     too_many: list[str] = []
     for together in _passes(profile, names, means.device):
-        too_many += _extract(profile, clips[together[0].name], together, means, dry_run, rehash)
+        spec = profile.encoders[together[0].name]
+        reads = _reads(spec)
+        if reads not in hashed:
+            sources = Sources(profile.sources_path(spec.modality), trust=not rehash)
+            hashed[reads] = hash_clips(clips[reads], sources, means.workers)
+            if not dry_run:
+                sources.save()
+        too_many += _extract(profile, clips[reads], hashed[reads], together, means, dry_run)
         del together  # a GPU need not hold them while the next ones are loaded
     if too_many:
         raise UserError("; ".join(too_many), exit_code=3)
@@ -98,21 +111,23 @@ def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[lis
             del together
 
 
+def _reads(spec: Encoder) -> Reads:
+    """What decides which clips an encoder reads, and so their hashes."""
+    return spec.modality, spec.conversation
+
+
 def _extract(
-    profile: Profile, clips: list[Clip], members: list[Member], means: Means, dry_run: bool, rehash: bool
+    profile: Profile, clips: list[Clip], hashed: Hashed, members: list[Member], means: Means, dry_run: bool
 ) -> list[str]:
     """One pass. Returns what to say of encoders that too many clips failed for."""
     started = time.perf_counter()
-    spec = profile.encoders[members[0].name]
-    sources = Sources(profile.sources_path(spec.modality), trust=not rehash)
-    contents, unreadable = hash_clips(clips, sources, means.workers)
+    contents, unreadable = hashed
     found = [_store_for(profile, member, contents, dry_run) for member in members]
     _refuse_twins(members, found)
     if dry_run:
         plan = _plan(clips, contents, unreadable, found, [each.stored for each in found], members)
         _describe(members, plan)
         return []
-    sources.save()
     with ExitStack() as stack:
         pushes = _pushes(profile, members, found)
         writers = [
@@ -151,7 +166,7 @@ def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_r
     wanted = settings_header(member.encoder.fields, 0, profile.store.dtype, profile.store.backend, 0)
     stood = link.resolve()
     look = find if dry_run else settle
-    found = look(link, spec.family, member.encoder.fields, wanted.dtype, wanted.backend, contents)
+    found = look(link, spec.family, wanted, contents)
     if former is not None and not former.same_kind(wanted):
         differing = differing_fields(former.fields, json.loads(json.dumps(wanted.fields))) or ["backend"]
         print(

@@ -101,6 +101,7 @@ def gather(
     def script(name: str, *options: str) -> str:
         return shlex.join(["python", name, *arguments[0], *options, *arguments[1]])
 
+    clips = pl.read_parquet(profile.manifest_path, columns=["clip_id"]) if profile.manifest_path.is_file() else None
     audit = script("fusion/audit.py")
     commands = [
         script("extract/manifest.py"),
@@ -119,7 +120,7 @@ def gather(
         failures=[
             failure
             for encoder in profile.encoders
-            for failure in _failures(encoder, profile.store_path(encoder) / "errors.parquet", profile.manifest_path)
+            for failure in _failures(encoder, profile.store_path(encoder) / "errors.parquet", clips)
         ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
@@ -137,15 +138,13 @@ def _stores(profile: Profile) -> list[Store]:
     return stores
 
 
-def _failures(encoder: str, path: Path, manifest: Path) -> list[Failure]:
-    """Of the manifest's clips: others may use the store, too."""
+def _failures(encoder: str, path: Path, ours: pl.DataFrame | None) -> list[Failure]:
+    """Of the manifest's clips, where it is there: others may use the store, too."""
     if not path.is_file():
         return []
     rows = pl.read_parquet(path, columns=["clip_id", "stage", "reason"])
-    if manifest.is_file():
-        rows = rows.join(
-            pl.read_parquet(manifest, columns=["clip_id"]), on="clip_id", how="semi", maintain_order="left"
-        )
+    if ours is not None:
+        rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
     clips: dict[tuple[str, str], list[str]] = {}
     for clip_id, stage, reason in rows.iter_rows():
         clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))

@@ -155,7 +155,6 @@ class Scene:
             problem = self._prepare_text(name)
             if problem:
                 self.notes.append(f"Words are not taken away: {problem}")
-                self.live[name] = problem
                 return False
         return True
 

@@ -11,12 +11,13 @@ import yaml
 from store_tools import FIELDS, all_files
 
 import cache.info
-from cache import Store, StoreError, StoreWriter
+from cache import Store, StoreError, StoreWriter, settings_header
 from cache.files import take_lock
 from cache.shelf import Found, content_hashes, find, settle, stores_of
 from configs import UserError
 
 OTHER = {**FIELDS, "layer": 4}
+WANTED = settings_header(FIELDS, 0, "float16", "zarr", 0)
 CLIPS = {f"clip{i}": f"content {i}" for i in range(6)}
 
 
@@ -38,7 +39,7 @@ def fill(path: Path, contents: dict[str, str], fields: dict[str, object] = FIELD
 
 def run(profile: str, contents: dict[str, str], fields: dict[str, object] = FIELDS, name: str = "audio") -> Found:
     """As a pass does it: find the store, fill it."""
-    found = settle(link(profile, name), "whisper", fields, "float16", "zarr", contents)
+    found = settle(link(profile, name), "whisper", settings_header(fields, 0, "float16", "zarr", 0), contents)
     fill(found.path, contents, fields)
     return found
 
@@ -99,7 +100,7 @@ def test_what_changed_altogether_stays_where_it_was_unless_others_use_it() -> No
 def test_the_store_that_agrees_most_is_taken() -> None:
     few, many = dict(list(CLIPS.items())[:2]), CLIPS
     run("a", {"elsewhere": "x", **few})
-    fuller = settle(link("b"), "whisper", FIELDS, "float16", "zarr", {"nothing": "of these"})
+    fuller = settle(link("b"), "whisper", WANTED, {"nothing": "of these"})
     fill(fuller.path, many)
     assert run("c", many).path == fuller.path
 
@@ -109,10 +110,10 @@ def test_a_store_from_before_the_shelf_is_taken_over(name: str) -> None:
     old = link("a", name)
     fill(old, CLIPS)
     before = all_files(old)
-    seen = find(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS)
+    seen = find(link("a"), "whisper", WANTED, CLIPS)
     assert (seen.path, seen.stored) == (old.absolute(), CLIPS)
     assert not link("a").is_symlink()  # looking changes nothing
-    found = settle(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS)
+    found = settle(link("a"), "whisper", WANTED, CLIPS)
     assert (found.path.parent, found.stored) == (Path("runs/stores").absolute(), CLIPS)
     assert link("a").resolve() == found.path
     assert all_files(found.path) == before
@@ -132,7 +133,7 @@ def test_a_store_on_another_disk_is_copied_to_the_shelf(monkeypatch: pytest.Monk
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", across)
-    found = settle(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS)
+    found = settle(link("a"), "whisper", WANTED, CLIPS)
     assert link("a").is_symlink()
     assert all_files(found.path) == before
     assert [path.name for path in Path("runs/stores").iterdir()] == [found.path.name]
@@ -141,7 +142,7 @@ def test_a_store_on_another_disk_is_copied_to_the_shelf(monkeypatch: pytest.Monk
 def test_a_link_to_a_store_that_was_deleted_is_led_elsewhere() -> None:
     first = run("a", CLIPS)
     shutil.rmtree(first.path)
-    assert find(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS).stored == {}
+    assert find(link("a"), "whisper", WANTED, CLIPS).stored == {}
     assert run("a", CLIPS).path == first.path
     assert Store(link("a")).clip_ids == list(CLIPS)
 
@@ -177,7 +178,7 @@ def test_a_store_that_is_being_written_is_not_moved() -> None:
     fill(link("a"), CLIPS)
     lock = take_lock(link("a"))
     with pytest.raises(StoreError, match="is writing this store"):
-        settle(link("a"), "whisper", FIELDS, "float16", "zarr", CLIPS)
+        settle(link("a"), "whisper", WANTED, CLIPS)
     os.close(lock)
     assert content_hashes(link("a")) == CLIPS
 
