@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from configs.errors import UserError, first_line, one_line
+from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
 
 __all__ = [
@@ -99,14 +99,9 @@ def changed(profile: Profile, fragment: dict[str, Any]) -> Profile:
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; an override is KEY=VALUE or a YAML file with settings") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from error
+    if not path.exists():
+        raise UserError(f"{path}: no such file; an override is KEY=VALUE or a YAML file with settings")
+    settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: {what} is a mapping of settings, found {type(settings).__name__}")
     return settings
@@ -143,7 +138,7 @@ def _default_profile() -> Path:
     pipeline = Path("dvc.yaml")
     if not pipeline.is_file():
         raise UserError("dvc.yaml: not found here: run from the repository root, or name a profile with --config")
-    for entry in yaml.safe_load(pipeline.read_text(encoding="utf-8")).get("vars", []):
+    for entry in _read(pipeline, "a pipeline").get("vars", []):
         if isinstance(entry, str):
             return _profile_path(entry)
     raise UserError("dvc.yaml: names no profile under 'vars' (for example: '- configs/sample.yaml')")
@@ -159,10 +154,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is a value, not a group of settings")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{override!r}: not a value that YAML reads: {one_line(error)}") from error
+    node[last] = parse_yaml(value, repr(override[:300]))
 
 
 def _first_problem(error: ValidationError) -> str:

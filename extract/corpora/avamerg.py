@@ -8,7 +8,6 @@ listener's ``response``; media named after conversation, utterance and profile) 
 it (``turn.dialogue[]``, one turn a record, media named in the record).
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from tqdm import tqdm
 
 from configs import UserError
+from configs.outside import read_json
 from configs.schema import AvamergDataset
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
@@ -202,12 +202,7 @@ def _read_turns(dataset: AvamergDataset, counts: dict[str, Any]) -> dict[str, li
 
 
 def _read_file(file: Path, split: str) -> Iterator[tuple[str, _Turn]]:
-    try:
-        records = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
+    records = read_json(file)
     if not isinstance(records, list):
         raise UserError(f"{file}: must hold a list of conversations, found {type(records).__name__}")
     for number, raw in enumerate(records, start=1):

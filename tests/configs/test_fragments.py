@@ -89,7 +89,7 @@ def test_a_missing_fragment_says_what_an_override_is() -> None:
     with pytest.raises(UserError, match=r"^best\.yaml: no such file; an override is KEY=VALUE or a YAML file"):
         load("profile.yaml", ["best.yaml"])
     Path("folder.yaml").mkdir()
-    with pytest.raises(UserError, match=r"^folder\.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"^folder\.yaml: no regular file"):
         load("profile.yaml", ["folder.yaml"])
 
 
