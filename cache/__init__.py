@@ -8,14 +8,11 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.files import (
-    StoreError,
-    attach,
-    replace_atomically,
-    replace_folder,
-    write_atomically,
-    write_text_atomically,
-)
+from cache.checksums import attach, read_small
+from cache.disk.folders import is_published, publish_folder, read_published, verify_published, verify_whole, write_sums
+from cache.disk.locks import claimed
+from cache.disk.seals import read_sealed_json, read_sealed_parquet, write_sealed_json, write_sealed_parquet
+from cache.disk.writing import StoreError, explained, replace_atomically, write_atomically, write_text_atomically
 from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
 from cache.writer import StoreWriter, WriterMark
@@ -28,11 +25,23 @@ __all__ = [
     "WriterMark",
     "all_finite",
     "attach",
+    "claimed",
     "differing_fields",
+    "explained",
     "fingerprint",
+    "is_published",
+    "publish_folder",
+    "read_published",
+    "read_sealed_json",
+    "read_sealed_parquet",
+    "read_small",
     "replace_atomically",
-    "replace_folder",
     "settings_header",
+    "verify_published",
+    "verify_whole",
     "write_atomically",
+    "write_sealed_json",
+    "write_sealed_parquet",
+    "write_sums",
     "write_text_atomically",
 ]

@@ -22,7 +22,7 @@ import google_crc32c
 import h5py
 import numpy as np
 
-from cache.files import StoreError, sync, write_atomically
+from cache.disk.writing import StoreError, sync, write_atomically
 
 _CHECKSUM_BYTES = 4
 

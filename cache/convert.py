@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, StoreError, StoreWriter, attach
-from cache.files import read_checksums
+from cache.checksums import read_checksums
 from cache.layout import OWN_FILES, Entry, Header, new_values_hash, read_index
 from configs import command
 
@@ -77,4 +77,4 @@ def _checked_parts(source: Store, clip_id: str, entry: Entry) -> Iterator[np.nda
 
 
 if __name__ == "__main__":
-    command(main, StoreError)
+    command(main)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import typer
 
 from cache import StoreError
-from cache.files import writing_process
+from cache.disk.locks import writing_process
 from cache.layout import Header, read_index_table
 from cache.shelf import stores_of
 from configs import UserError, command, load, one_line
@@ -118,4 +118,4 @@ def _errors(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    command(main, StoreError)
+    command(main)

@@ -2,7 +2,7 @@
 
 ``store.json``      header: format version, backend, dtype, dim, chunk_rows, fingerprint and the fields behind it
 ``index.parquet``   a row per clip, in the order of its rows; the commit point: replaced by one atomic rename
-``checksums.json``  digests of these and other small files (``cache/files.py``)
+``checksums.json``  digests of these and other small files (``cache/checksums.py``)
 ``values.zarr/`` or ``values.h5`` + ``values/``  the numbers (``cache/chunks.py``)
 """
 
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from cache.files import StoreError, publish
+from cache.checksums import publish, read_checksums, read_small
+from cache.disk.writing import StoreError
 from configs import one_line
 
 FORMAT_VERSION = 2
@@ -49,12 +50,13 @@ class Header:
         publish(folder, {"store.json": json.dumps(content, indent=2, sort_keys=True).encode()})
 
     @classmethod
-    def read(cls, folder: Path) -> "Header":
+    def read(cls, folder: Path, checked: bool = True) -> "Header":
+        """A store's header; unless ``checked`` is False, only if it is what was written. Raises StoreError."""
         path = folder / "store.json"
         if not path.is_file():
             raise StoreError(f"{folder}: not a feature store (it has no store.json)")
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_small(folder, path.name) if checked else path.read_bytes())
             version = content.pop("format_version")
             if version != FORMAT_VERSION:
                 raise StoreError(
@@ -103,25 +105,32 @@ def index_bytes(entries: dict[str, Entry], total_rows: int, store_fingerprint: s
     return sink.getvalue().to_pybytes()
 
 
-def read_index_table(folder: Path) -> tuple[pa.Table, int]:
-    """The index as a table, in the order of rows, and how many rows are committed (live or not)."""
+def read_index_table(folder: Path, checked: bool = True) -> tuple[pa.Table, int]:
+    """The index as a table, in the order of rows, and how many rows are committed (live or not).
+
+    Raises:
+        StoreError: it is lost or damaged; unless ``checked`` is False, also where it can be read but is not what was
+            written.
+    """
     path = folder / INDEX
     if not path.is_file():
+        if checked and None not in read_checksums(folder).get(INDEX, [None]):
+            raise StoreError(f"{path}: missing; remove the folder and extract again")
         return INDEX_SCHEMA.empty_table(), 0
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(read_small(folder, INDEX) if checked else path.read_bytes()))
         total_rows = int(table.schema.metadata[b"total_rows"])
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+    except (OSError, MemoryError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         reason = one_line(error)
         raise StoreError(f"{path}: damaged index ({reason}); remove the folder and extract again") from error
     return table, total_rows
 
 
-def read_index(folder: Path) -> tuple[dict[str, Entry], int]:
-    """Entries by clip id, in the order of their rows, and how many rows are committed (live or not)."""
-    table, total_rows = read_index_table(folder)
+def read_index(folder: Path, checked: bool = True) -> tuple[dict[str, Entry], int]:
+    """:func:`read_index_table` as entries by clip id, in the order of their rows."""
+    table, total_rows = read_index_table(folder, checked)
     clip_ids = table.column("clip_id").to_pylist()
     columns = [table.column(name).to_pylist() for name in Entry._fields]
     return dict(zip(clip_ids, map(Entry._make, zip(*columns, strict=True)), strict=True)), total_rows

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from cache.files import explained, locked
+from cache.disk.locks import locked
+from cache.disk.writing import explained
 from cache.layout import Header, read_index_table
 from configs.schema import SHELF
 

@@ -1,6 +1,7 @@
 """Reading a store: memory-mapped, by clip."""
 
 import hashlib
+import resource
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cache.chunks import open_chunks
-from cache.files import StoreError
-from cache.layout import Header, live_chunks, read_index_table
+from cache.disk.writing import StoreError
+from cache.layout import Header, live_chunks, new_values_hash, read_index_table
 
-_OPEN_CHUNKS = 256  # each open map holds a file descriptor, and a process often may have 1024
+_OPEN_CHUNKS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # each map holds a descriptor
 
 
 class Store:
@@ -20,12 +21,18 @@ class Store:
 
     Clips that are not in it are *missing*: absent media, or media that could not be read (``errors.parquet``).
 
+    Args:
+        verify_reads: whether ``store[clip_id]`` compares the values with the hash that was taken when they were
+            written: XXH3, at the speed of memory.
+
     Raises:
-        StoreError: on opening, where the folder is no store, is damaged, or lacks chunk files that its index names.
+        StoreError: on opening, where the folder is no store, is damaged, or lacks chunk files that its index names; on
+            reading a clip whose values are not those that were written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, verify_reads: bool = True) -> None:
         self.path = Path(path)
+        self.verify_reads = verify_reads
         self._header = Header.read(self.path)
         index, self._total_rows = read_index_table(self.path)
         self._places = {clip_id: place for place, clip_id in enumerate(index.column("clip_id").to_pylist())}
@@ -38,6 +45,7 @@ class Store:
                 raise StoreError(f"{self._chunks.path(int(i))}: a chunk file is missing; run the extraction again")
         # 16 bytes a clip, and unlike numpy's own indexing a memoryview gives plain integers
         self._starts, self._lengths = memoryview(starts), memoryview(lengths)
+        self._hashes = index.column("values_hash")
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
 
     @property
@@ -77,8 +85,15 @@ class Store:
         return clip_id in self._places
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
-        """A clip's values, (time, dim), read-only. A view of the mapped file unless the rows cross a chunk's end."""
+        """A clip's values, (time, dim), read-only. A view of the mapped file unless the rows cross a chunk's end.
+
+        Raises:
+            KeyError: the store has no such clip.
+            StoreError: its values are not those that were written.
+        """
         parts = list(self.parts(clip_id))
+        if self.verify_reads:
+            self._verify(clip_id, parts)
         if len(parts) == 1:
             return parts[0]
         joined = np.concatenate(parts)
@@ -106,8 +121,18 @@ class Store:
             yield self._chunk(i)[offset : offset + n]
             start += n
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
-        return Store, (self.path,)  # a worker process opens its own maps
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path, bool]]:
+        return Store, (self.path, self.verify_reads)  # a worker process opens its own maps
+
+    def _verify(self, clip_id: str, parts: list[np.ndarray]) -> None:
+        values_hash = new_values_hash()
+        for part in parts:
+            values_hash.update(part)
+        if values_hash.hexdigest() != self._hashes[self._places[clip_id]].as_py():
+            raise StoreError(
+                f"{self.path}: the values of clip {clip_id!r} are not those that were written: drop them with "
+                f"python cache/verify.py {self.path} --repair, and extract again"
+            )
 
     def _chunk(self, i: int) -> np.ndarray:
         if i in self._maps:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cache import StoreError
 from cache.checks import Report, inspect
-from cache.files import locked, writing_process
+from cache.disk.locks import locked, writing_process
 from cache.repair import repair
 from configs import UserError, command
 
@@ -91,4 +91,4 @@ def _extraction(store: Path) -> str:
 
 
 if __name__ == "__main__":
-    command(main, StoreError)
+    command(main)

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from cache.checksums import publish, settle_checksums
 from cache.chunks import open_chunks
-from cache.files import StoreError, explained, publish, settle_checksums, sync, take_lock
+from cache.disk.locks import take_lock
+from cache.disk.writing import StoreError, explained, sync
 from cache.layout import (
     INDEX,
     Entry,

@@ -5,6 +5,7 @@ it through :func:`load`, which checks the *whole* file before any work starts, s
 fusion strategy is found before the first encoder runs, not after the last one.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -175,14 +176,12 @@ def _message(problem: Any) -> str:
     return problem["msg"].removeprefix("Value error, ")
 
 
-def command(main: Callable[..., None], *expected: type[Exception]) -> None:
+def command(main: Callable[..., None]) -> None:
     """Run a script's ``main`` as a command line; its signature gives the options, its docstring the help.
 
-    ``UserError`` and the ``expected`` exceptions end in one line on stderr and their exit code; Ctrl-C in 130.
-    Anything else is a bug and keeps its traceback.
+    ``UserError`` and what the operating system refuses (a full disk, permissions) end in one line on stderr and exit
+    code 2, or the error's own; Ctrl-C in 130. Anything else is a bug and keeps its traceback.
     """
-
-    handled: tuple[type[Exception], ...] = (UserError, *expected)
 
     @wraps(main)
     def run(**arguments: Any) -> None:
@@ -191,9 +190,16 @@ def command(main: Callable[..., None], *expected: type[Exception]) -> None:
         except KeyboardInterrupt:
             print("interrupted: what was committed is kept; run the same command to go on", file=sys.stderr)
             raise SystemExit(130) from None
-        except handled as error:
+        except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(getattr(error, "exit_code", 2)) from error
+            raise SystemExit(error.exit_code) from error
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from error
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(run)

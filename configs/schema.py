@@ -132,6 +132,7 @@ class StoreSettings(Section):
     chunk_mb: PositiveFloat = 16  # size of one chunk file
     commit_seconds: Annotated[float, Field(ge=0)] = 20  # a commit follows the first block that ends after this long
     max_error_share: Share = 0.01  # a pass that loses a larger share of clips ends with exit code 3
+    verify_reads: bool = True  # heads compare what they read with the hash that was taken when it was written
     url: Url | None = None  # s3://bucket/prefix: a copy of each store is kept there, and fetched where there is none
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache import write_text_atomically
+from cache import claimed, explained, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, command, load
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, write_manifest
@@ -46,11 +46,13 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     profile = load(config, overrides)
     manifest = _read_dataset(profile)
     path = profile.manifest_path
-    write_manifest(manifest, path)
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
-    write_text_atomically(path.with_suffix(".json"), counts)
+    with claimed(path):
+        write_manifest(manifest, path)
+        with explained(path.with_suffix(".json")):
+            write_text_atomically(path.with_suffix(".json"), counts)
     print(_summary(manifest, path))
 
 
 if __name__ == "__main__":
-    command(main, OSError)
+    command(main)

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from cache import StoreError
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.schema import Modality
 from extract.corpora.manifest import read_manifest
@@ -70,4 +69,4 @@ def _names(profile: Profile, modality: str | None, encoder: str | None) -> list[
 
 
 if __name__ == "__main__":
-    command(main, StoreError)
+    command(main)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from cache import StoreError
+from cache import claimed
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.manifest import read_manifest
 
@@ -38,7 +38,12 @@ def main(
     Writes audit.json and audit.txt into runs/PROFILE/audit. Exits with 4 where a check fails.
     """
     profile = load(config, overrides)
-    chosen, left_out = _heads(profile, heads or [])
+    with claimed(profile.run_dir / "audit"):
+        _audit(profile, heads or [], permutation, permutations, exit_zero)
+
+
+def _audit(profile: Profile, heads: list[str], permutation: bool, permutations: int, exit_zero: bool) -> None:
+    chosen, left_out = _heads(profile, heads)
     manifest = read_manifest(profile.manifest_path)
 
     # scikit-learn and torch take seconds to import: help and mistakes should not wait for them
@@ -95,4 +100,4 @@ def _heads(profile: Profile, asked: list[str]) -> tuple[list[str], str]:
 
 
 if __name__ == "__main__":
-    command(main, StoreError, OSError)
+    command(main)

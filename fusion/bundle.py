@@ -1,6 +1,5 @@
 """Collect a trained stack in one verified folder."""
 
-from cache import StoreError
 from configs import ConfigOption, OverrideArgument, command, load
 from fusion.serving.bundle import make_bundle, open_bundle
 
@@ -22,4 +21,4 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
 
 
 if __name__ == "__main__":
-    command(main, StoreError)
+    command(main)

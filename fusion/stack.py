@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cache import claimed, is_published, publish_folder, read_published
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.schema import Fusion as Settings
 from fusion.report.charts import write_charts
@@ -63,6 +64,18 @@ def main(
     if folder is None:
         raise UserError("--predictions without --config: name a folder for the results with --out")
 
+    with claimed(folder):
+        _fuse(files, folder, profile, config, strategy, overrides)
+
+
+def _fuse(
+    files: dict[str, Path],
+    folder: Path,
+    profile: Profile | None,
+    config: str | None,
+    strategy: str,
+    overrides: list[str] | None,
+) -> None:
     settings = profile.fusion if profile else Settings()
     units = read(files)
     if profile and profile.manifest_path.is_file():
@@ -75,10 +88,17 @@ def main(
         seed=profile.seed if profile else 0,
     )
     findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
-    summary = write_outputs(found, folder, findings)
-    write_charts(found, folder, findings)
     command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])
-    write_report(folder / "report.html", found, gather(files, profile, config, command_line, overrides), findings)
+    run = gather(files, profile, config, command_line, overrides)
+    summary = ""
+
+    def write(fresh: Path) -> None:
+        nonlocal summary
+        summary = write_outputs(found, fresh, findings)
+        write_charts(found, fresh, findings)
+        write_report(fresh / "report.html", found, run, findings)
+
+    publish_folder(folder, write, keep=True)
     print(summary)
     print(f"report: {folder / 'report.html'}")
 
@@ -87,9 +107,9 @@ def _of_profile(profile: Profile, config: str | None) -> dict[str, Path]:
     files = {}
     for head in profile.fusion.heads or profile.heads:
         files[head] = profile.head_path(head) / "predictions.parquet"
-        if not files[head].is_file():
-            option = f" --config {shlex.quote(config)}" if config else ""
-            raise UserError(f"{files[head]}: not there yet; make it with: python heads/train.py{option} --head {head}")
+        option = f" --config {shlex.quote(config)}" if config else ""
+        if not files[head].is_file() or is_published(files[head]):  # else it was put there by somebody else
+            read_published(files[head], f"make it with: python heads/train.py{option} --head {head}")
     return files
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import typer
 from tqdm import tqdm
 
-from cache import Store, StoreError
+from cache import Store, claimed
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.manifest import Manifest, Unit, read_manifest
 
@@ -75,7 +75,8 @@ def main(
         raise refused[0]
 
     folder = out or profile.run_dir / "explain" / _folder_name(unit)
-    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     option = ["--config", config] if config else []
     for each in found:
         others = [other.head for other in found if other is not each]
@@ -121,7 +122,7 @@ def _media(profile: Profile, manifest: Manifest, unit: Unit, encoders: list[str]
     stores = {"audio": list[Store](), "video": list[Store]()}
     for name in encoders:
         if (modality := profile.modality_of(name)) in stores and profile.store_path(name).exists():
-            stores[modality].append(Store(profile.store_path(name)))
+            stores[modality].append(Store(profile.store_path(name), profile.store.verify_reads))
     files = {}
     for modality, read in stores.items():
         rows = clips.filter(pl.col(modality).is_not_null()).select("clip_id", modality).iter_rows()
@@ -136,8 +137,8 @@ def _live_text(profile: Profile, name: str) -> "LiveText | str":
     from heads.data.live_text import LiveText
 
     try:
-        return LiveText(profile, name, Store(profile.store_path(name)))
-    except (UserError, StoreError) as error:
+        return LiveText(profile, name, Store(profile.store_path(name), profile.store.verify_reads))
+    except UserError as error:
         return str(error)
 
 
@@ -148,4 +149,4 @@ def _folder_name(unit: str) -> str:
 
 
 if __name__ == "__main__":
-    command(main, StoreError, OSError)
+    command(main)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from pathlib import Path
 
-from cache import write_text_atomically
+from cache import claimed, publish_folder, read_sealed_json
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 
 
@@ -18,16 +19,22 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
         raise UserError(f"{profile.manifest_path}: not there; make it with: python extract/manifest.py")
     manifest = hashlib.sha256(profile.manifest_path.read_bytes()).hexdigest()
     folder = profile.run_dir / "inputs"
-    folder.mkdir(parents=True, exist_ok=True)
+    notes = {}
     for name, head in profile.heads.items():
         stores = {}
         for encoder in head.stores:
-            receipt = profile.receipt_path(encoder)
+            receipt, make_it = profile.receipt_path(encoder), f"make it with: python extract/run.py --encoder {encoder}"
             if not receipt.is_file():
-                raise UserError(f"{receipt}: not there; make it with: python extract/run.py --encoder {encoder}")
-            stores[encoder] = json.loads(receipt.read_text(encoding="utf-8"))
-        note = json.dumps({"manifest_sha256": manifest, "stores": stores}, indent=2) + "\n"
-        write_text_atomically(folder / f"{name}.json", note)
+                raise UserError(f"{receipt}: not there; {make_it}")
+            stores[encoder] = read_sealed_json(receipt, make_it)
+        notes[f"{name}.json"] = json.dumps({"manifest_sha256": manifest, "stores": stores}, indent=2) + "\n"
+
+    def write(fresh: Path) -> None:
+        for name, note in notes.items():
+            (fresh / name).write_text(note, encoding="utf-8")
+
+    with claimed(folder):
+        publish_folder(folder, write)
     print(f"{folder}: what {len(profile.heads)} heads read")
 
 

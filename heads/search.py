@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from cache import StoreError, write_text_atomically
+from cache import write_text_atomically
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from extract.corpora.manifest import read_manifest
 
@@ -85,4 +85,4 @@ def _short(value: object) -> str:
 
 
 if __name__ == "__main__":
-    command(main, StoreError, OSError)
+    command(main)

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from cache import StoreError
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from extract.corpora.manifest import read_manifest
 
@@ -33,4 +32,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command(main, StoreError, OSError)
+    command(main)

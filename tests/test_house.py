@@ -11,8 +11,9 @@ from shells import REPOSITORY
 # A room, and the rooms that it may import: those below it. A folder's scripts may import all of their own folder.
 BELOW = {
     "configs": [],
-    "cache": ["configs"],
-    "cache.remote": ["configs", "cache"],
+    "cache.disk": ["configs"],
+    "cache": ["configs", "cache.disk"],
+    "cache.remote": ["configs", "cache", "cache.disk"],
     "extract.media": ["configs", "cache", "cache.remote"],
     "extract.encoders": ["configs", "extract.media"],
     "extract.corpora": ["configs", "cache", "extract.media"],
@@ -23,8 +24,8 @@ BELOW = {
     "heads.models": ["configs", "extract", "heads.metrics", "heads.data"],
     "heads.fitting": ["configs", "cache", "cache.remote", "extract", "heads.metrics", "heads.data", "heads.models"],
     "heads.explaining": ["configs", "cache", "extract", "heads.data", "heads.models", "heads.fitting"],
-    "fusion.strategies": ["configs", "heads.metrics"],
-    "fusion.report": ["configs", "extract", "heads.metrics", "fusion.strategies"],
+    "fusion.strategies": ["configs", "cache", "heads.metrics"],
+    "fusion.report": ["configs", "cache", "extract", "heads.metrics", "fusion.strategies"],
     "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.strategies"],
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.strategies"],
     "extract": ["configs", "cache", "extract"],

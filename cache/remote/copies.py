@@ -22,20 +22,10 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from cache.checksums import CHECKSUMS, REMOTE_NOTES, Digests, digest, publish, read_checksums, write_checksums
 from cache.chunks import Chunks, open_chunks
-from cache.files import (
-    CHECKSUMS,
-    REMOTE_NOTES,
-    Digests,
-    StoreError,
-    digest,
-    explained,
-    locked,
-    publish,
-    read_checksums,
-    write_atomically,
-    write_checksums,
-)
+from cache.disk.locks import locked
+from cache.disk.writing import StoreError, explained, write_atomically
 from cache.layout import INDEX, Header, differing_fields, live_chunks, new_values_hash, read_index_table
 from cache.remote.objects import ConflictError, ObjectError, Objects
 
@@ -244,8 +234,9 @@ class _Notes:
         self._path, self._url, self._lock = folder / REMOTE_NOTES, url, threading.Lock()
         self._noted: dict[str, tuple[str, str]] = {}
         self.sent: set[str] = set()
-        for line in self._path.read_text().splitlines() if self._path.is_file() else ():
-            with suppress(ValueError):  # the last line of a process that was killed: one file travels again
+        noted = self._path.read_bytes().decode(errors="replace") if self._path.is_file() else ""
+        for line in noted.splitlines():
+            with suppress(ValueError, TypeError):  # the last line of a process that was killed: one file travels again
                 noted_url, path, here, there = json.loads(line)
                 if noted_url == url:
                     self._keep(path, here, there)

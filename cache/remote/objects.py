@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cache.files import StoreError
+from cache.disk.writing import StoreError
 from configs import first_line
 
 SILENCE = timedelta(seconds=30)  # a server that says nothing for so long is asked again

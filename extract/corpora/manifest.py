@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import polars as pl
 
-from cache import replace_atomically
+from cache import explained, read_sealed_parquet, write_sealed_parquet
 from configs import UserError, first_line
 from extract.media.sources import RemoteFile
 
@@ -249,8 +250,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     root = manifest.root.as_posix() if isinstance(manifest.root, Path) else manifest.root
     about = {"root": root, "classes": list(manifest.classes), "counts": manifest.counts}
     metadata = {"emocache": json.dumps(about, ensure_ascii=False)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(path, lambda beside: manifest.clips.write_parquet(beside, metadata=metadata))
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed_parquet(path, manifest.clips, metadata)
 
 
 def read_manifest(path: Path | str) -> Manifest:
@@ -263,8 +265,8 @@ def read_manifest(path: Path | str) -> Manifest:
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: make it with 'python extract/manifest.py'")
     try:
-        metadata = pl.read_parquet_metadata(path)
-        clips = pl.read_parquet(path, glob=False)
+        content = read_sealed_parquet(path, "make it again with python extract/manifest.py")
+        metadata, clips = pl.read_parquet_metadata(BytesIO(content)), pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
     _check_columns(clips, str(path))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from cache import StoreError, replace_atomically
+from cache import StoreError, read_sealed_parquet, write_sealed_parquet
 from cache.remote.objects import Objects
 from configs import UserError, first_line
 
@@ -102,7 +102,7 @@ class Sources:
         fresh = pl.DataFrame(self._fresh, schema=REMEMBERED, orient="row")
         table = pl.concat([self._known, fresh]).unique("path", keep="last", maintain_order=True)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(self._path, table.write_parquet)
+        write_sealed_parquet(self._path, table)
 
     def _file_hashes(self, paths: list[str], pool: ThreadPoolExecutor) -> Iterator[tuple[str | None, str]]:
         stats = [found for part in pool.map(_stats, _slices(paths)) for found in part]
@@ -184,8 +184,8 @@ def _read_remembered(path: Path | None) -> pl.DataFrame:
     if path is None or not path.is_file():
         return empty
     try:
-        table = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        table = pl.read_parquet(read_sealed_parquet(path, "every file is read again"))
+    except (pl.exceptions.PolarsError, StoreError, OSError) as error:
         print(f"{path}: unreadable ({first_line(error)}): every file is read again, and this one made anew")
         return empty
     if table.schema != REMEMBERED:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from cache import StoreWriter, WriterMark, attach
+from cache import StoreWriter, WriterMark, attach, read_small
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
@@ -270,7 +270,7 @@ def write_errors(store_path: Path, failures: list[Failure], ours: Collection[str
     table = pl.DataFrame([vars(failure) for failure in failures], schema=ERRORS_SCHEMA, orient="row")
     former = store_path / "errors.parquet"
     if ours is not None and former.is_file():
-        theirs = pl.read_parquet(former, glob=False).filter(~pl.col("clip_id").is_in(list(ours)))
+        theirs = pl.read_parquet(read_small(store_path, former.name)).filter(~pl.col("clip_id").is_in(list(ours)))
         table = pl.concat([theirs, table])
     content = BytesIO()
     table.write_parquet(content)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache import Header, Store, differing_fields, settings_header, write_text_atomically
+from cache import Header, Store, differing_fields, explained, settings_header, write_sealed_json
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
@@ -250,7 +250,8 @@ def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: lis
         "failed": len(failures),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, json.dumps(receipt, indent=2) + "\n")
+    with explained(path):
+        write_sealed_json(path, receipt)
 
 
 def _describe(members: list[Member], plan: Plan) -> None:

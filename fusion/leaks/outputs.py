@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cache import write_text_atomically
+from cache import publish_folder
 
 Verdict = Literal["pass", "warn", "fail", "skipped"]
 BY_SEVERITY: tuple[Verdict, ...] = ("fail", "warn", "skipped", "pass")
@@ -38,12 +38,15 @@ def worst(checks: Sequence[Check]) -> Verdict:
 
 
 def write_audit(folder: Path, checks: Sequence[Check], about: dict[str, Any]) -> None:
-    """Write ``audit.json`` and ``audit.txt`` into a folder; same checks, same bytes."""
+    """Publish a folder with ``audit.json`` and ``audit.txt``; same checks, same bytes."""
     content = {"format": FORMAT, **about, "verdict": worst(checks), "checks": [asdict(check) for check in checks]}
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_atomically(folder / "audit.json", text + "\n")
-    write_text_atomically(folder / "audit.txt", report(checks, about))
+
+    def write(fresh: Path) -> None:
+        (fresh / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (fresh / "audit.txt").write_text(report(checks, about), encoding="utf-8")
+
+    publish_folder(folder, write)
 
 
 def table(checks: Sequence[Check]) -> str:

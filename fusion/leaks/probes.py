@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import KFold
 from sklearn.naive_bayes import MultinomialNB
 
-from configs import UserError
+from cache import read_published
 from fusion.leaks.chance import LIKELY, STATISTIC, SURE, Chance, against_chance, clustered_p
 from fusion.leaks.outputs import Check, Verdict, skipped
 from fusion.leaks.units import Audited, normalised
@@ -247,16 +247,14 @@ def _trained(folder: Path) -> dict[str, tuple[list[str], bool]]:
     """The metadata that a trained head reads, and whether its scores say that it is privileged; nothing if untrained.
 
     Raises:
-        UserError: a file of the head cannot be understood.
+        StoreError: a file of the head is not what was written.
     """
     about, metrics = folder / "model" / "head.json", folder / "metrics.json"
     if not (about.is_file() and metrics.is_file()):
         return {}
-    try:
-        settings = json.loads(about.read_text(encoding="utf-8"))["settings"]
-        return {"trained": (settings["metadata"], json.loads(metrics.read_text(encoding="utf-8"))["privileged"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: its files are not those of a trained head: train it again") from error
+    again = f"train it again with python heads/train.py --head {folder.name}"
+    settings = json.loads(read_published(about, again))["settings"]
+    return {"trained": (settings["metadata"], json.loads(read_published(metrics, again))["privileged"])}
 
 
 def _verbatim(audited: Audited, values: Values) -> Check:

@@ -33,7 +33,6 @@ def write_charts(found: Fusion, folder: Path, findings: Findings) -> None:
         "reliability": _reliability(found, findings),
         "where_heads_win": _where(findings),
     }
-    (folder / "gate_weights.png").unlink(missing_ok=True)  # of an earlier run, whose strategies may have been others
     if findings.gate is not None:
         figures["gate_weights"] = _gate(findings.gate)
     for name, figure in figures.items():

@@ -6,9 +6,14 @@ Columns that were derived from the label (``privileged_``) are never read.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+
+from cache import is_published, read_published, read_sealed_parquet
+from configs.outside import read_json
 
 TOLD = ("text", "audio", "video", "speaker", "role")
 
@@ -28,7 +33,7 @@ class Told:
 
 def told(manifest: Path, unit_ids: Sequence[str]) -> dict[str, Told]:
     """What the manifest says of some units' clips; those that it does not know are left out."""
-    clips = pl.scan_parquet(manifest)
+    clips = pl.read_parquet(_manifest(manifest)).lazy()
     of_units = clips.filter(pl.col("clip_id").is_in(list(unit_ids))).select("conversation_id").unique()
     rows = clips.select("clip_id", "conversation_id", "index", *TOLD).join(of_units, on="conversation_id", how="semi")
     wanted = set(unit_ids)
@@ -45,5 +50,32 @@ def told(manifest: Path, unit_ids: Sequence[str]) -> dict[str, Told]:
 
 def media_root(manifest: Path) -> Path | str:
     """What the manifest's media paths are relative to: a folder, or the URL of object storage as a string."""
-    root = str(json.loads(pl.read_parquet_metadata(manifest)["emocache"])["root"])
+    root = str(_about(manifest)["root"])
     return root if "://" in root else Path(root)
+
+
+def counts(manifest: Path) -> dict[str, Any]:
+    """What the adapter met: units, and what was dropped or not found."""
+    return dict(_about(manifest)["counts"])
+
+
+def read_beside(path: Path) -> Any:
+    """A JSON file that lies beside a table of predictions: of a head of ours as it was written, or somebody else's.
+
+    Raises:
+        UserError: it is not what was written, or not JSON.
+    """
+    return json.loads(read_published(path, "train the head again")) if is_published(path) else read_json(path)
+
+
+def clip_ids(manifest: Path) -> pl.DataFrame:
+    """One column, ``clip_id``."""
+    return pl.read_parquet(_manifest(manifest), columns=["clip_id"])
+
+
+def _about(manifest: Path) -> dict[str, Any]:
+    return json.loads(pl.read_parquet_metadata(BytesIO(_manifest(manifest)))["emocache"])
+
+
+def _manifest(path: Path) -> bytes:
+    return read_sealed_parquet(path, "make it again with python extract/manifest.py")

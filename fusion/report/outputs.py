@@ -1,7 +1,6 @@
 """What fusion leaves behind: predictions, metrics.json, headline.json, confusion.csv, summary.txt, the fitted model."""
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from heads.metrics import SCORES, interval, without_nan
 
 
 def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
-    """Write all but the pictures and the report into ``folder``; returns the summary that is to be printed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all but the pictures and the report into a new folder; returns the summary that is to be printed."""
     write(folder / "predictions.parquet", found.units, found.log_p[found.chosen])
     metrics = all_metrics(found, findings)
     (folder / "metrics.json").write_text(_json(metrics), encoding="utf-8")
@@ -30,7 +28,6 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     pl.DataFrame({"actual": actual, "predicted": [found.units.classes[i] for i in predicted]}).write_csv(
         folder / "confusion.csv"
     )
-    shutil.rmtree(folder / "model", ignore_errors=True)  # no trees of an earlier choice beside the new model
     save(found.fitted, folder / "model")
     inputs = {"heads": found.units.heads, "classes": found.units.classes}  # what the model's axes mean, in order
     (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")

@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 
+from cache import Header, read_published, read_small
 from configs import Profile
+from fusion.report.context import clip_ids, counts, read_beside
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "xgboost-cpu", "xgboost", "torch", "polars")  # whatever is installed
 VERDICTS = ("fail", "warn", "pass", "skipped")
@@ -77,11 +79,11 @@ def gather(
         command_line: the one that fuses.
         overrides: settings of the profile that were changed for this run; the other commands need them as well.
     """
-    heads = {head: _json(path.parent / "model" / "head.json") for head, path in files.items()}
+    heads = {head: _mapping(path.parent / "model" / "head.json") for head, path in files.items()}
     privileged = [
         head
         for head, path in files.items()
-        if _json(path.parent / "metrics.json").get("privileged") or heads[head].get("settings", {}).get("privileged")
+        if _mapping(path.parent / "metrics.json").get("privileged") or heads[head].get("settings", {}).get("privileged")
     ]
     trained_on = {
         head: {name: str(store["fingerprint"]) for name, store in about.get("stores", {}).items()}
@@ -101,7 +103,7 @@ def gather(
     def script(name: str, *options: str) -> str:
         return shlex.join(["python", name, *arguments[0], *options, *arguments[1]])
 
-    clips = pl.read_parquet(profile.manifest_path, columns=["clip_id"]) if profile.manifest_path.is_file() else None
+    clips = clip_ids(profile.manifest_path) if profile.manifest_path.is_file() else None
     audit = script("fusion/audit.py")
     commands = [
         script("extract/manifest.py"),
@@ -115,12 +117,12 @@ def gather(
         hashes,
         settings={"seed": profile.seed, "folds": profile.folds, "bootstrap resamples": profile.fusion.bootstrap},
         privileged=privileged,
-        counts=_json(profile.manifest_path.with_suffix(".json")),
+        counts=counts(profile.manifest_path) if profile.manifest_path.is_file() else {},
         stores=_stores(profile),
         failures=[
             failure
             for encoder in profile.encoders
-            for failure in _failures(encoder, profile.store_path(encoder) / "errors.parquet", clips)
+            for failure in _failures(encoder, profile.store_path(encoder), clips)
         ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
@@ -131,18 +133,17 @@ def gather(
 def _stores(profile: Profile) -> list[Store]:
     stores = []
     for name, encoder in profile.encoders.items():
-        about = _json(profile.store_path(name) / "store.json")
-        if "fingerprint" in about:
-            what = f"{encoder.family}, {encoder.model}"
-            stores.append(Store(name, what, text_of(about["fingerprint"]), about.get("fields", {})))
+        if (profile.store_path(name) / "store.json").is_file():
+            header = Header.read(profile.store_path(name))
+            stores.append(Store(name, f"{encoder.family}, {encoder.model}", header.fingerprint, header.fields))
     return stores
 
 
-def _failures(encoder: str, path: Path, ours: pl.DataFrame | None) -> list[Failure]:
+def _failures(encoder: str, store: Path, ours: pl.DataFrame | None) -> list[Failure]:
     """Of the manifest's clips, where it is there: others may use the store, too."""
-    if not path.is_file():
+    if not (store / "errors.parquet").is_file():
         return []
-    rows = pl.read_parquet(path, columns=["clip_id", "stage", "reason"])
+    rows = pl.read_parquet(read_small(store, "errors.parquet"), columns=["clip_id", "stage", "reason"])
     if ours is not None:
         rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
     clips: dict[tuple[str, str], list[str]] = {}
@@ -152,7 +153,7 @@ def _failures(encoder: str, path: Path, ours: pl.DataFrame | None) -> list[Failu
 
 
 def _audit(path: Path, command: str, manifest: str | None) -> Audit:
-    audit = _json(path)
+    audit = json.loads(read_published(path, f"run {command}")) if path.is_file() else {}
     rank = {verdict: i for i, verdict in enumerate(VERDICTS)}
     checks = sorted(audit.get("checks", []), key=lambda check: rank.get(check["verdict"], 0))
     return Audit(command, checks, audit.get("manifest", {}).get("sha256", manifest) != manifest)
@@ -173,8 +174,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_beside(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 

@@ -5,12 +5,13 @@ model: ``fold``, ``seed``, one of ``epoch``, ``round`` and ``c``, ``best`` (what
 ``train_loss``, ``inner_loss`` and ``inner_macro_f1``.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fusion.report.context import read_beside
 
 FILE = "training_history.json"
 STEPS = ("epoch", "round")
@@ -55,7 +56,7 @@ def read_curves(predictions: Path) -> Curves:
     path = predictions.parent / FILE
     if not path.is_file():
         return Curves("", [], 0, f"no {FILE} beside its predictions")
-    history = json.loads(path.read_text(encoding="utf-8"))
+    history = read_beside(path)
     if not history:
         return Curves("", [], 0, f"{FILE} holds no record")
     step = next((name for name in STEPS if name in history[0]), None)

@@ -19,7 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache import Header, replace_folder
+from cache import (
+    Header,
+    claimed,
+    publish_folder,
+    read_published,
+    verify_published,
+    verify_whole,
+    write_sums,
+)
 from configs import Profile, UserError, load
 from configs.schema import Head
 
@@ -70,14 +78,22 @@ def make_bundle(profile: Profile, folder: Path) -> None:
     """Write a profile's trained stack into ``folder``, whole or not at all. The same stack gives the same bytes.
 
     Raises:
-        UserError: something of it is not there, or parts do not belong together: a head that was trained on another
-            store than there is now, or a fusion of other heads.
+        UserError: parts do not belong together: a head that was trained on another store than there is now, or a
+            fusion of other heads.
+        StoreError: something of it is not there, or not what was written; or another process makes it.
     """
     fused = profile.fusion_path / "model"
+    with claimed(folder):
+        _make_bundle(profile, folder, fused)
+
+
+def _make_bundle(profile: Profile, folder: Path, fused: Path) -> None:
     names, classes = _inputs_of(fused / "inputs.json")
     for name in names:
         if name not in profile.heads:
             raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
+    for name in names:
+        verify_published(profile.head_path(name) / "model", f"train it again with python heads/train.py --head {name}")
     heads = {name: _head_json(profile.head_path(name) / "model") for name in names}
     for name, about in heads.items():
         if tuple(about["classes"]) != classes:
@@ -93,21 +109,22 @@ def make_bundle(profile: Profile, folder: Path) -> None:
             shutil.copytree(profile.head_path(name) / "model", fresh / "heads" / name)
         shutil.copytree(fused, fresh / "fusion")
         _write_texts(fresh, profile, names, classes, stored)
-        sums = "".join(f"{digest}  {path}\n" for path, digest in _digests(fresh).items())
-        (fresh / SUMS).write_text(sums, encoding="utf-8")
+        write_sums(fresh)
         open_bundle(fresh)
 
-    replace_folder(folder, write)
+    publish_folder(folder, write)
 
 
 def open_bundle(folder: Path) -> Bundle:
     """Verify every file of a bundle and say what is in it; no model is loaded yet.
 
     Raises:
-        UserError: no bundle, one of another format, or a file that is missing, changed, or not among those that the
-            bundle was made of; in one line that names it.
+        StoreError: no bundle, or a file that is missing, changed, or not among those that the bundle was made of.
+        UserError: a bundle of another format, or one that lacks a file that a head of it needs.
     """
-    digest = _verify(folder)
+    if not (folder / SUMS).is_file():
+        raise UserError(f"{folder / SUMS}: not there: {folder} is no bundle; make one with: python fusion/bundle.py")
+    digest = verify_whole(folder, "make the bundle again with python fusion/bundle.py, or copy it again")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
@@ -115,12 +132,15 @@ def open_bundle(folder: Path) -> Bundle:
         heads = tuple(_bundled(folder / "heads" / name, name, t) for name, t in about["temperatures"].items())
         stored = {name: Header(**header) for name, header in about["stores"].items()}
         return Bundle(folder, digest, load(str(folder / PROFILE)), tuple(about["classes"]), heads, stored)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not a bundle that can be read ({error}): make it again") from error
 
 
 def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
     saved = _head_json(folder)
+    for file in (model["file"] for fold in saved["folds"] for model in fold):
+        if not (folder / file).is_file():  # the sums name what was copied, which may be less than the head
+            raise UserError(f"{folder / file}: missing, by {folder / 'head.json'}: make the bundle again")
     known: dict[str, set[str]] = {}
     for model in (model for fold in saved["folds"] for model in fold):
         for field, words in model.get("vocabularies", {}).items():
@@ -130,17 +150,12 @@ def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
 
 
 def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    if not path.is_file():
-        raise UserError(f"{path}: not there yet; make it with: python fusion/stack.py")
-    inputs = json.loads(path.read_text(encoding="utf-8"))
+    inputs = json.loads(read_published(path, "make it with: python fusion/stack.py"))
     return inputs["heads"], tuple(inputs["classes"])
 
 
 def _head_json(folder: Path) -> dict[str, Any]:
-    path = folder / "head.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not there yet; make it with: python heads/train.py")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_published(folder / "head.json", "make it with: python heads/train.py"))
 
 
 def _header(profile: Profile, encoder: str, trained: dict[str, dict[str, Any]]) -> Header:
@@ -164,7 +179,8 @@ def _refuse_stale(profile: Profile, units: "Predictions") -> None:
 
     path = profile.fusion_path / "predictions.parquet"
     rows = units.where(units.splits != "oof")
-    fused = pl.read_parquet(path).filter(pl.col("split") != "oof")
+    fused = pl.read_parquet(read_published(path, "fuse again with python fusion/stack.py"))
+    fused = fused.filter(pl.col("split") != "oof")
     same = fused["unit_id"].to_list() == rows.unit_ids.tolist()
     heard = np.flatnonzero(rows.present.any(axis=1))
     if same and len(heard):
@@ -184,6 +200,8 @@ def _write_texts(
     from heads.fitting.outputs import resolved
 
     tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
+    for name, path in tables.items():
+        read_published(path, f"train it again with python heads/train.py --head {name}")
     units = read(tables)
     units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
     _refuse_stale(profile, units)
@@ -204,7 +222,7 @@ def _write_texts(
             "out_of_fold_units": len(oof.labels),
             "sha256": {name: _digest(path) for name, path in sources.items()},
         },
-        "measured": json.loads((profile.fusion_path / "headline.json").read_text(encoding="utf-8")),
+        "measured": json.loads(read_published(profile.fusion_path / "headline.json", "fuse again")),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / PROFILE).write_text(resolved(profile), encoding="utf-8")
@@ -213,29 +231,3 @@ def _write_texts(
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder but SHA256SUMS, by path."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    files.pop(SUMS, None)
-    return {name: _digest(path) for name, path in sorted(files.items())}
-
-
-def _verify(folder: Path) -> str:
-    sums = folder / SUMS
-    if not sums.is_file():
-        raise UserError(f"{sums}: not there: {folder} is no bundle; make one with: python fusion/bundle.py")
-    content = sums.read_bytes()
-    lines = content.decode("utf-8", errors="replace").splitlines()
-    stated = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
-    found = _digests(folder)
-    for problem, paths in (
-        ("missing", stated.keys() - found.keys()),
-        ("not a file of this bundle", found.keys() - stated.keys()),
-        ("changed since the bundle was made", {path for path in stated if found.get(path) != stated[path]}),
-    ):
-        for path in sorted(paths)[:1]:
-            more = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
-            raise UserError(f"{folder / path}: {problem}{more}, by {SUMS}: make the bundle again, or copy it again")
-    return hashlib.sha256(content).hexdigest()

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
+from cache import read_published
 from fusion.strategies.neural import MLP, Attention, Features, FittedAttention, FittedMLP
 from fusion.strategies.pools import (
     ClassWeighted,
@@ -126,14 +127,14 @@ _KINDS: dict[str, type] = {
 
 
 def save(fitted: Fitted, folder: Path) -> None:
-    """Write a fitted strategy, trees included, as one JSON file."""
+    """Write a fitted strategy, trees included, as one JSON file into a folder that is to be published."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_FILE).write_text(json.dumps(_plain(fitted)) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> Fitted:
-    """Read what :func:`save` wrote. Anything else raises ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
-    return _restored(json.loads((folder / MODEL_FILE).read_text(encoding="utf-8")))
+    """Read what :func:`save` wrote into a folder that was then published. Raises StoreError for anything else."""
+    return _restored(json.loads(read_published(folder / MODEL_FILE, "fuse the heads again with fusion/stack.py")))
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from scipy.special import log_softmax
 
+from cache import read_sealed_parquet
 from configs import UserError
 from fusion.strategies.tables import META, SPLITS, Table, read_table
 
@@ -109,8 +111,9 @@ def read(files: dict[str, Path]) -> Predictions:
 
 def manifest_metadata(path: Path, unit_ids: np.ndarray) -> dict[str, np.ndarray]:
     """The ``meta_`` columns of a manifest for some units, (n,) str or None each; privileged columns are not read."""
-    columns = [name for name in pl.read_parquet_schema(path) if name.startswith(META)]
-    clips = pl.read_parquet(path, columns=["clip_id", *columns])
+    content = read_sealed_parquet(path, "make it again with python extract/manifest.py")
+    clips = pl.read_parquet(content)
+    columns = [name for name in clips.columns if name.startswith(META)]
     units = pl.DataFrame({"clip_id": unit_ids.tolist()}, schema={"clip_id": pl.String})
     rows = units.join(clips, on="clip_id", how="left", maintain_order="left")
     return {name.removeprefix(META): rows[name].to_numpy().astype(object) for name in columns}
@@ -146,7 +149,9 @@ def write(path: Path, units: Predictions, log_probabilities: np.ndarray) -> None
     }
     columns |= {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(units.classes)}
     columns |= {f"logit_{name}": log_p[:, i] for i, name in enumerate(units.classes)}
-    pl.DataFrame(columns).write_parquet(path)
+    content = BytesIO()  # polars' own errors do not say that a disk is full
+    pl.DataFrame(columns).write_parquet(content)
+    path.write_bytes(content.getvalue())
 
 
 def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from cache import read_published
 from configs import Profile, UserError
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
@@ -194,10 +195,9 @@ def explain(
 
 def _prediction(profile: Profile, name: str, unit: Unit) -> dict[str, Any]:
     path = profile.head_path(name) / "predictions.parquet"
-    if not path.is_file():
-        raise UserError(f"{path}: not found: run python heads/train.py --head {name}")
+    content = read_published(path, f"run python heads/train.py --head {name}")
     split = "oof" if unit.split == "train" else unit.split
-    rows = pl.read_parquet(path, glob=False).filter(unit_id=unit.unit_id, split=split).to_dicts()
+    rows = pl.read_parquet(content).filter(unit_id=unit.unit_id, split=split).to_dicts()
     if not rows:
         raise UserError(f"{path}: has no {split} prediction of {unit.unit_id}: run python heads/train.py --head {name}")
     return rows[0]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from cache import Store
+from cache import Store, read_small
 from configs import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import LISTENER, SPEAKER, metadata_column, seen_clips
@@ -198,7 +198,7 @@ def _errors(store: Store) -> dict[str, str]:
     path = store.path / "errors.parquet"
     if not path.is_file():
         return {}
-    rows = pl.read_parquet(path, columns=["clip_id", "stage", "reason"], glob=False).iter_rows()
+    rows = pl.read_parquet(read_small(store.path, path.name), columns=["clip_id", "stage", "reason"]).iter_rows()
     return {clip: f"could not be read ({stage}: {reason})" for clip, stage, reason in rows}
 
 

@@ -13,7 +13,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from cache import Store
+from cache import Store, claimed
 from cache.remote.copies import fetch
 from configs import Profile, UserError
 from configs.schema import Head
@@ -34,8 +34,13 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
     Raises:
         UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
             that the manifest lacks.
-        StoreError: a store is damaged.
+        StoreError: a store is damaged; another process trains this head.
     """
+    with claimed(profile.head_path(name)):
+        _cross_validate(profile, manifest, name)
+
+
+def _cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
     started = time.monotonic()
     settings = profile.heads[name]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
@@ -83,7 +88,7 @@ def _baseline_stores(profile: Profile, head: Head) -> dict[str, Store]:
         return open_stores(profile, head)
     pooled = [name for name in profile.encoders_of("text") if profile.encoders[name].boundary is None]
     there = [name for name in pooled or profile.encoders_of("text") if profile.store_path(name).exists()]
-    return {name: Store(profile.store_path(name)) for name in there[:1]}
+    return {name: Store(profile.store_path(name), profile.store.verify_reads) for name in there[:1]}
 
 
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
@@ -95,7 +100,7 @@ def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
             fetch(url, path)
         if not path.exists():
             raise UserError(f"{path}: no such store: make it with 'python extract/run.py --encoder {name}'")
-        stores[name] = Store(path)
+        stores[name] = Store(path, profile.store.verify_reads)
     return stores
 
 

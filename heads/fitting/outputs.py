@@ -5,6 +5,7 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from cache import replace_folder
+from cache import publish_folder
 from configs import Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
@@ -83,14 +84,16 @@ def score(
 
 
 def write_outputs(path: Path, outcome: Outcome) -> None:
-    """Publish the head's folder by renaming: a killed run leaves the old one, or none, never half of one."""
-    replace_folder(path, partial(_write_into, outcome=outcome))
+    """Publish the head's folder: whoever reads it finds the former one or the new one. Raises StoreError."""
+    publish_folder(path, partial(_write_into, outcome=outcome))
 
 
 def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
-    outcome.table.write_parquet(folder / "predictions.parquet")
+    table = BytesIO()  # polars' own errors do not say that a disk is full
+    outcome.table.write_parquet(table)
+    (folder / "predictions.parquet").write_bytes(table.getvalue())
     metrics = {"privileged": outcome.privileged} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 import typer
 
-from cache import Store, write_atomically, write_text_atomically
+from cache import Store, explained, write_atomically, write_text_atomically
 from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record
@@ -40,8 +40,9 @@ class Progress:
             if any(folder.iterdir()):
                 typer.echo(f"{folder}: left by a training with other settings, data or code: discarded", err=True)
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(note, key)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(note, key)
 
     def epoch_file(self, stem: str) -> Path:
         """Where the training of the model ``stem`` keeps its last epoch."""
@@ -51,11 +52,12 @@ class Progress:
         """Keep a finished model; its epoch file goes."""
         folder = self._folder / stem
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        about = model.save(folder, stem)
-        digests = {path.name: _digest(path.read_bytes()).hex() for path in sorted(folder.iterdir())}
-        record = {"about": about, "history": history, "digests": digests}
-        _write(self._folder / f"{stem}.done", json.dumps(record).encode())
+        with explained(folder):
+            folder.mkdir()
+            about = model.save(folder, stem)
+            digests = {path.name: _digest(path.read_bytes()).hex() for path in sorted(folder.iterdir())}
+            record = {"about": about, "history": history, "digests": digests}
+            _write(self._folder / f"{stem}.done", json.dumps(record).encode())
         self.epoch_file(stem).unlink(missing_ok=True)
 
     def finished(
@@ -112,7 +114,8 @@ def read_state(path: Path | None, device: torch.device) -> dict[str, Any] | None
 
 
 def _write(path: Path, content: Any) -> None:
-    write_atomically(path, _digest(content), content)
+    with explained(path):
+        write_atomically(path, _digest(content), content)
 
 
 def _read(path: Path) -> memoryview | None:

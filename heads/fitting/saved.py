@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from scipy.special import log_softmax
 
-from cache import differing_fields
+from cache import differing_fields, verify_published
 from configs import UserError, one_line
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
@@ -92,7 +92,7 @@ def model_stem(fold: int, seed: int) -> str:
 
 
 def save_head(head: TrainedHead, folder: Path) -> None:
-    """Write a trained head into a new folder; nothing in it is pickled."""
+    """Write a trained head into a new folder, a part of one that is published; nothing in it is pickled."""
     folder.mkdir(parents=True)
     folds = [
         [model.save(folder, model_stem(fold, seed)) for seed, model in enumerate(models)]
@@ -111,14 +111,15 @@ def save_head(head: TrainedHead, folder: Path) -> None:
 
 
 def load_head(folder: Path | str) -> TrainedHead:
-    """Load what :func:`save_head` wrote.
+    """Load what :func:`save_head` wrote, and its folder's sums vouch for.
 
     Raises:
-        UserError: the folder holds no head, or a file of it is missing, damaged or of another format.
+        UserError: the folder holds no head, or one of another format, or it is not what was written.
     """
     about_path = Path(folder) / "head.json"
     if not about_path.is_file():
         raise UserError(f"{about_path}: not found: train the head with heads/train.py")
+    verify_published(Path(folder), "train the head again with heads/train.py")
     try:
         about = json.loads(about_path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:

@@ -18,7 +18,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
-from cache import Store
+from cache import Store, StoreError
 from configs import Profile, UserError, changed, first_line
 from configs.schema import Head, Range
 from extract.corpora.manifest import Manifest
@@ -180,6 +180,8 @@ class Search:
             drawn = self.settings_of(trial)
             head = changed(self.profile, {"heads": {self.name: drawn}}).heads[self.name]
             score = self._score(head, trial, show)
+        except StoreError:  # of what is read, not of what was drawn
+            raise
         except (UserError, torch.OutOfMemoryError) as error:
             reason = first_line(error)
             trial.set_user_attr(INVALID, reason)

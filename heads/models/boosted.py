@@ -41,7 +41,7 @@ class BoostedModel:
         return spread(softmax(margins.astype(np.float64), axis=1), np.array(self.classes), self.n_classes)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        self.booster.save_model(folder / f"{stem}.json")
+        (folder / f"{stem}.json").write_bytes(self.booster.save_raw("json"))
         return {
             "file": f"{stem}.json",
             "vocabularies": self.vocabularies,

@@ -35,7 +35,7 @@ class LinearModel:
         return spread(self.pipeline.predict_proba(data[indices]), self.pipeline.classes_, self.n_classes)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        skops.io.dump(self.pipeline, folder / f"{stem}.skops")
+        (folder / f"{stem}.skops").write_bytes(skops.io.dumps(self.pipeline))
         return {"file": f"{stem}.skops", "n_classes": self.n_classes}
 
 

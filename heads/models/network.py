@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from configs import UserError
@@ -51,7 +52,8 @@ class NetworkModel:
         return result
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        save_file(self.network.state_dict(), folder / f"{stem}.safetensors")
+        # safetensors' own writer says of a full disk that it panicked
+        (folder / f"{stem}.safetensors").write_bytes(serialised(self.network.state_dict()))
         return {
             "file": f"{stem}.safetensors",
             "sizes": asdict(self.network.sizes),

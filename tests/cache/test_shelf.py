@@ -12,7 +12,7 @@ from store_tools import FIELDS, all_files
 
 import cache.info
 from cache import Store, StoreError, StoreWriter, settings_header
-from cache.files import take_lock
+from cache.disk.locks import take_lock
 from cache.shelf import Found, content_hashes, find, settle, stores_of
 from configs import UserError
 

@@ -216,10 +216,10 @@ def test_what_is_no_store_says_so(tmp_path):
         Store(tmp_path)
     write(tmp_path / "s", features(3))
     (tmp_path / "s" / "index.parquet").write_bytes(b"nonsense")
-    with pytest.raises(StoreError, match=r"index\.parquet: damaged index"):
+    with pytest.raises(StoreError, match=r"index\.parquet: damaged \(its SHA-256"):
         Store(tmp_path / "s")
     (tmp_path / "s" / "store.json").write_text("{")
-    with pytest.raises(StoreError, match=r"store\.json: damaged header"):
+    with pytest.raises(StoreError, match=r"store\.json: damaged \(its SHA-256"):
         Store(tmp_path / "s")
 
 

@@ -143,11 +143,15 @@ def test_what_can_be_made_again_is(written, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["store.json", "index.parquet"])
-@pytest.mark.parametrize("how", ["bit", "missing"])
+@pytest.mark.parametrize("how", ["byte", "missing"])
 def test_what_cannot_be_made_again_is_said_so(written, tmp_path, name, how):
     path = tmp_path / "s"
     shutil.copytree(written, path)
-    hurt(path / name, 30) if how == "bit" else (path / name).unlink()
+    if how == "byte":
+        hurt(path / name, 30)
+        hurt(path / name, 30, bit=3)
+    else:
+        (path / name).unlink()
     report = inspect(path)
     assert set(report.damaged_files) == {name}
     with pytest.raises(StoreError, match=rf"{name}.*cannot be repaired"):
@@ -155,6 +159,17 @@ def test_what_cannot_be_made_again_is_said_so(written, tmp_path, name, how):
     with pytest.raises(UserError, match="cannot be repaired") as caught:
         cache.verify.main(path, repair_it=True)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["store.json", "index.parquet"])
+def test_one_changed_bit_is_found_and_put_right(written, tmp_path, name):
+    path = tmp_path / "s"
+    shutil.copytree(written, path)
+    hurt(path / name, 30)
+    with pytest.raises(StoreError, match=rf"{name}: damaged"):
+        Store(path)
+    assert repair(path, inspect(path)) == [f"{name}: one bit of it had changed, and is put right"]
+    assert all_files(path) == all_files(written)
 
 
 def test_what_looks_odd_is_named_and_is_no_damage(tmp_path):

@@ -120,7 +120,7 @@ def test_a_system_that_refuses_at_any_write_costs_nothing_that_was_committed(tmp
             if calls > refuse_at:  # noqa: B023
                 raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr("cache.files.os.fsync", fsync)
+        monkeypatch.setattr("cache.disk.writing.os.fsync", fsync)
         try:
             write(path, clips, every=4, backend=backend)
             break
@@ -155,7 +155,7 @@ def test_a_commit_that_failed_anywhere_can_be_repeated(tmp_path, monkeypatch, ba
             mark = writer.mark()
             for clip_id in list(clips)[6:]:
                 writer.append(clip_id, clips[clip_id], f"hash of {clip_id}")
-            monkeypatch.setattr("cache.files.os.fsync", fsync)
+            monkeypatch.setattr("cache.disk.writing.os.fsync", fsync)
             try:
                 writer.commit()
                 failed = False

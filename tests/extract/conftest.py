@@ -12,7 +12,6 @@ from checkpoints import MODALITIES, WORDS, save_checkpoints
 from media_tools import Load, Run, write_video
 from s3_server import s3, server  # noqa: F401
 
-from cache import StoreError
 from configs import command
 from configs.schema import Encoder
 from extract.encoders.encoder import LoadedEncoder
@@ -66,7 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            command(main, StoreError)
+            command(main)
         printed = capsys.readouterr()
         return int(ended.value.code or 0), printed.out, printed.err
 

@@ -172,7 +172,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for broken in (b"", b"text", whole[:-20], whole[: len(whole) // 2]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match=r"manifest\.parquet: not a readable Parquet file") as error:
+        with pytest.raises(UserError, match=r"manifest\.parquet: not (a readable Parquet|what was written)") as error:
             read_manifest(path)
         assert "\n" not in str(error.value)
 

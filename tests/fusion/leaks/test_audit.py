@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import StoreWriter
+from cache import StoreWriter, write_sums
 from configs import Profile, command
 from extract.corpora.manifest import Manifest, Unit, make_manifest, write_manifest
 from fusion.audit import main
@@ -362,6 +362,7 @@ def test_a_trained_head_that_hides_what_it_reads_is_found() -> None:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "head.json").write_text('{"settings": {"metadata": ["cause"], "privileged": true}}')
     (folder / "metrics.json").write_text('{"privileged": false}')
+    write_sums(folder)
     check = by_name(privileged_checks(audited(manifest)))["privileged.heads"]
     assert check.verdict == "fail"
     assert check.examples == ["head sound (trained) reads cause"]

@@ -10,6 +10,7 @@ import pytest
 from media_tools import greys, write_audio, write_mp4
 from synthetic_heads import make_units
 
+from cache import Store, StoreWriter, write_sums
 from configs import Profile, load
 from extract.corpora.manifest import make_manifest, write_manifest
 from fusion.report.findings import analyse
@@ -77,9 +78,8 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Fusion) -> P
     for head in found.units.heads:
         profile.head_path(head).mkdir(parents=True)
         (profile.head_path(head) / "predictions.parquet").write_bytes(head.encode())
-    store = profile.store_path("video")
-    store.mkdir(parents=True)
-    (store / "store.json").write_text(json.dumps({"fingerprint": "f00d" * 16, "fields": {"layer": -1}}))
+    with StoreWriter(profile.store_path("video"), {"layer": -1}, dim=4):
+        pass
     return profile
 
 
@@ -154,12 +154,14 @@ def test_the_audit_is_shown_with_failures_first(found: Fusion, profile: Profile)
     path.parent.mkdir()
     manifest = {"sha256": hashlib.sha256(profile.manifest_path.read_bytes()).hexdigest()}
     path.write_text(json.dumps({"checks": checks, "manifest": manifest}))
+    write_sums(path.parent)
     html, page = page_of(found, profile)
     assert "The leak audit failed: speaker overlap" in page.text
     assert page.text.index("<b>2 speakers</b>") < page.text.index("No text is in two splits.")
     assert "<b>2 speakers" not in html
     assert "of another manifest" not in page.text
     path.write_text(json.dumps({"checks": checks, "manifest": {"sha256": "0" * 64}}))
+    write_sums(path.parent)
     assert "of another manifest" in page_of(found, profile)[1].text
 
 
@@ -175,7 +177,7 @@ def test_the_commands_and_fingerprints_are_complete(found: Fusion, profile: Prof
         COMMAND,
     ):
         assert line in page.text
-    assert "f00d" * 16 in page.text
+    assert Store(profile.store_path("video")).fingerprint in page.text
     assert "Head h0 was trained on another state of this store: " + "beef" * 16 in page.text
     assert "Head h1 was trained" not in page.text
     for content in (b"h0", b"h1"):

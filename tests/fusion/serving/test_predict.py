@@ -17,6 +17,7 @@ from checkpoints import save_checkpoints
 from media_tools import write_mp4
 from safetensors.numpy import load_file, save_file
 
+from cache import write_sums
 from configs import Profile, UserError, command
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import write_manifest
@@ -432,7 +433,7 @@ def test_a_file_that_is_changed_or_missing_is_named(copied, predict, pattern, ho
 
 def test_a_file_too_many_is_named(copied):
     (copied / "heads" / "extra.json").write_text("{}")
-    with pytest.raises(UserError, match=r"heads/extra.json: not a file of this bundle"):
+    with pytest.raises(UserError, match=r"heads/extra.json: is none of this folder's files"):
         open_bundle(copied)
 
 
@@ -477,10 +478,13 @@ def test_parts_that_do_not_belong_together_make_no_bundle(project, tmp_path, mon
     rows.drop(name for name in rows.columns if name.startswith("p_")).with_columns(
         pl.col(names[0]) + 1, pl.col(names[1]) - 1
     ).write_parquet(table)
+    with pytest.raises(UserError, match=r"predictions\.parquet: not what was written"):
+        make_bundle(project.profile, tmp_path / "bundle")
+    write_sums(table.parent)
     with pytest.raises(UserError, match="does not follow from the heads' predictions"):
         make_bundle(project.profile, tmp_path / "bundle")
     shutil.rmtree(project.profile.head_path("words"))
-    with pytest.raises(UserError, match=r"head\.json: not there yet"):
+    with pytest.raises(UserError, match=r"words/model/SHA256SUMS: not there"):
         make_bundle(project.profile, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -12,7 +12,9 @@ import pytest
 from shells import REPOSITORY
 from synthetic_heads import CLASSES, frame_of, make_units
 
+from cache import Store, StoreWriter, attach, write_sealed_parquet
 from configs import UserError
+from fusion.report.context import TOLD
 from fusion.stack import main, repeated
 from fusion.strategies.catalogue import load
 from fusion.strategies.predictions import read
@@ -50,11 +52,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True)
         frame_of(units, h).write_parquet(path)
     store = folder / "runs/mine/stores/text"
-    store.mkdir(parents=True)
-    (store / "store.json").write_text(json.dumps({"fingerprint": "f00d" * 16}))
+    with StoreWriter(store, {"model": "./model"}, dim=4):
+        pass
     errors = {"clip_id": ["c1", "c2"], "stage": ["decode", "decode"], "reason": ["<b>not a text</b>"] * 2}
-    pl.DataFrame(errors).write_parquet(store / "errors.parquet")
-    (folder / "runs/mine/manifest.json").write_text(json.dumps({"dropped": {"label tired": 3}}))
+    attach(store, "errors.parquet", pl.DataFrame(errors).write_parquet)
+    told = {"clip_id": ["c1", "c2"], "conversation_id": ["d", "d"], "index": [0, 1]}
+    told |= {name: [None, None] for name in TOLD}
+    about = {"root": ".", "classes": [], "counts": {"dropped": {"label tired": 3}}}
+    clips = pl.DataFrame(told, schema_overrides=dict.fromkeys(TOLD, pl.String))
+    write_sealed_parquet(folder / "runs/mine/manifest.parquet", clips, {"emocache": json.dumps(about)})
     (folder / "stdout.txt").write_text(stack(folder, "--config", "mine.yaml", "fusion.bootstrap=200").stdout)
     return folder
 
@@ -69,6 +75,7 @@ def test_everything_is_written(run: Path) -> None:
         "summary.txt",
         "report.html",
         "model",
+        "SHA256SUMS",
     }
     assert {path.name for path in out.iterdir()} == names | {f"{name}.png" for name in CHARTS}
     for picture in out.glob("*.png"):
@@ -117,7 +124,7 @@ def test_the_saved_model_makes_the_saved_predictions(run: Path) -> None:
 def test_the_report_tells_where_the_numbers_come_from(run: Path) -> None:
     html = (run / "runs/mine/fusion/report.html").read_text()
     assert "privileged" in re.search("<title>(.*)</title>", html)[1]  # type: ignore[index]
-    assert "f00d" * 16 in html
+    assert Store(run / "runs/mine/stores/text").fingerprint in html
     assert "&lt;b&gt;not a text&lt;/b&gt;" in html
     assert "dropped › label tired" in html
     assert "python heads/train.py --config mine.yaml --head h1" in html

@@ -6,6 +6,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from synthetic_heads import make_units
 
+from cache import publish_folder
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Blend, Fitted, Strategy, fit_all, load, save
 from fusion.strategies.pools import Mean, Single, Weighted
@@ -72,7 +73,7 @@ def test_what_an_absent_head_would_have_said_does_not_matter(name: str) -> None:
 def test_saved_is_reloaded(name: str, tmp_path: Path) -> None:
     units = make_units(300, absent=0.2)
     fitted = fit(ALL[name], units)
-    save(fitted, tmp_path / "model")
+    publish_folder(tmp_path / "model", lambda folder: save(fitted, folder))
     assert not list((tmp_path / "model").glob("*.pkl"))
     expected = fitted.predict_logits(units.outputs)
     np.testing.assert_array_equal(load(tmp_path / "model").predict_logits(units.outputs), expected)

@@ -62,6 +62,7 @@ def test_everything_is_there_for_every_kind(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "curves.png",
         "live",
         "metrics.json",

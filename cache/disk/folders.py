@@ -1,0 +1,184 @@
+"""Folders that are published whole, with the digests of all that is in them.
+
+``SHA256SUMS`` names every file below the folder (``sha256sum -c SHA256SUMS`` checks them, too). Whoever reads one of
+them reads it through :func:`read_published`: it is what was written, or the reader ends in one line.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.disk.writing import StoreError, explained, readable
+
+SUMS = "SHA256SUMS"
+DEPTH = 4  # how far above a file its folder's sums may lie
+RENAME_EXCHANGE, AT_FDCWD = 2, -100  # <linux/fs.h>, <fcntl.h>
+
+
+def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = False) -> None:
+    """Let ``write`` fill a new folder beside ``folder``, add its sums, and put it in place; what was there goes.
+
+    A reader sees the former folder or the new one, and whoever is killed in it leaves one of them (where the system
+    cannot exchange two folders there is none for a moment; the former then stands beside it as ``.NAME.old``). Two
+    processes must not do so at once: see :func:`cache.claimed`.
+
+    Args:
+        keep: files of the former folder that are not in its sums, and so somebody else's, stay.
+
+    Raises:
+        StoreError: the disk is full, or the system refuses; the former folder is whole.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+    try:
+        with explained(folder):
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)
+            for leftover in (fresh, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            write(fresh)
+            write_sums(fresh)
+            if keep and folder.is_dir():
+                _take_along(folder, fresh)
+            _put_in_place(fresh, folder, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` over all files below a folder. Raises OSError."""
+    sums = "".join(f"{digest}  {path}\n" for path, digest in digests_below(folder).items())
+    (folder / SUMS).write_text(sums, encoding="utf-8")
+
+
+def digests_below(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but its own sums, by path.
+
+    Raises:
+        StoreError: something in it is neither a file nor a folder (a pipe, a link to a folder): it is named.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if not path.is_file():  # opening a pipe would wait for ever
+            what = "a link that leads to no file" if path.is_symlink() else "no regular file"
+            raise StoreError(f"{path}: {what}, which does not belong here: remove it")
+        if path != folder / SUMS:
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def read_published(path: Path, remedy: str) -> bytes:
+    """A file of a published folder, as it was written.
+
+    Args:
+        remedy: ends the error's line; such as ``train it again with python heads/train.py --head audio``.
+
+    Raises:
+        StoreError: it is missing, is no part of a published folder, or is not what was written.
+    """
+    for _ in range(3):  # the folder may be replaced between reading the file and reading its sums
+        if not path.is_file():
+            raise StoreError(f"{path}: not there: {remedy}")
+        root = _root_of(path.parent)
+        if root is None:
+            raise StoreError(f"{path}: no {SUMS} beside it, so nothing says that it is whole: {remedy}")
+        with readable(path, remedy):
+            content = path.read_bytes()
+            stated = stated_digests(root)
+        if stated.get(path.relative_to(root).as_posix()) == hashlib.sha256(content).hexdigest():
+            return content
+    raise StoreError(f"{path}: not what was written, by {SUMS} in {root}: {remedy}")
+
+
+def verify_published(folder: Path, remedy: str) -> None:
+    """Check all files below ``folder`` that its sums, or those of a folder above, name.
+
+    Raises:
+        StoreError: a file is missing or is not what was written, or there are no sums.
+    """
+    root = _root_of(folder)
+    if root is None:
+        raise StoreError(f"{folder / SUMS}: not there, so nothing says that the folder is whole: {remedy}")
+    below = folder.relative_to(root).as_posix()
+    for name in stated_digests(root):
+        if below == "." or name.startswith(f"{below}/"):
+            read_published(root / name, remedy)
+
+
+def verify_whole(folder: Path, remedy: str) -> str:
+    """Check that a published folder holds the files that its sums name, and no others.
+
+    Returns:
+        SHA-256 of ``SHA256SUMS``, and so of everything.
+    Raises:
+        StoreError: there are no sums; a file is missing, changed, or not among those that were published; named.
+    """
+    if not (folder / SUMS).is_file():
+        raise StoreError(f"{folder / SUMS}: not there, so nothing says that the folder is whole: {remedy}")
+    stated, found = stated_digests(folder), digests_below(folder)
+    for problem, paths in (
+        ("missing", stated.keys() - found.keys()),
+        ("is none of this folder's files", found.keys() - stated.keys()),
+        ("changed since it was written", {path for path in stated if found.get(path) != stated[path]}),
+    ):
+        for path in sorted(paths)[:1]:
+            more = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
+            raise StoreError(f"{folder / path}: {problem}{more}, by {SUMS}: {remedy}")
+    return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file lies in a published folder."""
+    return _root_of(path.parent) is not None
+
+
+def stated_digests(folder: Path) -> dict[str, str]:
+    """What a folder's sums say, by path."""
+    lines = (folder / SUMS).read_bytes().decode("utf-8", errors="replace").splitlines()
+    return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+
+
+def _root_of(folder: Path) -> Path | None:
+    """The published folder that a folder is, or is a part of."""
+    return next((above for above in (folder, *folder.parents[:DEPTH]) if (above / SUMS).is_file()), None)
+
+
+def _take_along(folder: Path, fresh: Path) -> None:
+    """Link what is somebody else's in a folder into the one that takes its place."""
+    own = stated_digests(folder).keys() if (folder / SUMS).is_file() else set()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        place = fresh / name
+        if path.is_dir() or place.exists() or name.as_posix() in own or path == folder / SUMS:
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, place, follow_symlinks=False)
+
+
+def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:
+    """Let ``fresh`` be ``folder``; what was there is then at ``fresh`` or ``old``."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    if _exchange(fresh, folder):
+        return
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change places in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc on Linux
+    return renameat2 is not None and not renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE)

@@ -1,0 +1,82 @@
+"""One writer at a time: an advisory lock beside what is written. The kernel frees it however the process ends."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cache.disk.writing import StoreError, explained
+
+
+def take_lock(path: Path, doing: str = "another extraction is writing this store") -> int:
+    """The lock of whoever writes ``path``; ``os.close`` gives it back.
+
+    Raises:
+        StoreError: another process holds it; the line says what that is ``doing``, and names it.
+        OSError: there can be no lock file beside ``path``.
+    """
+    while True:
+        lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise StoreError(f"{path}: {doing} (process {holder})") from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), _lock_path(path).stat()):
+                break
+        os.close(lock)  # whoever held it has removed the file meanwhile
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the writer's lock of a store."""
+    with explained(path):
+        lock = take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def claimed(path: Path, remedy: str = "wait until it is done, or stop it") -> Iterator[None]:
+    """Be the one process that makes ``path``, a file or a folder; parents are made.
+
+    Raises:
+        StoreError: another process makes it at this moment, or the system refuses.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(path, f"another process makes it at this moment: {remedy}")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _lock_path(path).unlink()
+        os.close(lock)
+
+
+def writing_process(path: Path) -> str | None:
+    """The process that is writing ``path`` now, or None."""
+    try:
+        lock = os.open(_lock_path(path), os.O_RDONLY)
+    except OSError:
+        return None  # nobody ever wrote here, or the lock file did not come along
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.read(lock, 20).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(lock)
+
+
+def _lock_path(path: Path) -> Path:
+    folder = path.resolve()  # whoever comes by a link finds the same lock
+    return folder.with_name(f".{folder.name}.lock")
