@@ -1,13 +1,9 @@
 """A search for one head's settings, by its score on training units out of fold."""
 
-import fcntl
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +12,7 @@ import torch
 import typer
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from cache import Store, StoreError
@@ -61,6 +58,7 @@ NOT_READ |= {"depth", "eta", "auxiliary_share"}
 STARTUP_TRIALS = 10  # drawn at random before the sampler learns from them
 INVALID_IN_A_ROW = 50  # draws that cannot be trained, after which the space is refused
 INVALID = "invalid"  # the attribute that says why a draw was not trained
+CHECK = "check"  # the attribute that says what was written
 
 
 class Search:
@@ -94,16 +92,7 @@ class Search:
         self.path = profile.search_path(name) / "study.db"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.resolve()}")
-        others = [name for name in optuna.get_all_study_names(self.storage) if name != self.study_name]
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=self.study_name,
-            direction="maximize",
-            load_if_exists=True,
-            # the score of one fold is too noisy to end a trial by
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
-        )
+        self.study, others = self._open()
         if self.ended:
             typer.echo(f"{self.path}: study {self.study_name} goes on after {len(self.ended)} trials")
         elif others:
@@ -117,13 +106,35 @@ class Search:
         """Trials that were scored, whether to the last fold or not."""
         return [trial for trial in self._drawn() if INVALID not in trial.user_attrs]
 
+    def _open(self) -> tuple[optuna.Study, list[str]]:
+        """The study, and the names of others in the same file. Raises UserError where the file is damaged."""
+        try:
+            storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.resolve()}")
+            others = [name for name in optuna.get_all_study_names(storage) if name != self.study_name]
+            opened = optuna.create_study(
+                storage=storage,
+                study_name=self.study_name,
+                direction="maximize",
+                load_if_exists=True,
+                # the score of one fold is too noisy to end a trial by
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+            )
+            damaged = [trial.number for trial in opened.get_trials(deepcopy=False) if not _is_as_told(trial)]
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{self.path}: {first_line(error)}: move it away, and search anew") from error
+        if damaged:
+            raise UserError(f"{self.path}: trial {damaged[0]} is not what was written: move it away, and search anew")
+        return opened, others
+
     def run(self, n_trials: int) -> None:
         """Go on until ``n_trials`` trials have ended, those of earlier calls included.
 
+        Two processes must not do so at once: see :func:`cache.claimed`.
+
         Raises:
-            UserError: another process searches here; draw after draw cannot be trained.
+            UserError: draw after draw cannot be trained.
         """
-        with _only_here(self.path.parent), tqdm(total=n_trials, desc=f"search {self.name}", disable=None) as bar:
+        with tqdm(total=n_trials, desc=f"search {self.name}", disable=None) as bar:
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self.study.tell(trial.number, state=TrialState.FAIL)  # killed: it will be drawn again
             bar.update(min(len(self.ended), n_trials))
@@ -185,13 +196,18 @@ class Search:
         except (UserError, torch.OutOfMemoryError) as error:
             reason = first_line(error)
             trial.set_user_attr(INVALID, reason)
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, None)
             return reason
         except optuna.TrialPruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, None)
         else:
-            self.study.tell(trial, score)
+            self._tell(trial, score)
         return None
+
+    def _tell(self, trial: Trial, score: float | None) -> None:
+        """End a trial; without a score it was cut short."""
+        trial.set_user_attr(CHECK, _check(self.study.get_trials(deepcopy=False)[trial.number]))
+        self.study.tell(trial, score, state=TrialState.PRUNED if score is None else None)
 
     def _score(self, head: Head, trial: Trial, show: Callable[[int], None]) -> float:
         """Macro-F1 of the training units, each predicted by the models that did not train on it."""
@@ -249,15 +265,16 @@ def _draw(trial: Trial, setting: str, choices: list[Any] | Range) -> None:
         trial.suggest_float(setting, choices.low, choices.high, log=choices.log)
 
 
-@contextmanager
-def _only_here(folder: Path) -> Iterator[None]:
-    """One search at a time; the kernel frees the lock however the process ends."""
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another search is running here") from error
-    else:
-        yield
-    finally:
-        os.close(lock)
+def _check(trial: FrozenTrial) -> str:
+    """A hash of what was drawn and how it scored, by fold."""
+    told = [trial.params, trial.intermediate_values, trial.user_attrs.get(INVALID)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_as_told(trial: FrozenTrial) -> bool:
+    """Whether a trial that ended is what was written of it, as far as that is known."""
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or CHECK not in trial.user_attrs:
+        return True
+    folds = trial.intermediate_values
+    score_is_last = trial.state != TrialState.COMPLETE or trial.value == folds.get(max(folds, default=0))
+    return score_is_last and trial.user_attrs[CHECK] == _check(trial)

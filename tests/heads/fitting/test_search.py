@@ -17,7 +17,7 @@ import pytest
 import yaml
 from shells import REPOSITORY
 
-from cache import Store
+from cache import Store, claimed
 from configs import UserError, load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest
@@ -300,10 +300,32 @@ def test_other_data_or_another_space_is_another_study(
     assert len(optuna.get_all_study_names(f"sqlite:///{FOLDER}/pooled/study.db")) == 3
 
 
-def test_two_searches_at_once_are_refused(workspace: Path) -> None:
-    first = search("pooled")
-    with study._only_here(first.path.parent), pytest.raises(UserError, match="another search is running here"):
-        search("pooled").run(1)
+def test_two_searches_at_once_are_refused(workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with claimed(FOLDER / "pooled"):
+        assert run("--head", "pooled", "--trials", "1") == 2
+    error, me = capsys.readouterr().err, f"process {os.getpid()}"
+    assert f"search/pooled: another process makes it at this moment: wait until it is done, or stop it ({me})" in error
+
+
+def test_a_changed_bit_in_a_study_is_found_or_changes_nothing(workspace: Path, run: Run) -> None:
+    run("--head", "pooled", "--trials", "3")
+    path = FOLDER / "pooled" / "study.db"
+    whole, expected = path.read_bytes(), [(trial.params, trial.value) for trial in search("pooled").best(3)]
+    used = [i for i, byte in enumerate(whole) if byte]  # most of the file is empty
+    rng, refused = np.random.default_rng(0), []
+    for place in rng.choice(used, 25, replace=False):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:
+            best = search("pooled").best(3)
+        except UserError as error:
+            refused.append(str(error))
+        else:  # another study's name, a time, a page that nobody reads
+            assert not best or [(trial.params, trial.value) for trial in best] == expected
+    assert refused
+    assert all(str(path) in line and "\n" not in line for line in refused)
+    path.write_bytes(whole)
 
 
 def test_default_spaces_draw_what_their_kinds_accept(tools: SimpleNamespace) -> None:
