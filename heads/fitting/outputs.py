@@ -186,5 +186,7 @@ def summary(outcome: Outcome) -> str:
         best = next(record for record in records if record["best"])
         values = [f"{step_of(best)} {best[step_of(best)]}"]
         values += [f"{name} {best[name]:.3f}" for name in ("inner_macro_f1", "inner_loss") if name in best]
+        if "letters" in best:
+            values.append("words and their letters" if best["letters"] else "words")
         lines.append(f"  {model:<18}{', '.join(values)}, of {len(records)}")
     return "\n".join(lines) + "\n"

@@ -46,7 +46,11 @@ SPACES: dict[str, Space] = {  # of heads for which the profile names none
     "sequence": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": {"c": Range(low=1e-4, high=1.0, log=True), "loss": ["cross_entropy", "weighted"]},
-    "bag_of_words": {"c": Range(low=0.1, high=100.0, log=True), "loss": ["cross_entropy", "weighted"]},
+    "bag_of_words": {
+        "c": Range(low=0.1, high=100.0, log=True),
+        "letters": [False, True],
+        "loss": ["cross_entropy", "weighted"],
+    },
     "xgboost": {
         "depth": Range(low=2, high=8),
         "eta": Range(low=0.02, high=0.3, log=True),
@@ -56,8 +60,8 @@ SPACES: dict[str, Space] = {  # of heads for which the profile names none
 # Settings that change training but not what is read: trials that differ in nothing else share what was read.
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
-NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "trees"}
-NOT_READ |= {"depth", "eta", "auxiliary_share"}
+NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
 STARTUP_TRIALS = 10  # drawn at random before the sampler learns from them
 INVALID_IN_A_ROW = 50  # draws that cannot be trained, after which the space is refused
 INVALID = "invalid"  # the attribute that says why a draw was not trained
