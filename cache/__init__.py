@@ -11,10 +11,13 @@ store["clip1"]                                          # (time, 768), memory-ma
 from cache.files import (
     StoreError,
     attach,
+    begin,
+    end,
     replace_atomically,
     replace_folder,
     write_atomically,
     write_text_atomically,
+    writing_process,
 )
 from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
@@ -28,11 +31,14 @@ __all__ = [
     "WriterMark",
     "all_finite",
     "attach",
+    "begin",
     "differing_fields",
+    "end",
     "fingerprint",
     "replace_atomically",
     "replace_folder",
     "settings_header",
     "write_atomically",
     "write_text_atomically",
+    "writing_process",
 ]

@@ -14,6 +14,7 @@ from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs
 from fusion.report.page import gather, write_report
+from fusion.report.provenance import all_failed, said_of_heads
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.nested import fuse
 from fusion.strategies.predictions import manifest_metadata, read
@@ -51,12 +52,13 @@ def main(
     if strategy != "all" and strategy not in STRATEGIES:
         raise UserError(f"--strategy {strategy}: one of {', '.join(STRATEGIES)}, all")
     profile: Profile | None = None
+    left_out: list[str] = []
     if predictions:
         profile = load(config, overrides) if config else None
         files = _named(predictions)
     else:
         profile = load(config, overrides)
-        files = _of_profile(profile, config)
+        files, left_out = _of_profile(profile, config)
     if profile is None and overrides:
         raise UserError(f"{overrides[0]}: changes a profile, but none is named: add --config")
     folder = out or (profile.fusion_path if profile else None)
@@ -74,6 +76,7 @@ def main(
         bootstrap=settings.bootstrap,
         seed=profile.seed if profile else 0,
     )
+    found = replace(found, warnings=(*left_out, *said_of_heads(files), *found.warnings))
     findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
     summary = write_outputs(found, folder, findings)
     write_charts(found, folder, findings)
@@ -83,14 +86,21 @@ def main(
     print(f"report: {folder / 'report.html'}")
 
 
-def _of_profile(profile: Profile, config: str | None) -> dict[str, Path]:
-    files = {}
-    for head in profile.fusion.heads or profile.heads:
+def _of_profile(profile: Profile, config: str | None) -> tuple[dict[str, Path], list[str]]:
+    """The heads' predictions, and sentences on heads that cannot be there."""
+    files: dict[str, Path] = {}
+    left_out: list[str] = []
+    wanted = list(profile.fusion.heads or profile.heads)
+    for head in wanted:
         files[head] = profile.head_path(head) / "predictions.parquet"
         if not files[head].is_file():
+            if (reason := all_failed(profile, head)) and len(left_out) + 1 < len(wanted):
+                left_out.append(reason)
+                del files[head]
+                continue
             option = f" --config {shlex.quote(config)}" if config else ""
             raise UserError(f"{files[head]}: not there yet; make it with: python heads/train.py{option} --head {head}")
-    return files
+    return files, left_out
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:

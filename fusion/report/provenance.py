@@ -128,6 +128,30 @@ def gather(
     )
 
 
+def said_of_heads(files: dict[str, Path]) -> list[str]:
+    """What their trainings found to be missing or unfinished."""
+    return [
+        f"Head {head}: {note}"
+        for head, path in files.items()
+        for note in _json(path.parent / "metrics.json").get("notes", [])
+    ]
+
+
+def all_failed(profile: Profile, head: str) -> str | None:
+    """A sentence, where a head cannot be there: every clip of all that it reads failed, as the receipts say."""
+    settings = profile.heads[head]
+    if not settings.stores or (settings.metadata and settings.kind != "cross_modal"):
+        return None
+    receipts = {name: _json(profile.receipt_path(name)) for name in settings.stores}
+    if any(not receipt.get("clips") or receipt.get("stored") for receipt in receipts.values()):
+        return None
+    lost = [
+        f"all {receipt['clips']} clips of encoders.{name} failed (see {profile.store_path(name) / 'errors.parquet'})"
+        for name, receipt in receipts.items()
+    ]
+    return f"Head {head} is left out: {', '.join(lost)}."
+
+
 def _stores(profile: Profile) -> list[Store]:
     stores = []
     for name, encoder in profile.encoders.items():

@@ -33,6 +33,7 @@ class Outcome:
     table: pl.DataFrame  # see prediction_table
     scores: dict[str, Any]  # see score
     history: list[Record]  # of all models, each record with ``fold`` and ``seed``
+    notes: list[str]  # what a reader of the scores must know of the inputs
     privileged: bool  # whether it reads fields derived from the label
     seconds: float
 
@@ -91,7 +92,7 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
     outcome.table.write_parquet(folder / "predictions.parquet")
-    metrics = {"privileged": outcome.privileged} | outcome.scores
+    metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -136,7 +137,8 @@ def title(outcome: Outcome) -> str:
 
 def headline(outcome: Outcome) -> str:
     """What is printed: a table with a row per split, the majority class and the baseline below each, and a verdict."""
-    lines = [title(outcome), f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
+    lines = [title(outcome), *(f"! {note}" for note in outcome.notes)]
+    lines += [f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
     for split, result in outcome.scores.items():
         rows = {split: result, "  majority": result["majority_class"], "  baseline": result.get("baseline")}
         for row, values in rows.items():

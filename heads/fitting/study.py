@@ -24,6 +24,7 @@ from configs.schema import Head, Range
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import unit_folds
+from heads.fitting.coverage import usable
 from heads.fitting.cross_validation import check_contents, fold_tasks, open_stores
 from heads.fitting.kinds import KINDS
 from heads.fitting.progress_file import training_key
@@ -89,6 +90,11 @@ class Search:
         inputs = [head.stores, *self.space["inputs"]] if "inputs" in self.space else [head.stores]
         every = list(dict.fromkeys(name for names in inputs for name in names))
         self.stores = open_stores(profile, head.model_copy(update={"inputs": every}))
+        reduced, notes = usable(profile, manifest, name, self.stores)
+        if reduced.inputs != profile.heads[name].inputs:
+            raise UserError(f"head {name}: {' '.join(notes)} Take that out of heads.{name}.inputs to search")
+        for note in notes:
+            typer.echo(f"warning: {note}", err=True)
         self._read_for, self._data = "", None
         self._read(head)  # what is wrong with the stores or the metadata is found before any trial
 
