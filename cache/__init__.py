@@ -10,8 +10,9 @@ store["clip1"]                                          # (time, 768), memory-ma
 
 from cache.checksums import attach, read_small
 from cache.disk.folders import is_published, publish_folder, read_published, verify_published, verify_whole, write_sums
-from cache.disk.locks import claimed
+from cache.disk.locks import claimed, writing_process
 from cache.disk.seals import read_sealed_json, read_sealed_parquet, write_sealed_json, write_sealed_parquet
+from cache.disk.unfinished import begin, end
 from cache.disk.writing import StoreError, explained, replace_atomically, write_atomically, write_text_atomically
 from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
@@ -25,8 +26,10 @@ __all__ = [
     "WriterMark",
     "all_finite",
     "attach",
+    "begin",
     "claimed",
     "differing_fields",
+    "end",
     "explained",
     "fingerprint",
     "is_published",
@@ -44,4 +47,5 @@ __all__ = [
     "write_sealed_parquet",
     "write_sums",
     "write_text_atomically",
+    "writing_process",
 ]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cache import Store, StoreError, StoreWriter, attach
 from cache.checksums import read_checksums
+from cache.disk.unfinished import begin, begun, end
 from cache.layout import OWN_FILES, Entry, Header, new_values_hash, read_index
 from configs import command
 
@@ -23,16 +24,21 @@ def main(
     store: Annotated[Path, typer.Argument(help="The store to copy.")],
     destination: Annotated[Path, typer.Argument(help="The folder of the copy; new, or of an interrupted copy.")],
     backend: Annotated[Literal["zarr", "hdf5"] | None, typer.Option(help="Default: the same as the store's.")] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Copy a store whose extraction has not finished, as it is now.")
+    ] = False,
 ) -> None:
     """Copy a feature store into the other backend, or into the same without the rows of replaced clips.
 
     Values, their hashes and the fingerprint stay the same, and each clip is checked against its hash on the way. The
     same command goes on after an interruption.
 
-    Exit codes: 0 copied, 2 the store is damaged or the destination is something else.
+    Exit codes: 0 copied, 2 the store is damaged or unfinished, or the destination is something else.
     """
     source, (entries, _), header = Store(store), read_index(store), Header.read(store)
-    wanted = backend or header.backend
+    wanted, half = backend or header.backend, begun(store)
+    if half and not unfinished:
+        raise StoreError(f"{store}: {_said(half, len(entries))}; finish it, or copy what is there with --unfinished")
     _refuse_what_is_no_copy(store, destination, header.fingerprint, wanted)
     chunk_mb = header.chunk_rows * source.dim * source.dtype.itemsize / 2**20
     with StoreWriter(destination, header.fields, source.dim, header.dtype, wanted, chunk_mb) as writer:
@@ -51,7 +57,17 @@ def main(
     for name in sorted(read_checksums(store).keys() - OWN_FILES):
         with (store / name).open("rb") as file:
             attach(destination, name, partial(copyfileobj, file))
-    print(f"{destination}: {len(entries)} clips, {wanted}")
+    for who in begun(destination).keys() - half.keys():
+        end(destination, who)
+    for who, n_clips in half.items():  # the copy of a half is one, too
+        begin(destination, who, n_clips)
+    print(f"{destination}: {len(entries)} clips, {wanted}" + (f"; {_said(half, len(entries))}" if half else ""))
+
+
+def _said(half: dict[str, int], n_stored: int) -> str:
+    (who, n_clips), *others = half.items()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"the extraction of {who}{more} has not finished: {n_stored} clips are stored, {n_clips} are to be tried"
 
 
 def _refuse_what_is_no_copy(store: Path, destination: Path, fingerprint: str, backend: str) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from cache import StoreError
 from cache.disk.locks import writing_process
+from cache.disk.unfinished import begun
 from cache.layout import Header, read_index_table
 from cache.shelf import stores_of
 from configs import UserError, command, load, one_line
@@ -92,6 +93,7 @@ def _show(store: Path) -> None:
     _line("errors", _errors(store / ERRORS))
     process = writing_process(store)
     _line("being written", f"by process {process}" if process else "no")
+    _line("unfinished", ", ".join(f"{who} ({n} clips)" for who, n in begun(store).items()) or "no")
     _line("fingerprint", header.fingerprint)
     for name, value in sorted(header.fields.items()):
         _line(f"  {name}", value if isinstance(value, str) else json.dumps(value))

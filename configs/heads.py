@@ -23,7 +23,7 @@ class Head(Section):
     # cross_modal: a stream for each input, each attending to the others, then an LSTM over the clips
     # linear: logistic regression on each input's mean and deviation over time
     # xgboost: boosted trees on the same, and on metadata
-    # bag_of_words: logistic regression on TF-IDF of the text
+    # bag_of_words: logistic regression on TF-IDF of the text: words, emoji, emphasis; characters in unseparated scripts
     kind: Literal["sequence", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
     inputs: list[Name] = []  # encoders whose stores are read; of a bag of words [text], which the manifest has
     metadata: list[str] = []  # manifest columns to embed
@@ -68,6 +68,7 @@ class Head(Section):
     seeds: PositiveInt = 1  # networks per fold, averaged
 
     c: PositiveFloat | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
+    letters: bool | None = None  # bag_of_words: letters of words, too; default: chosen as c is, and not where c is set
     trees: PositiveInt = 500  # xgboost: the most rounds; an inner validation set says when to stop
     depth: PositiveInt = 4  # xgboost: of a tree
     eta: Annotated[float, Field(gt=0, le=1)] = 0.1  # xgboost: learning rate
@@ -97,10 +98,10 @@ class Head(Section):
         everything = set(type(self).model_fields)
         return {
             "linear": common | {"loss", "c"},
-            "bag_of_words": common | {"loss", "c"},
+            "bag_of_words": common | {"loss", "c", "letters"},
             "xgboost": common | {"loss", "trees", "depth", "eta", "seeds"},
-            "sequence": everything - {"c", "trees", "depth", "eta", "segments"},
-            "cross_modal": everything - {"c", "trees", "depth", "eta"},
+            "sequence": everything - {"c", "letters", "trees", "depth", "eta", "segments"},
+            "cross_modal": everything - {"c", "letters", "trees", "depth", "eta"},
         }[self.kind]
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs
 from fusion.report.page import gather, write_report
+from fusion.report.provenance import all_failed, said_of_heads
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.nested import fuse
 from fusion.strategies.predictions import manifest_metadata, read
@@ -52,12 +53,13 @@ def main(
     if strategy != "all" and strategy not in STRATEGIES:
         raise UserError(f"--strategy {strategy}: one of {', '.join(STRATEGIES)}, all")
     profile: Profile | None = None
+    left_out: list[str] = []
     if predictions:
         profile = load(config, overrides) if config else None
         files = _named(predictions)
     else:
         profile = load(config, overrides)
-        files = _of_profile(profile, config)
+        files, left_out = _of_profile(profile, config)
     if profile is None and overrides:
         raise UserError(f"{overrides[0]}: changes a profile, but none is named: add --config")
     folder = out or (profile.fusion_path if profile else None)
@@ -65,52 +67,48 @@ def main(
         raise UserError("--predictions without --config: name a folder for the results with --out")
 
     with claimed(folder):
-        _fuse(files, folder, profile, config, strategy, overrides)
+        settings = profile.fusion if profile else Settings()
+        units = read(files)
+        if profile and profile.manifest_path.is_file():
+            units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
+        found = fuse(
+            units,
+            list(settings.strategies) if strategy == "all" else [strategy],
+            force=strategy != "all",
+            bootstrap=settings.bootstrap,
+            seed=profile.seed if profile else 0,
+        )
+        found = replace(found, warnings=(*left_out, *said_of_heads(files), *found.warnings))
+        findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
+        command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])
+        run = gather(files, profile, config, command_line, overrides)
+        summary = ""
+
+        def write(fresh: Path) -> None:
+            nonlocal summary
+            summary = write_outputs(found, fresh, findings)
+            write_charts(found, fresh, findings)
+            write_report(fresh / "report.html", found, run, findings)
+
+        publish_folder(folder, write, keep=True)
+        print(summary)
+        print(f"report: {folder / 'report.html'}")
 
 
-def _fuse(
-    files: dict[str, Path],
-    folder: Path,
-    profile: Profile | None,
-    config: str | None,
-    strategy: str,
-    overrides: list[str] | None,
-) -> None:
-    settings = profile.fusion if profile else Settings()
-    units = read(files)
-    if profile and profile.manifest_path.is_file():
-        units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
-    found = fuse(
-        units,
-        list(settings.strategies) if strategy == "all" else [strategy],
-        force=strategy != "all",
-        bootstrap=settings.bootstrap,
-        seed=profile.seed if profile else 0,
-    )
-    findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
-    command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])
-    run = gather(files, profile, config, command_line, overrides)
-    summary = ""
-
-    def write(fresh: Path) -> None:
-        nonlocal summary
-        summary = write_outputs(found, fresh, findings)
-        write_charts(found, fresh, findings)
-        write_report(fresh / "report.html", found, run, findings)
-
-    publish_folder(folder, write, keep=True)
-    print(summary)
-    print(f"report: {folder / 'report.html'}")
-
-
-def _of_profile(profile: Profile, config: str | None) -> dict[str, Path]:
-    files = {}
-    for head in profile.fusion.heads or profile.heads:
+def _of_profile(profile: Profile, config: str | None) -> tuple[dict[str, Path], list[str]]:
+    """The heads' predictions, and sentences on heads that cannot be there."""
+    files: dict[str, Path] = {}
+    left_out: list[str] = []
+    wanted = list(profile.fusion.heads or profile.heads)
+    for head in wanted:
         files[head] = profile.head_path(head) / "predictions.parquet"
-        option = f" --config {shlex.quote(config)}" if config else ""
-        if not files[head].is_file() or is_published(files[head]):  # else it was put there by somebody else
+        if not files[head].is_file() and len(left_out) + 1 < len(wanted) and (reason := all_failed(profile, head)):
+            left_out.append(reason)
+            del files[head]
+        elif not files[head].is_file() or is_published(files[head]):  # else it was put there by somebody else
+            option = f" --config {shlex.quote(config)}" if config else ""
             read_published(files[head], f"make it with: python heads/train.py{option} --head {head}")
-    return files
+    return files, left_out
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:

@@ -11,6 +11,9 @@ from extract.corpora.manifest import read_manifest
 def main(
     head: Annotated[str, typer.Option("--head", help="The head to train: a name under 'heads' in the profile.")],
     config: ConfigOption = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Train on what stores hold though an extraction has not finished.")
+    ] = False,
     overrides: OverrideArgument = None,
 ) -> None:
     """Train one head on the stores, a model per fold, and write its predictions for every labelled unit.
@@ -28,7 +31,7 @@ def main(
     # torch and scikit-learn take seconds to import: help and mistakes should not wait for them
     from heads.fitting.cross_validation import cross_validate
 
-    cross_validate(profile, manifest, head)
+    cross_validate(profile, manifest, head, unfinished)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ DOORS = {
         "heads.data.batches",
         "heads.data.folds",
         "heads.models.presence",
+        "heads.fitting.coverage",
         "heads.fitting.cross_validation",
         "heads.fitting.outputs",
         "heads.fitting.saved",

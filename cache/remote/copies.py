@@ -78,7 +78,7 @@ def push(folder: Path, url: str, show: bool = True) -> Transferred:
         }
         if (
             small or CHECKSUMS not in there
-        ):  # published as cache.files.publish does it, so that damage is never suspected after a crash
+        ):  # published as cache.checksums.publish does it, so that damage is never suspected after a crash
             former: Digests = {}
             if CHECKSUMS in there:
                 with suppress(StoreError), _unpacked({CHECKSUMS: objects.read(CHECKSUMS)[0]}) as unpacked:

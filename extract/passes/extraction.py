@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache import Header, Store, differing_fields, explained, settings_header, write_sealed_json
+from cache import Header, Store, begin, differing_fields, end, explained, settings_header, write_sealed_json
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
@@ -136,6 +136,9 @@ def _extract(
         ]
         plan = _plan(clips, contents, unreadable, found, [writer.content_hashes for writer in writers], members)
         _describe(members, plan)
+        for member, each, part in zip(members, found, plan.parts, strict=True):
+            if part.n_compute:
+                begin(each.path, f"{profile.name}.{member.name}", len(clips))
         compute = stack.enter_context(computing(means, [member.encoder for member in members]))
 
         def committed() -> None:
@@ -151,6 +154,7 @@ def _extract(
     too_many = []
     for member, part, failed in zip(members, plan.parts, failures, strict=True):
         write_receipt(profile.receipt_path(member.name), member.link, clips, failed)
+        end(member.link, f"{profile.name}.{member.name}")
         rate = f" ({part.n_compute / seconds:.1f} clips/s)" if part.n_compute else ""
         print(
             f"{member.name}: {len(clips) - len(failed)} of {len(clips)} clips in {member.link}, {seconds:.1f} s{rate}"

@@ -29,6 +29,7 @@ from fusion.leaks.probes import numbers_of
 from fusion.leaks.units import Audited
 from fusion.strategies.nested import Fusion, fuse
 from fusion.strategies.predictions import manifest_metadata, read
+from heads.fitting.coverage import usable
 from heads.fitting.cross_validation import open_stores, predict_all, train_folds
 from heads.fitting.outputs import prediction_table
 from heads.models.presence import has_input
@@ -83,14 +84,12 @@ def run_permuted(audited: Audited, heads: Sequence[str], number: int) -> Run:
     with TemporaryDirectory(prefix="emocache-audit-") as folder:
         files = {}
         for name in heads:
-            trained, data, _ = train_folds(
-                name, profile.heads[name], profile, permuted.manifest, list(permuted.units), permuted.folds
-            )
+            stores = open_stores(profile, profile.heads[name])
+            head, _ = usable(profile, permuted.manifest, name, stores, unfinished=True)
+            trained, data, _ = train_folds(name, head, profile, permuted.manifest, list(permuted.units), permuted.folds)
             predictions = predict_all(trained, data, list(permuted.units), permuted.folds)
             files[name] = Path(folder) / f"{name}.parquet"
-            there = has_input(
-                profile.heads[name], permuted.manifest, permuted.units, open_stores(profile, profile.heads[name])
-            )
+            there = has_input(head, permuted.manifest, permuted.units, stores)
             table = prediction_table(
                 predictions, list(permuted.units), permuted.folds, permuted.manifest.classes, there
             )

@@ -43,7 +43,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     ``weighted_f1``, and ``log_loss, ece, classwise_ece, n_units, n_groups``. What cannot be known is null.
 
     - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), and a score
-    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``
+    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``, ``warnings``
     - ``best_head``: ``head``, and a score on the headline split
     - ``gain_over_best_head``: differences, with intervals, as in a score
     - ``majority``, ``heads.HEAD``, ``strategies.STRATEGY``: by split, a score
@@ -66,6 +66,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
             "forced": found.forced,
             "fell_back": fell_back(found),
             "notes": found.notes,
+            "warnings": found.warnings,
         },
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
         "gain_over_best_head": _scores(found.gains[found.best_head]),
@@ -136,7 +137,7 @@ def _json(content: Any) -> str:
 def summary(found: Fusion, findings: Findings) -> str:
     """A page: the tables of the headline split and of the one that the choice was made on, the notes, the findings."""
     width = max(len(display_name(name)) for name in found.scores) + 2
-    lines = []
+    lines = [f"! {warning}" for warning in found.warnings]
     for split in dict.fromkeys((found.headline, "oof")):
         score = found.scores[found.chosen][split]
         where = f"{split}: {score['n_units']} units in {score['n_groups']} groups"

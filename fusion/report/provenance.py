@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from cache import Header, read_published, read_small
+from cache import Header, read_published, read_sealed_json, read_small
 from configs import Profile
 from fusion.report.context import clip_ids, counts, read_beside
 
@@ -128,6 +128,34 @@ def gather(
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
         **common,
     )
+
+
+def said_of_heads(files: dict[str, Path]) -> list[str]:
+    """What their trainings found to be missing or unfinished."""
+    return [
+        f"Head {head}: {note}"
+        for head, path in files.items()
+        for note in _mapping(path.parent / "metrics.json").get("notes", [])
+    ]
+
+
+def all_failed(profile: Profile, head: str) -> str | None:
+    """A sentence, where a head cannot be there: every clip of all that it reads failed, as the receipts say."""
+    settings = profile.heads[head]
+    if not settings.stores or (settings.metadata and settings.kind != "cross_modal"):
+        return None
+    paths = {name: profile.receipt_path(name) for name in settings.stores}
+    receipts = {
+        name: read_sealed_json(path, f"make it with python extract/run.py --encoder {name}") if path.is_file() else {}
+        for name, path in paths.items()
+    }
+    if any(not receipt.get("clips") or receipt.get("stored") for receipt in receipts.values()):
+        return None
+    lost = [
+        f"all {receipt['clips']} clips of encoders.{name} failed (see {profile.store_path(name) / 'errors.parquet'})"
+        for name, receipt in receipts.items()
+    ]
+    return f"Head {head} is left out: {', '.join(lost)}."
 
 
 def _stores(profile: Profile) -> list[Store]:

@@ -22,6 +22,7 @@ from fusion.strategies.tables import SPLITS
 from heads.metrics import difference, evaluate, majority
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
+LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
 DECIMALS = 3  # scores that agree to this many decimals count as equal
 RULE = (
@@ -47,6 +48,7 @@ class Fusion:
     temperatures: dict[str, float]  # of each head, fitted on all oof rows
     gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
     notes: tuple[str, ...]  # what a reader of the numbers must know
+    warnings: tuple[str, ...] = ()  # what is wrong with what was fused, to be read before them
 
 
 def fuse(
@@ -119,6 +121,7 @@ def fuse(
         ),
         gate_weights=gate_weights,
         notes=tuple(notes),
+        warnings=tuple(_large_gaps(units)),
     )
 
 
@@ -202,3 +205,17 @@ def _notes(
             "the head out there; in its own row the mean of the others stands in."
         )
     return notes
+
+
+def _large_gaps(units: Predictions) -> list[str]:
+    """Heads that are absent where much of a split is, in a sentence each."""
+    said = []
+    for h, name in enumerate(units.heads):
+        shares = []
+        for split in SPLITS:
+            there = units.present[units.splits == split, h]
+            if len(there) and (~there).mean() > LARGE_SHARE:
+                shares.append(f"{(~there).sum()} of {len(there)} {split} units")
+        if shares:
+            said.append(f"Head {name} has no prediction for {', '.join(shares)}.")
+    return said

@@ -1,6 +1,5 @@
 """Texts encoded here and now as a store holds them, so that a head can be asked about a text with a word less."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,14 +12,7 @@ from extract.encoders.weights import find_folder
 from extract.media.sources import Clip
 from extract.passes.live import LiveEncoder
 
-# What is written without spaces (Chinese, Japanese) is taken character by character.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 Span = tuple[int, int]  # of characters
-
-
-def words(text: str) -> list[Span]:
-    """Where the words of a text stand; punctuation belongs to the word it touches."""
-    return [match.span() for match in WORD.finditer(text)]
 
 
 def without(text: str, start: int, stop: int) -> str | None:

@@ -12,7 +12,8 @@ from cache import Store, read_small
 from configs import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import LISTENER, SPEAKER, metadata_column, seen_clips
-from heads.data.live_text import LiveText, Span, source_text, without, words
+from heads.data.live_text import LiveText, Span, source_text, without
+from heads.data.scripts import words
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Removal
 from heads.fitting.cross_validation import open_stores

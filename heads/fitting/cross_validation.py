@@ -21,6 +21,7 @@ from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, FoldTask, Record, carve_inner, unit_folds
 from heads.fitting.baseline import baseline_log_probabilities
+from heads.fitting.coverage import thin_inputs, usable
 from heads.fitting.kinds import KINDS
 from heads.fitting.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
 from heads.fitting.progress_file import Progress, training_key
@@ -28,25 +29,29 @@ from heads.fitting.saved import TrainedHead, average, model_stem
 from heads.models.presence import has_input
 
 
-def cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
+def cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool = False) -> None:
     """Train the head ``name`` in the profile's folds, write its folder and print its scores.
+
+    Args:
+        partial: take stores whose extraction has not finished; the summary then says so.
 
     Raises:
         UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
-            that the manifest lacks.
+            that the manifest lacks, an extraction that has not finished, inputs of which all clips failed.
         StoreError: a store is damaged; another process trains this head.
     """
     with claimed(profile.head_path(name)):
-        _cross_validate(profile, manifest, name)
+        _cross_validate(profile, manifest, name, partial)
 
 
-def _cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
+def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool) -> None:
     started = time.monotonic()
-    settings = profile.heads[name]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Slow, and nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    settings, notes = usable(profile, manifest, name, open_stores(profile, profile.heads[name]), partial)
+    stores = open_stores(profile, settings)
     units = manifest.units()
     folds = unit_folds(units, profile.folds, profile.seed, profile.manifest_path)
     trained_labels = {unit.label for unit in units if unit.split == "train"}
@@ -68,10 +73,11 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str) -> None:
             units,
             folds,
             manifest.classes,
-            has_input(settings, manifest, units, open_stores(profile, settings)),
+            has_input(settings, manifest, units, stores),
         ),
         scores=score(predictions, baseline, units, manifest.classes, profile.seed),
         history=history,
+        notes=[*notes, *thin_inputs(settings, manifest, units, stores)],
         privileged=settings.privileged
         and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
         seconds=time.monotonic() - started,

@@ -34,6 +34,7 @@ class Outcome:
     table: pl.DataFrame  # see prediction_table
     scores: dict[str, Any]  # see score
     history: list[Record]  # of all models, each record with ``fold`` and ``seed``
+    notes: list[str]  # what a reader of the scores must know of the inputs
     privileged: bool  # whether it reads fields derived from the label
     seconds: float
 
@@ -94,7 +95,7 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     table = BytesIO()  # polars' own errors do not say that a disk is full
     outcome.table.write_parquet(table)
     (folder / "predictions.parquet").write_bytes(table.getvalue())
-    metrics = {"privileged": outcome.privileged} | outcome.scores
+    metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -139,7 +140,8 @@ def title(outcome: Outcome) -> str:
 
 def headline(outcome: Outcome) -> str:
     """What is printed: a table with a row per split, the majority class and the baseline below each, and a verdict."""
-    lines = [title(outcome), f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
+    lines = [title(outcome), *(f"! {note}" for note in outcome.notes)]
+    lines += [f"{'':<16}{'units':>7}" + "".join(f"{name:>26}" for name in SCORES)]
     for split, result in outcome.scores.items():
         rows = {split: result, "  majority": result["majority_class"], "  baseline": result.get("baseline")}
         for row, values in rows.items():
@@ -189,5 +191,7 @@ def summary(outcome: Outcome) -> str:
         best = next(record for record in records if record["best"])
         values = [f"{step_of(best)} {best[step_of(best)]}"]
         values += [f"{name} {best[name]:.3f}" for name in ("inner_macro_f1", "inner_loss") if name in best]
+        if "letters" in best:
+            values.append("words and their letters" if best["letters"] else "words")
         lines.append(f"  {model:<18}{', '.join(values)}, of {len(records)}")
     return "\n".join(lines) + "\n"

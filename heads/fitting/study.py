@@ -21,6 +21,7 @@ from configs.schema import Head, Range
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import unit_folds
+from heads.fitting.coverage import usable
 from heads.fitting.cross_validation import check_contents, fold_tasks, open_stores
 from heads.fitting.kinds import KINDS
 from heads.fitting.progress_file import training_key
@@ -43,7 +44,11 @@ SPACES: dict[str, Space] = {  # of heads for which the profile names none
     "sequence": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": {"c": Range(low=1e-4, high=1.0, log=True), "loss": ["cross_entropy", "weighted"]},
-    "bag_of_words": {"c": Range(low=0.1, high=100.0, log=True), "loss": ["cross_entropy", "weighted"]},
+    "bag_of_words": {
+        "c": Range(low=0.1, high=100.0, log=True),
+        "letters": [False, True],
+        "loss": ["cross_entropy", "weighted"],
+    },
     "xgboost": {
         "depth": Range(low=2, high=8),
         "eta": Range(low=0.02, high=0.3, log=True),
@@ -53,8 +58,8 @@ SPACES: dict[str, Space] = {  # of heads for which the profile names none
 # Settings that change training but not what is read: trials that differ in nothing else share what was read.
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
-NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "trees"}
-NOT_READ |= {"depth", "eta", "auxiliary_share"}
+NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
 STARTUP_TRIALS = 10  # drawn at random before the sampler learns from them
 INVALID_IN_A_ROW = 50  # draws that cannot be trained, after which the space is refused
 INVALID = "invalid"  # the attribute that says why a draw was not trained
@@ -83,6 +88,11 @@ class Search:
         inputs = [head.stores, *self.space["inputs"]] if "inputs" in self.space else [head.stores]
         every = list(dict.fromkeys(name for names in inputs for name in names))
         self.stores = open_stores(profile, head.model_copy(update={"inputs": every}))
+        reduced, notes = usable(profile, manifest, name, self.stores)
+        if reduced.inputs != profile.heads[name].inputs:
+            raise UserError(f"head {name}: {' '.join(notes)} Take that out of heads.{name}.inputs to search")
+        for note in notes:
+            typer.echo(f"warning: {note}", err=True)
         self._read_for, self._data = "", None
         self._read(head)  # what is wrong with the stores or the metadata is found before any trial
 

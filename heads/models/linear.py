@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.models.bag_of_words import text_features
+from heads.models.bag_of_words import has_letters, text_features
 from heads.models.pooled import statistics_features
 
 C_GRIDS = {"bag_of_words": (1.0, 3.0, 10.0), "linear": (0.001, 0.01, 0.1)}
@@ -61,38 +61,59 @@ def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
 def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:
     """Fit on the units ``train``, with the head's own C or the one whose macro-F1 on ``watch`` is best.
 
+    Of texts, letters are then tried with that C, and kept where they do better there.
     ``task.data`` has a row per unit, from :func:`unit_texts` or :func:`unit_statistics`.
 
     Returns:
-        The model, and a record per C: c, inner_loss, inner_macro_f1, best.
+        The model, and a record per C: c, inner_loss, inner_macro_f1, best; of texts, the best one with letters (whether
+        they were kept), and with inner_macro_f1_words and inner_macro_f1_letters where both were tried.
     Raises:
         UserError: the training units have no words, or are of one class only.
     """
     head, rows, labels, train, fit, watch = task.head, task.data, task.labels, task.train, task.fit, task.watch
-    if head.c:
-        (pipeline,) = _fit(rows[train], labels[train], head, [head.c], task.seed)
-        return LinearModel(pipeline, task.n_classes), [{"c": head.c, "best": True}]
-    grid = C_GRIDS[head.kind]
-    history: list[Record] = []
-    pipelines = _fit(rows[fit], labels[fit], head, grid, task.seed)
-    for c, pipeline in zip(grid, pipelines, strict=True):
+    letters = head.kind == "bag_of_words" and bool(head.letters)
+
+    def judged(pipeline: Pipeline) -> Record:
         log_p = LinearModel(pipeline, task.n_classes).log_probabilities(rows, watch)
         macro_f1 = f1_score(labels[watch], log_p.argmax(1), average="macro", zero_division=0)
         inner_loss = log_loss(labels[watch], np.exp(log_p), labels=range(log_p.shape[1]))
-        history.append({"c": c, "inner_loss": float(inner_loss), "inner_macro_f1": float(macro_f1)})
-    best = max(range(len(grid)), key=lambda i: (history[i]["inner_macro_f1"], -history[i]["inner_loss"]))
+        return {"inner_loss": float(inner_loss), "inner_macro_f1": float(macro_f1)}
+
+    if head.c:
+        (pipeline,) = _fit(rows[train], labels[train], head, [head.c], task.seed, letters)
+        return LinearModel(pipeline, task.n_classes), [{"c": head.c, "best": True}]
+    grid = C_GRIDS[head.kind]
+    pipelines = _fit(rows[fit], labels[fit], head, grid, task.seed, letters)
+    history: list[Record] = [{"c": c} | judged(pipeline) for c, pipeline in zip(grid, pipelines, strict=True)]
+    best = max(range(len(grid)), key=lambda i: _goodness(history[i]))
     for i, record in enumerate(history):
         record["best"] = i == best
+    if head.kind == "bag_of_words":
+        if head.letters is None and has_letters(rows[fit]):
+            (other,) = _fit(rows[fit], labels[fit], head, [grid[best]], task.seed, letters=True)
+            found, words = judged(other), history[best]["inner_macro_f1"]
+            letters = _goodness(found) > _goodness(history[best])
+            if letters:
+                pipelines[best] = other
+                history[best] |= found
+            history[best] |= {"inner_macro_f1_words": words, "inner_macro_f1_letters": found["inner_macro_f1"]}
+        history[best]["letters"] = letters
     if len(fit) < len(train):
-        pipelines[best] = _fit(rows[train], labels[train], head, [grid[best]], task.seed)[0]
+        pipelines[best] = _fit(rows[train], labels[train], head, [grid[best]], task.seed, letters)[0]
     return LinearModel(pipelines[best], task.n_classes), history
 
 
-def _fit(rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], seed: int) -> list[Pipeline]:
+def _goodness(record: Record) -> tuple[float, float]:
+    return record["inner_macro_f1"], -record["inner_loss"]
+
+
+def _fit(
+    rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], seed: int, letters: bool
+) -> list[Pipeline]:
     """A pipeline for each C, sharing its features; each fit starts from the last one's coefficients."""
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
-    features = text_features(rows) if head.kind == "bag_of_words" else statistics_features()
+    features = text_features(rows, letters) if head.kind == "bag_of_words" else statistics_features()
     try:
         inputs = features.fit_transform(rows)
     except ValueError as error:  # scikit-learn: "empty vocabulary", "no terms remain"

@@ -29,12 +29,19 @@ def found_inputs(head: Head, unit: Unit, clips: Mapping[str, Clip], sources: Map
     return read + [field for field in head.metadata if field_value(clips[unit.unit_id], field) is not None]
 
 
+def inputs_found(
+    head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Container[str]]
+) -> list[list[str]]:
+    """:func:`found_inputs` of each unit."""
+    clips = {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
+    return [found_inputs(head, unit, clips, sources) for unit in units]
+
+
 def has_input(
     head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Container[str]]
 ) -> np.ndarray:
     """(units,) bool: whether the head finds anything to read."""
-    clips = {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
-    return np.array([bool(found_inputs(head, unit, clips, sources)) for unit in units])
+    return np.array([bool(found) for found in inputs_found(head, manifest, units, sources)])
 
 
 def field_value(clip: Clip, field: str) -> str | None:

@@ -20,6 +20,7 @@ import cache.info
 import cache.verify
 from cache import Store, StoreError, StoreWriter, attach
 from cache.checks import inspect
+from cache.disk.unfinished import begin, begun, end
 from cache.repair import repair
 from configs import UserError
 
@@ -287,6 +288,25 @@ def test_a_copy_leaves_dead_rows_out_and_goes_on_where_it_was(written, tmp_path)
     write(tmp_path / "more", {**CLIPS, "foreign": CLIPS["clip1"]}, backend=backend)
     with pytest.raises(StoreError, match="holds clips that"):
         convert(written, tmp_path / "more")
+
+
+def test_half_a_store_is_not_copied_as_a_whole(tmp_path, capsys):
+    half, copy = tmp_path / "half", tmp_path / "copy"
+    write(half, CLIPS)
+    begin(half, "mine.audio", 699)
+    n_clips = len(Store(half))
+    with pytest.raises(StoreError, match=f"mine.audio has not finished: {n_clips} clips are stored, 699 are to be tri"):
+        convert(half, copy)
+    assert not copy.exists()
+    cache.convert.main(half, copy, None, unfinished=True)
+    assert "has not finished" in capsys.readouterr().out
+    assert begun(copy) == {"mine.audio": 699}  # a copy of a half is one, too
+    cache.info.main(copy)
+    assert "mine.audio (699 clips)" in capsys.readouterr().out
+    end(half, "mine.audio")
+    convert(half, copy)
+    assert begun(copy) == {}
+    assert all_files(copy) == all_files(half)
 
 
 def test_the_reader_in_the_documentation_reads_both_backends(written):

@@ -13,7 +13,7 @@ import torch
 import yaml
 from s3_server import s3, server  # noqa: F401
 
-from cache import StoreWriter
+from cache import Header, StoreWriter
 from configs import command
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, make_manifest, write_manifest
@@ -75,6 +75,14 @@ def write_store(path: Path, arrays: dict[str, np.ndarray], **fields: Any) -> Non
     with StoreWriter(path, {"encoder": "synthetic"} | fields, dim=dim, dtype="float32") as writer:
         for clip_id, values in arrays.items():
             writer.append(clip_id, values, f"hash of {clip_id}")
+
+
+def empty_store(path: Path) -> None:
+    """Let a store forget its clips, as one that no clip came into."""
+    header = Header.read(path)
+    with StoreWriter(path, header.fields, dim=header.dim, dtype=header.dtype) as writer:
+        for clip_id in list(writer.content_hashes):
+            writer.drop(clip_id)
 
 
 def head_settings(**settings: Any) -> dict[str, Any]:
@@ -146,6 +154,7 @@ def tools() -> SimpleNamespace:
         CLASSES=CLASSES,
         dataset=dataset,
         write_store=write_store,
+        empty_store=empty_store,
         head_settings=head_settings,
         small_head=small_head,
         task=task,

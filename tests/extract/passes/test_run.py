@@ -15,6 +15,7 @@ import yaml
 from media_tools import Run
 
 from cache import Store
+from cache.disk.unfinished import begun
 from configs import load as load_profile
 from extract import manifest
 from extract import run as run_module
@@ -340,3 +341,22 @@ def test_a_ray_cluster_that_does_not_answer_is_named(
     code, _, err = run("--modality", "audio", "--config", "tiny.yaml", "--engine", "ray")
     assert code == 2
     assert err == "error: --engine ray: no cluster at RAY_ADDRESS=127.0.0.1:9: Connection refused\n"
+
+
+def test_an_extraction_that_was_cut_short_is_known(
+    profile: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CutError(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise CutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.passes.extraction.run_pass", cut)
+        with pytest.raises(CutError):
+            run(*AUDIO)
+    store = next(path for path in Path("runs/stores").glob("[!.]*"))
+    assert begun(store) == {"tiny.audio": 7}
+    assert run(*AUDIO)[0] == 0
+    assert begun(store) == begun(STORE) == {}

@@ -44,7 +44,7 @@ def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
     assert {"split", "strategy", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
         metrics["headline"]
     )
-    assert set(metrics["choice"]) == {"strategy", "rule", "forced", "fell_back", "notes"}
+    assert set(metrics["choice"]) == {"strategy", "rule", "forced", "fell_back", "notes", "warnings"}
     for candidate in metrics["significance"]["candidates"].values():
         assert set(candidate) == {"macro_f1", "accuracy", "mcnemar"}
         assert {"value", "low", "high", "p", "p_holm"} == set(candidate["macro_f1"])

@@ -24,7 +24,8 @@ from extract.encoders.text import load_text_encoder
 from extract.passes.engine import open_writer
 from extract.passes.extraction import clips_with_media
 from heads.data.batches import ROLES, UnitData
-from heads.data.live_text import LiveText, without, words
+from heads.data.live_text import LiveText, without
+from heads.data.scripts import words
 from heads.explain import main
 from heads.explaining.attention import attention_of
 from heads.explaining.explanation import Explanation, Group, Piece, explain

@@ -1,5 +1,6 @@
 """The bag-of-words head on its own."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 from configs import UserError
 from configs.schema import Head
 from extract.corpora.manifest import make_manifest
-from heads.models.bag_of_words import unit_texts
-from heads.models.linear import fit_fold
+from heads.data.scripts import TERM, folded
+from heads.models.bag_of_words import text_features, unit_texts
+from heads.models.linear import LinearModel, fit_fold, load_fold
 
 NONE = np.array([], dtype=int)
 
@@ -74,3 +76,92 @@ def test_texts_without_words_are_refused(tools: SimpleNamespace) -> None:
     texts = np.full((6, 2), "", dtype=object)
     with pytest.raises(UserError, match="nothing to learn from"):
         fit_fold(tools.task(texts, np.arange(6), NONE, bag(c=1.0), 2, labels=np.array([0, 1] * 3)))
+
+
+HAPPY_SAD = {  # opposite feelings about the same things
+    "English": (["I am very happy about", "what a joy it is to have"], ["I am so sad about", "it hurts to think of"]),
+    "Chinese": (["我今天非常高兴因为", "真是太开心了关于"], ["我今天非常难过因为", "真是太伤心了关于"]),
+    "Japanese": (["とても嬉しいです", "本当に楽しい"], ["とても悲しいです", "本当に辛い"]),
+    "Thai": (["ฉันมีความสุขมากกับ", "ดีใจจังเลยเรื่อง"], ["ฉันเศร้ามากกับ", "เสียใจจังเลยเรื่อง"]),
+    "Hindi": (["मैं बहुत खुश हूँ", "कितना आनंद है"], ["मैं बहुत दुखी हूँ", "कितना दर्द है"]),
+    "emoji": (["😀", "👍🏽"], ["😢", "👎"]),
+    "emphasis": (["!!!", "!"], ["...", "?"]),
+}
+ENGLISH = ["exam", "trip", "work", "family", "friend", "house", "weather", "film", "boss", "child"]
+ABOUT = {
+    "Chinese": ["考试", "旅行", "工作", "家人", "朋友", "房子", "天气", "电影", "老板", "孩子"],
+    "Japanese": ["試験", "旅行", "仕事", "家族", "友達", "家", "天気", "映画", "上司", "子供"],
+    "Thai": ["สอบ", "เที่ยว", "งาน", "ครอบครัว", "เพื่อน", "บ้าน", "อากาศ", "หนัง", "เจ้านาย", "ลูก"],
+}
+
+
+@pytest.mark.parametrize("language", HAPPY_SAD)
+def test_it_learns_from_any_script(tools: SimpleNamespace, language: str) -> None:
+    things = ABOUT.get(
+        language, ["exam", "trip", "work", "family", "friend", "house", "weather", "film", "boss", "child"]
+    )
+    space = "" if language in ABOUT else " "
+    lines = [
+        (said + space + thing, c) for c, side in enumerate(HAPPY_SAD[language]) for said in side for thing in things
+    ]
+    lines = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
+    texts = np.array([[folded(line)] * 2 for line, _ in lines], dtype=object)
+    labels = np.array([label for _, label in lines])
+    train, watch, rest = np.arange(20), np.arange(20, 30), np.arange(30, 40)
+    model, _ = fit_fold(tools.task(texts, train, watch, bag(), 2, labels=labels))
+    assert (model.log_probabilities(texts, rest).argmax(1) == labels[rest]).mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("I don't KNOW!!", ["don", "know", "!", "!"]),
+        ("Gut gemacht 👍🏽❤️ :-)", ["gut", "gemacht", "👍", "❤", ":-)"]),
+        ("👨‍👩‍👧 🇩🇪🇫🇷", ["👨‍👩‍👧", "🇩🇪", "🇫🇷"]),
+        ("ＷＯＷ！？ … ok", ["wow", "!", "?", "...", "ok"]),
+        ("cafe\u0301 हिन्दी में", ["café", "हिन्दी", "में"]),
+        ("안녕 왜", ["안녕", "왜"]),
+        ("see http://a.b/c", ["see", "http"]),
+        ("我很好iPhone", ["iphone"]),
+        (" . , ", []),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    assert re.findall(TERM, folded(text).lower()) == terms
+
+
+def test_letters_are_added_where_inner_units_like_them(tools: SimpleNamespace, tmp_path: Path) -> None:
+    """Words never recur, their stems do: only letters carry the class."""
+    rng = np.random.default_rng(1)
+    labels = np.tile([0, 1], 60)
+    lines = [("glad" if label == 0 else "grim") + "".join(rng.choice(list("bcfhjkpqvwxyz"), 5)) for label in labels]
+    texts = np.array([[line, line] for line in lines], dtype=object)
+    train, watch, rest = np.arange(60), np.arange(60, 90), np.arange(90, 120)
+    model, history = fit_fold(tools.task(texts, train, watch, bag(), 2, labels=labels))
+    best = next(record for record in history if record["best"])
+    assert best["letters"]
+    assert best["inner_macro_f1"] == best["inner_macro_f1_letters"] > best["inner_macro_f1_words"]
+    assert (model.log_probabilities(texts, rest).argmax(1) == labels[rest]).all()
+    assert isinstance(model, LinearModel)
+    loaded = load_fold(tmp_path, model.save(tmp_path, "fold0"))
+    np.testing.assert_array_equal(loaded.log_probabilities(texts, rest), model.log_probabilities(texts, rest))
+    plain, history = fit_fold(tools.task(texts, train, watch, bag(letters=False), 2, labels=labels))
+    assert not next(record for record in history if record["best"])["letters"]
+    assert (plain.log_probabilities(texts, rest).argmax(1) == labels[rest]).mean() < 0.8
+
+
+def test_a_model_of_several_scripts_is_the_same_when_loaded(tools: SimpleNamespace, tmp_path: Path) -> None:
+    lines = ["很高兴 happy 😀", "难过 sad 😢", "开心 glad!", "伤心 grim ..."] * 3
+    texts, labels = np.array([[line, line] for line in lines], dtype=object), np.array([0, 1] * 6)
+    everything = np.arange(12)
+    model, _ = fit_fold(tools.task(texts, everything, NONE, bag(c=1.0, letters=True), 2, labels=labels))
+    loaded = load_fold(tmp_path, model.save(tmp_path, "fold0"))
+    np.testing.assert_array_equal(
+        loaded.log_probabilities(texts, everything), model.log_probabilities(texts, everything)
+    )
+
+
+def test_one_rare_character_among_many_texts_harms_nothing() -> None:
+    texts = np.array([[f"word{i % 9} again", ""] for i in range(1200)], dtype=object)
+    texts[5, 0] = "日 again"
+    assert text_features(texts).fit_transform(texts).shape[0] == 1200
