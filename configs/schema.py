@@ -73,6 +73,8 @@ class AvamergDataset(DatasetFiles):
         "test": "json/mapped_test_data*.json",
     }
     units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
+    # Media files that are named and not there: allow takes them as missing, and lists them.
+    missing_media: Literal["refuse", "allow"] = "allow"
     context: bool = False  # the situation text as a first clip of the conversation, role "context"
     group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
 
@@ -82,6 +84,8 @@ class TableDataset(DatasetFiles):
 
     adapter: Literal["table"]
     table: str  # the CSV or Parquet file, relative to root
+    # Media files that are named and not there: allow takes them as missing, and lists them.
+    missing_media: Literal["refuse", "allow"] = "refuse"
     columns: dict[
         Literal[
             "clip_id",

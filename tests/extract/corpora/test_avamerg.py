@@ -13,7 +13,7 @@ from configs import UserError
 from configs.schema import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.avamerg_labels import CLASSES, PROJECTION, project
-from extract.corpora.manifest import Manifest
+from extract.corpora.manifest import Manifest, MissingMedia
 
 Build = Callable[..., AvamergDataset]
 SPEAKER = {"age": "elderly", "gender": "male", "timbre": "low", "ID": 69}
@@ -225,6 +225,16 @@ def test_a_named_file_that_is_not_there_is_null_and_counted(avamerg: Build) -> N
     assert manifest.counts["missing_files_first"] == ["gone0.wav", "gone1.wav", "gone2.wav"]
 
 
+def test_missing_media_can_be_refused(avamerg: Build) -> None:
+    dataset = avamerg(train=[mapped("1", audio_name="gone.wav")])
+    refusing = dataset.model_copy(update={"missing_media": "refuse"})
+    with pytest.raises(MissingMedia, match=r"audio: .*record 1 .*no file 'gone\.wav'") as error:
+        read_avamerg(refusing)
+    assert {(each.kind, each.file) for each in error.value.missing} == {("audio", "gone.wav")}
+    assert read_avamerg(dataset).counts["missing_files"] == {"audio": len(error.value.missing)}
+    read_avamerg(refusing, to_predict=True)  # new clips are answered as far as they go
+
+
 def test_the_original_layout_finds_media_by_who_speaks(avamerg: Build) -> None:
     media = ("w/dia00007utt0_69.wav", "w/dia00007utt1_72.wav", "w/dia7utt2_69.wav", "w/dia00007utt2_72.wav")
     manifest = read_avamerg(avamerg(train=[original("7")], media=media))
@@ -239,6 +249,16 @@ def test_the_original_layout_without_profiles_takes_the_only_file(avamerg: Build
     assert read_avamerg(avamerg(train=[record], media=("dia7utt0_5.mp4",))).clips["video"][0] == "dia7utt0_5.mp4"
     with pytest.raises(UserError, match=r"dia7utt0_5\.mp4, dia7utt0_6\.mp4"):
         read_avamerg(avamerg(train=[record], media=("dia7utt0_6.mp4",)))
+
+
+def test_white_space_makes_no_other_topic_and_case_is_warned_of(avamerg: Build) -> None:
+    records = [
+        mapped(str(number)) | {"topic": topic} for number, topic in enumerate(["work", " work\u00a0", "Work", " "])
+    ]
+    manifest = read_avamerg(avamerg(train=records))
+    assert set(manifest.clips["meta_topic"]) == {"work", "Work", None}
+    (warning,) = [line for line in manifest.counts["warnings"] if line.startswith("meta_topic")]
+    assert "'work' (clip dia00000utt0) and 'Work' (clip dia00002utt0)" in warning
 
 
 def test_labels_follow_the_projection_to_its_end() -> None:
