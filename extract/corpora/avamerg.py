@@ -21,10 +21,10 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, StrictStr, ValidationError
 from tqdm import tqdm
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.outside import read_json
 from configs.schema import AvamergDataset
-from configs.tables import filled, lookalikes, said
+from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
 from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, some, straddling
@@ -34,6 +34,12 @@ __all__ = ["read_avamerg"]
 
 
 # What is read of a record. Pydantic says which key is missing or of the wrong type, and where.
+def _short(text: str | None) -> str | None:
+    if text and len(text) > LONGEST:
+        raise ValueError(f"has {len(text):,} characters; no more than {LONGEST:,} are a name")
+    return text
+
+
 def _text(text: str | None) -> str | None:
     (text or "").encode()  # half of a surrogate pair is legal JSON and no text: refused here, with its key
     return text
@@ -42,7 +48,9 @@ def _text(text: str | None) -> str | None:
 Said = Annotated[StrictStr | None, AfterValidator(_text), AfterValidator(said)]
 Filled = Annotated[StrictStr | None, AfterValidator(_text), AfterValidator(filled)]
 Number = BeforeValidator(lambda value: filled(value) if type(value) in (int, float) else value)  # ids are 12 or "00012"
-Id = Annotated[StrictStr, Number, AfterValidator(_text), AfterValidator(lambda text: filled(text) or "")]
+Id = Annotated[
+    StrictStr, Number, AfterValidator(_text), AfterValidator(_short), AfterValidator(lambda text: filled(text) or "")
+]
 Role = Annotated[
     Literal["speaker", "listener", "listener_response"],
     BeforeValidator(lambda role: role.strip().lower() if isinstance(role, str) else role),
@@ -91,7 +99,7 @@ class _Profile(BaseModel):
     age: Filled = None
     gender: Filled = None
     timbre: Filled = None
-    ID: Annotated[Filled, Number] = None
+    ID: Annotated[Filled, Number, AfterValidator(_short)] = None
 
 
 class _Record(BaseModel):
@@ -212,7 +220,8 @@ def _read_file(file: Path, split: str) -> Iterator[tuple[str, _Turn]]:
         raise UserError(f"{file}: must hold a list of conversations, found {type(records).__name__}")
     for number, raw in enumerate(records, start=1):
         conversation = raw.get("conversation_id") if isinstance(raw, dict) else None
-        place = f"{file}: record {number}" + ("" if conversation is None else f" (conversation {conversation})")
+        named = isinstance(conversation, str | int)
+        place = f"{file}: record {number}" + (f" (conversation {one_line(conversation, 80)})" if named else "")
         try:
             record = _Record.model_validate(raw)
         except ValidationError as error:

@@ -16,6 +16,7 @@ import polars as pl
 
 from cache import replace_atomically
 from configs import UserError, first_line
+from configs.outside import parse_json
 from configs.tables import shortened
 from extract.media.sources import RemoteFile
 
@@ -334,9 +335,11 @@ def read_manifest(path: Path | str) -> Manifest:
         raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
     _check_columns(clips, str(path))
     try:
-        about = json.loads(metadata["emocache"])
+        about = parse_json(metadata["emocache"], f"{path}: its metadata 'emocache'")
         root = about["root"] if "://" in about["root"] else Path(about["root"])
         classes, counts = tuple(about["classes"]), dict(about["counts"])
+        if not all(isinstance(name, str) for name in classes):
+            raise TypeError("classes are names")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
     return Manifest(clips, root, classes, counts)

@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -321,6 +322,21 @@ def test_files_are_read_in_natural_order_and_splits_come_from_them(avamerg: Buil
         read_avamerg(dataset)
 
 
+def test_a_pipe_in_place_of_annotations_is_refused_at_once(avamerg: Build, tmp_path: Path) -> None:
+    dataset = avamerg(train=[mapped("1")])
+    os.mkfifo(tmp_path / "json/mapped_val_data.json")
+    (tmp_path / "json/mapped_test_data.json").symlink_to("/dev/zero")
+    for split in ("val", "test"):
+        with pytest.raises(UserError, match=rf"mapped_{split}_data\.json: no regular file"):
+            read_avamerg(dataset.model_copy(update={"files": {split: dataset.files[split]}}))
+
+
+def test_a_root_that_is_no_folder_is_told(avamerg: Build, tmp_path: Path) -> None:
+    for root in ("gone", "a" * 5000):
+        with pytest.raises(UserError, match=r"^dataset\.root = \S{1,300}: no such folder$"):
+            read_avamerg(avamerg().model_copy(update={"root": Path(root)}))
+
+
 def test_no_file_at_all_is_an_error(avamerg: Build) -> None:
     with pytest.raises(UserError, match=r"dataset\.files.*mapped_train_data"):
         read_avamerg(avamerg())
@@ -376,6 +392,29 @@ def test_a_bad_record_is_named_with_its_key(avamerg: Build, record: Any, problem
         UserError, match=r"mapped_train_data\.json: record 1.*" + problem.removeprefix("record 1")
     ) as error:
         read_avamerg(avamerg(train=[record]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"conversation_id": ' + "9" * 5000 + "}]", "not valid JSON"),
+        ('[{"conversation_id": ' + "9" * 4000 + "}]", "conversation_id: .*4,000 characters"),
+        ('[{"conversation_id": "' + "9" * 5000 + '"}]', "conversation_id: .*5,000 characters"),
+        ('[{"conversation_id": ' + "[" * 300 + "]" * 300 + "}]", "conversation_id"),
+        ('[{"conversation_id": "1", "conversation_id": "2"}]', "stands twice"),
+    ],
+    ids=["deep", "digits", "fewer digits", "text", "list", "twice"],
+)
+def test_json_that_somebody_made_to_break_it_is_one_short_line(
+    avamerg: Build, tmp_path: Path, content: str, problem: str
+) -> None:
+    dataset = avamerg(train=[])
+    (tmp_path / "json/mapped_train_data.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"mapped_train_data\.json: .*{problem}") as error:
+        read_avamerg(dataset)
+    assert len(str(error.value)) < 600
     assert "\n" not in str(error.value)
 
 
