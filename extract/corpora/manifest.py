@@ -17,7 +17,7 @@ import polars as pl
 from cache import replace_atomically
 from configs import UserError, first_line
 from configs.outside import parse_json
-from configs.tables import shortened
+from configs.tables import shortened, tidy
 from extract.media.sources import RemoteFile
 
 __all__ = [
@@ -179,8 +179,9 @@ def make_manifest(
 
 
 def _shared_speakers(clips: pl.DataFrame) -> dict[str, int]:
-    """How many speakers are met again in another split or, in the same one, perhaps in another fold."""
-    known = clips.filter(pl.col("speaker").is_not_null()).group_by("speaker").agg(pl.col("split", "group").n_unique())
+    """How many of those whose units are labelled are met again in another split or, with another group, another fold."""
+    known = clips.filter(pl.col("speaker").is_not_null() & pl.col("label").is_not_null())
+    known = known.group_by("speaker").agg(pl.col("split", "group").n_unique())
     return {
         f"speakers_in_several_{name}s": shared
         for name in ("split", "group")
@@ -303,6 +304,11 @@ def _check_columns(clips: pl.DataFrame, where: str) -> None:
             raise UserError(
                 f"{where}: column {name!r} is unknown: free columns are strings named meta_* or privileged_*"
             )
+    loose = clips.get_column("clip_id").filter(
+        clips.get_column("clip_id").ne_missing(tidy(clips.get_column("clip_id")))
+    )
+    for clip in loose.drop_nulls().head(1):  # predictions are read without them, and would meet no clip
+        raise UserError(f"{where}: clip_id {shortened(clip)}: an id has no white space around it, and no .0 at its end")
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

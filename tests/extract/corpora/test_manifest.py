@@ -186,6 +186,9 @@ def test_columns_types_and_metadata_are_checked(tmp_path: Path) -> None:
     for broken, metadata, problem in [
         (clips.drop("group"), about, "lacks the column 'group'"),
         (clips.cast({"index": pl.Int64}), about, "column 'index' is Int64, and must be Int32"),
+        (clips.with_columns(clip_id=pl.lit("a ")), about, "clip_id 'a ': an id has no white space"),
+        (clips, {"emocache": "[" * 5000}, "nested too deeply"),
+        (clips, {"emocache": '{"root": "r", "classes": [1], "counts": {}}'}, "metadata 'emocache'"),
         (clips.with_columns(age=1), about, "column 'age' is unknown"),
         (clips.with_columns(meta_age=1), about, "column 'meta_age' is unknown"),
         (clips, {}, "metadata 'emocache'"),
