@@ -286,6 +286,7 @@ def _records(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[
 def _miscounted(path: Path, row: int, cells: Sequence[str], names: Sequence[str], separator: str) -> str:
     if len(cells) > len(names):
         remedy = f"put a cell that holds {separator!r} in quotes"
+        remedy += ", and write numbers with a decimal point" if separator == "," else ""
     else:
         remedy = f"write the {SEPARATORS.get(separator, repr(separator))} of empty cells, too"
     shown = shortened(separator.join(cells))

@@ -179,7 +179,7 @@ def make_manifest(
 
 
 def _shared_speakers(clips: pl.DataFrame) -> dict[str, int]:
-    """How many of those whose units are labelled are met again in another split or, with another group, another fold."""
+    """How many of those who are labelled are met in several splits or, being in several groups, perhaps folds."""
     known = clips.filter(pl.col("speaker").is_not_null() & pl.col("label").is_not_null())
     known = known.group_by("speaker").agg(pl.col("split", "group").n_unique())
     return {

@@ -25,7 +25,7 @@ from extract.media.sources import remote_files
 __all__ = ["read_table"]
 
 ALIASES = {**{split: split for split in SPLITS}, "dev": "val", "valid": "val", "validation": "val"}
-KEYS = ("conversation_id", "speaker", "group", "label")  # what joins rows, besides metadata
+KEYS = ("clip_id", "conversation_id", "speaker", "group", "label")  # what tells rows apart, or joins them
 
 
 def read_table(dataset: TableDataset, seed: int) -> Manifest:
@@ -76,6 +76,8 @@ def _clips(cells: Cells, dataset: TableDataset) -> pl.DataFrame:
     if "text" in ours and cells.frame.schema[ours["text"]] == pl.String:
         written = cells.frame[ours["text"]]
         columns["text"] = written.set(columns["text"].is_null(), None)
+    for name in {"role", "split"} & ours.keys():
+        columns[name] = columns[name].str.to_lowercase()
     return pl.DataFrame({"row": cells.rows, **columns})
 
 
@@ -93,7 +95,7 @@ def _refuse(path: Path, broken: pl.DataFrame, column: str, what: str) -> None:
 
 def _refuse_long(clips: pl.DataFrame, path: Path) -> None:
     for name in clips.columns:
-        if name in ("clip_id", "index", "role", "split", "audio", "video", *KEYS):
+        if name in ("index", "role", "split", "audio", "video", *KEYS):
             long = clips.filter(pl.col(name).str.len_chars() > LONGEST)
             _refuse(path, long, name, f"is longer than {LONGEST:,} characters")
 
@@ -158,7 +160,7 @@ def _with_splits(
     clips: pl.DataFrame, dataset: TableDataset, seed: int, path: Path
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     if dataset.splits is None:
-        split = pl.col("split").str.to_lowercase().replace_strict(ALIASES, default=None)
+        split = pl.col("split").replace_strict(ALIASES, default=None)
         _refuse(path, clips.filter(split.is_null()), "split", f"must be one of {', '.join(ALIASES)}")
         clips = clips.with_columns(split=split)
         _refuse_straddling(clips, dataset, path)

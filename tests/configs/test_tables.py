@@ -73,7 +73,7 @@ def test_a_spreadsheets_text_export_is_read(tmp_path: Path, name: str) -> None:
         ("id,émotion\n".encode("cp1252"), r"the header \(line 1\) is not UTF-8"),
         (
             BODY + "3,sad,oh, no\n",
-            r"row 3 has 4 cells, the header 3: put a cell that holds ',' in quotes: '3,sad,oh,no'",
+            r"row 3 has 4 cells, the header 3: put a cell that holds ',' in quotes, .*: '3,sad,oh,no'",
         ),
         (BODY + "3,sad\n", r"row 3 has 2 cells, the header 3: write the commas of empty cells, too: '3,sad'"),
         (BODY + "\n4,sad\n", r"row 4 has 2 cells"),

@@ -251,6 +251,7 @@ def test_white_space_makes_no_other_speaker_class_or_conversation(read: Read) ->
     for name, value in {"label": "sad", "speaker": "anna", "group": "anna"}.items():
         assert set(clips[name]) == {value}
     assert clips["conversation_id"].to_list() == ["d1", "d1", "d2"]
+    assert read("id,emotion,part,is\n1,sad,train, Speaker \n", COLUMNS | {"role": "is"}).clips["role"][0] == "speaker"
     assert clips["text"].to_list() == ["hi ", None, "x"]  # what is said stays as it is written
 
 
