@@ -7,15 +7,17 @@ from pydantic import Field, ValidationError, model_validator
 from configs.sections import Name, PositiveFloat, PositiveInt, Section, takes_flags
 
 Width = Annotated[int, Field(gt=0, le=65_536)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Amount = Annotated[float, Field(ge=0, le=1000)]
+AnyPositive = Annotated[float, Field(gt=0, le=1e12)]
 Bounded = Annotated[int | float, Field(ge=-1e12, le=1e12)]
 
 
 class Tail(Section):
     """The layers above an encoder's boundary, trained as part of a head."""
 
-    layers: Annotated[int, Field(gt=0, le=1000)] | None = (
-        None  # how many of them are trained, from the top; default: all. The others run frozen
-    )
+    layers: Depth | None = None  # how many of them are trained, from the top; default: all. The others run frozen
     lr: PositiveFloat = 1e-4  # of the last layer
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each layer below learns this much slower than the one above
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of hidden states; attention weights are not dropped
@@ -33,13 +35,11 @@ class Head(Section):
     inputs: list[Name] = []  # encoders whose stores are read; of a bag of words [text], which the manifest has
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
-    context_clips: Annotated[int, Field(ge=0, le=1_000_000)] | None = (
-        None  # clips seen before the labelled one; default: all of them
-    )
+    context_clips: Count | None = None  # clips seen before the labelled one; default: all of them
     speaker_identity: bool | None = None  # embed who speaks and who listens; default: where held-out speakers are known
 
     hidden: Width = 128  # width of projections and of each LSTM direction
-    lstm_layers: Annotated[int, Field(gt=0, le=100)] = 1
+    lstm_layers: Depth = 1
     attention_heads: Width = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     # How a clip's time steps become one vector: attention-weighted mean and deviation; plain ones, computed once before
@@ -54,39 +54,29 @@ class Head(Section):
 
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides an input or a field
     time_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of a clip's time steps that training hides
-    noise: Annotated[float, Field(ge=0, le=1000)] = (
-        0.0  # Gaussian noise on features, in standard deviations of each dimension
-    )
-    mixup: Annotated[float, Field(ge=0, le=1000)] = (
-        0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
-    )
+    noise: Amount = 0.0  # Gaussian noise on features, in standard deviations of each dimension
+    mixup: Amount = 0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
 
     loss: Literal["cross_entropy", "weighted", "focal"] = "weighted"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    logit_adjustment: Annotated[float, Field(ge=0, le=1000)] = (
-        0.0  # training adds this times the log class frequency to logits
-    )
+    logit_adjustment: Amount = 0.0  # training adds this times the log class frequency to logits
     sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: each class is drawn equally often
     lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps in which the learning rate rises
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls to zero afterwards
     epochs: PositiveInt = 30
-    patience: Annotated[int, Field(ge=0, le=1_000_000)] = (
-        5  # epochs without a better inner-validation score; 0: never stop early
-    )
+    patience: Count = 5  # epochs without a better inner-validation score; 0: never stop early
     batch_size: PositiveInt = 32
     accumulate: PositiveInt = 1  # batches whose gradients are summed before a step
-    largest_gradient: Annotated[float, Field(gt=0, le=1e12)] = 1.0  # norm at which gradients are clipped
+    largest_gradient: AnyPositive = 1.0  # norm at which gradients are clipped
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of training's matrix products (autocast)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average, which then predicts; 0: off
-    seeds: Annotated[int, Field(gt=0, le=1000)] = 1  # networks per fold, averaged
+    seeds: Depth = 1  # networks per fold, averaged
 
-    c: Annotated[float, Field(gt=0, le=1e12)] | None = (
-        None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
-    )
+    c: AnyPositive | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
     trees: PositiveInt = 500  # xgboost: the most rounds; an inner validation set says when to stop
-    depth: Annotated[int, Field(gt=0, le=100)] = 4  # xgboost: of a tree
+    depth: Depth = 4  # xgboost: of a tree
     eta: Annotated[float, Field(gt=0, le=1)] = 0.1  # xgboost: learning rate
 
     @model_validator(mode="after")

@@ -146,9 +146,7 @@ class StoreSettings(Section):
     backend: Literal["zarr", "hdf5"] = "zarr"
     dtype: Literal["float16", "float32"] = "float16"
     chunk_mb: Annotated[float, Field(gt=0, le=16_384)] = 16  # size of one chunk file
-    commit_seconds: Annotated[float, Field(ge=0, le=86_400)] = (
-        20  # a commit follows the first block that ends after this long
-    )
+    commit_seconds: Annotated[float, Field(ge=0, le=86_400)] = 20  # after them, a commit follows the next block's end
     max_error_share: Share = 0.01  # a pass that loses a larger share of clips ends with exit code 3
     url: Url | None = None  # s3://bucket/prefix: a copy of each store is kept there, and fetched where there is none
 
@@ -173,24 +171,21 @@ class Encoder(Section):
     ]  # transformer is BERT or any AutoModel text encoder; image is a backbone run on each frame
     model: str  # a hub id, a local folder (./ or / first), or package:NAME for weights in an installed package
     revision: str | None = None  # a commit of the hub repository: required with a hub id
-    layer: Annotated[
-        int, Field(ge=-1000, le=1000)
-    ] = -1  # index into hidden_states: 0 is what enters the first layer, -1 the last layer's output
+    # Index into hidden_states: 0 is what enters the first layer, -1 the last layer's output.
+    layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
     pooling: Literal["none", "mean"] | PositiveFloat = "none"  # over time; a number is a target rate in Hz
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # what the network computes in
     runtime: Literal["torch", "openvino"] = "torch"  # openvino: a faster CPU runtime, installed as an extra
-    batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = (
-        8192  # the most time steps or tokens in a forward pass, padding counted
-    )
+    # The most time steps or tokens in a forward pass, padding counted.
+    batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 8192
     block_clips: PositiveInt | None = None  # clips sorted into batches at a time; default: audio 64, video 16, text 256
     n_frames: PositiveInt | None = None  # video: frames taken, evenly spaced; default: the model's own number
     # Longer audio is cut into overlapping windows of this length, longer video into equal segments no longer than it,
     # longer text into overlapping windows of the model's own limit.
     window_seconds: Annotated[float, Field(ge=1, le=86_400)] = 30
     overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
-    decode_timeout: Annotated[float, Field(gt=0, le=86_400)] = (
-        60  # seconds without a sign of life after which a decoder is stopped
-    )
+    # Seconds without a sign of life after which a decoder is stopped.
+    decode_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60
     face_crop: FaceCrop | None = None
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
     boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
