@@ -49,6 +49,9 @@ OverrideArgument = Annotated[
     ),
 ]
 
+LONGEST = 1000  # characters of an error
+DEEPEST = 12  # dots in the key of a setting; none has as many
+
 
 def load(name: str | None = None, overrides: list[str] | None = None) -> Profile:
     """Read, override and validate a profile.
@@ -100,8 +103,8 @@ def changed(profile: Profile, fragment: dict[str, Any]) -> Profile:
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; an override is KEY=VALUE or a YAML file with settings")
+    if not os.path.exists(path):  # noqa: PTH110 (a Path raises where the name is too long)
+        raise UserError(f"{str(path)[:300]}: no such file; an override is KEY=VALUE or a YAML file with settings")
     settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: {what} is a mapping of settings, found {type(settings).__name__}")
@@ -128,9 +131,9 @@ def _profile_path(name: str | None) -> Path:
     if name is None:
         return _default_profile()
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path("configs") / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (as above)
         known = ", ".join(sorted(p.stem for p in Path("configs").glob("*.yaml"))) or "none here"
-        raise UserError(f"{path}: no such profile (profiles in configs/: {known})")
+        raise UserError(f"{str(path)[:300]}: no such profile (profiles in configs/: {known})")
     return path
 
 
@@ -139,7 +142,8 @@ def _default_profile() -> Path:
     pipeline = Path("dvc.yaml")
     if not pipeline.is_file():
         raise UserError("dvc.yaml: not found here: run from the repository root, or name a profile with --config")
-    for entry in _read(pipeline, "a pipeline").get("vars", []):
+    entries = _read(pipeline, "a pipeline").get("vars")
+    for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, str):
             return _profile_path(entry)
     raise UserError("dvc.yaml: names no profile under 'vars' (for example: '- configs/sample.yaml')")
@@ -148,28 +152,39 @@ def _default_profile() -> Path:
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r}: an override is KEY=VALUE with a dotted key, such as heads.audio.lr=1e-3")
+        raise UserError(f"{override[:300]!r}: an override is KEY=VALUE with a dotted key, such as heads.audio.lr=1e-3")
+    if key.count(".") > DEEPEST:
+        raise UserError(f"{override[:100]!r}: no setting lies that deep")
     *parents, last = key.split(".")
     node: Any = settings
     for depth, parent in enumerate(parents):
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is a value, not a group of settings")
+            name = ".".join(parents[: depth + 1])
+            raise UserError(f"{override[:300]!r}: {name} is a value, not a group of settings")
     node[last] = parse_yaml(value, repr(override[:300]))
 
 
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part)[:100] for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "missing":
-        return f"{key}: missing, and it has no default{more}"
+        return one_line(f"{key}: missing, and it has no default{more}", LONGEST)
     if first["type"] == "extra_forbidden":
-        return f"{key}: no such setting{more}"
+        return one_line(f"{key}: no such setting{more}", LONGEST)
     message = _message(first)
-    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return f"{key}{given}: {message}{more}" if key else f"{message}{more}"
+    given = "" if isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
+    return one_line(f"{key}{given}: {message}{more}" if key else f"{message}{more}", LONGEST)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
+        return "something that is too large to be shown"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _message(problem: Any) -> str:

@@ -1,20 +1,27 @@
 """What a profile may say of its heads: every setting with its meaning, its default and what is allowed."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from configs.sections import Name, PositiveFloat, PositiveInt, Section
+from configs.sections import Name, PositiveFloat, PositiveInt, Section, takes_flags
+
+Width = Annotated[int, Field(gt=0, le=65_536)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Amount = Annotated[float, Field(ge=0, le=1000)]
+AnyPositive = Annotated[float, Field(gt=0, le=1e12)]
+Bounded = Annotated[int | float, Field(ge=-1e12, le=1e12)]
 
 
 class Tail(Section):
     """The layers above an encoder's boundary, trained as part of a head."""
 
-    layers: PositiveInt | None = None  # how many of them are trained, from the top; default: all. The others run frozen
+    layers: Depth | None = None  # how many of them are trained, from the top; default: all. The others run frozen
     lr: PositiveFloat = 1e-4  # of the last layer
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # each layer below learns this much slower than the one above
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of hidden states; attention weights are not dropped
-    lora_rank: PositiveInt | None = None  # train low-rank adapters of this rank, and not the weights themselves
+    lora_rank: Width | None = None  # train low-rank adapters of this rank, and not the weights themselves
     checkpointing: bool = False  # keep only what enters each layer, and compute the rest again: less memory, slower
 
 
@@ -28,17 +35,17 @@ class Head(Section):
     inputs: list[Name] = []  # encoders whose stores are read; of a bag of words [text], which the manifest has
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
-    context_clips: Annotated[int, Field(ge=0)] | None = None  # clips seen before the labelled one; default: all of them
+    context_clips: Count | None = None  # clips seen before the labelled one; default: all of them
     speaker_identity: bool | None = None  # embed who speaks and who listens; default: where held-out speakers are known
 
-    hidden: PositiveInt = 128  # width of projections and of each LSTM direction
-    lstm_layers: PositiveInt = 1
-    attention_heads: PositiveInt = 4
+    hidden: Width = 128  # width of projections and of each LSTM direction
+    lstm_layers: Depth = 1
+    attention_heads: Width = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     # How a clip's time steps become one vector: attention-weighted mean and deviation; plain ones, computed once before
     # training; or an LSTM over the steps, many times slower where steps are many.
     time: Literal["attentive", "statistics", "lstm"] = "attentive"
-    segments: PositiveInt = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
+    segments: Width = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
     fine_tune: dict[Name, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
 
     # A column whose values are finer labels, each of one class: training learns them, too. Never an input.
@@ -47,30 +54,30 @@ class Head(Section):
 
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # chance that training hides an input or a field
     time_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of a clip's time steps that training hides
-    noise: Annotated[float, Field(ge=0)] = 0.0  # Gaussian noise on features, in standard deviations of each dimension
-    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
+    noise: Amount = 0.0  # Gaussian noise on features, in standard deviations of each dimension
+    mixup: Amount = 0.0  # alpha of the Beta distribution that mixes pairs of units; 0: off
 
     loss: Literal["cross_entropy", "weighted", "focal"] = "weighted"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    logit_adjustment: Annotated[float, Field(ge=0)] = 0.0  # training adds this times the log class frequency to logits
+    logit_adjustment: Amount = 0.0  # training adds this times the log class frequency to logits
     sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: each class is drawn equally often
     lr: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps in which the learning rate rises
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls to zero afterwards
     epochs: PositiveInt = 30
-    patience: Annotated[int, Field(ge=0)] = 5  # epochs without a better inner-validation score; 0: never stop early
+    patience: Count = 5  # epochs without a better inner-validation score; 0: never stop early
     batch_size: PositiveInt = 32
     accumulate: PositiveInt = 1  # batches whose gradients are summed before a step
-    largest_gradient: PositiveFloat = 1.0  # norm at which gradients are clipped
+    largest_gradient: AnyPositive = 1.0  # norm at which gradients are clipped
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of training's matrix products (autocast)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average, which then predicts; 0: off
-    seeds: PositiveInt = 1  # networks per fold, averaged
+    seeds: Depth = 1  # networks per fold, averaged
 
-    c: PositiveFloat | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
+    c: AnyPositive | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
     letters: bool | None = None  # bag_of_words: letters of words, too; default: chosen as c is, and not where c is set
     trees: PositiveInt = 500  # xgboost: the most rounds; an inner validation set says when to stop
-    depth: PositiveInt = 4  # xgboost: of a tree
+    depth: Depth = 4  # xgboost: of a tree
     eta: Annotated[float, Field(gt=0, le=1)] = 0.1  # xgboost: learning rate
 
     @model_validator(mode="after")
@@ -137,8 +144,8 @@ class Head(Section):
 class Range(Section):
     """Numbers that a search draws from; whole ones where both ends are."""
 
-    low: int | float
-    high: int | float
+    low: Bounded
+    high: Bounded
     log: bool = False
 
     @model_validator(mode="after")
@@ -146,3 +153,22 @@ class Range(Section):
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError("needs low < high, and low > 0 with log")
         return self
+
+
+def unsearchable(head: Head, setting: str, choices: list[Any] | Range) -> str | None:
+    """Why a search may not try these values of a setting: one of them is no value of it, or stands there twice."""
+    is_range, flags = isinstance(choices, Range), takes_flags(Head.model_fields[setting].annotation)
+    values = [choices.low, choices.high] if isinstance(choices, Range) else choices
+    for place, value in enumerate(values):
+        if any(value == other and type(value) is type(other) for other in values[:place]):
+            return f"{str(value)[:100]!r} is named twice"
+        if isinstance(value, bool) and not flags:
+            return f"{value} is true or false (as yes, no, on and off are in YAML): give another value"
+        try:
+            Head.model_validate(head.model_dump(exclude_unset=True) | {setting: value})
+        except ValidationError as error:
+            for problem in error.errors():  # what only contradicts other settings may be drawn, and is then left out
+                open_end = is_range and problem["type"] in ("less_than", "greater_than")
+                if problem["loc"][:1] == (setting,) and not (open_end and value in problem["ctx"].values()):
+                    return f"{str(value)[:100]}: {problem['msg'].removeprefix('Value error, ')}"
+    return None

@@ -4,11 +4,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
-from configs.heads import Head, Range, Tail
+from configs.heads import Head, Range, Tail, unsearchable
 from configs.names import TAKEN_NAMES
-from configs.sections import Modality, Name, PositiveFloat, PositiveInt, Section, Share
+from configs.sections import HomePath, HomeText, Modality, Name, PositiveFloat, PositiveInt, Section, Share
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 
@@ -24,7 +33,7 @@ def _url(text: str) -> str:
 def _place(given: object) -> object:
     if not isinstance(given, str):
         return given
-    return _url(given) if "://" in given else Path(given)
+    return _url(given) if "://" in given else TypeAdapter(HomePath).validate_python(given)
 
 
 Url = Annotated[str, AfterValidator(_url)]
@@ -47,7 +56,7 @@ class MakeSplits(Section):
 class DatasetFiles(Section):
     """Where a dataset lies."""
 
-    root: Path  # the folder that holds the annotations and, unless media_root says otherwise, the media
+    root: HomePath  # the folder that holds the annotations and, unless media_root says otherwise, the media
     media_root: Place | None = None  # where the media are, if elsewhere: a folder, or s3://bucket/prefix
 
     @property
@@ -67,12 +76,14 @@ class AvamergDataset(DatasetFiles):
     """AvaMERG's JSON, in its mapped or its original layout; the media files lie anywhere below the media's root."""
 
     adapter: Literal["avamerg"]
-    files: dict[Literal["train", "val", "test"], str] = {  # glob patterns below root, one per split
+    files: dict[Literal["train", "val", "test"], HomeText] = {  # glob patterns below root, one per split
         "train": "json/mapped_train_data*.json",
         "val": "json/mapped_val_data*.json",
         "test": "json/mapped_test_data*.json",
     }
     units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
+    # Media files that are named and not there: allow takes them as missing, and lists them.
+    missing_media: Literal["refuse", "allow"] = "allow"
     context: bool = False  # the situation text as a first clip of the conversation, role "context"
     group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
 
@@ -81,7 +92,9 @@ class TableDataset(DatasetFiles):
     """Any CSV or Parquet table with a row per clip. Media paths are relative to the media's root, and stay below it."""
 
     adapter: Literal["table"]
-    table: str  # the CSV or Parquet file, relative to root
+    table: HomeText  # the CSV or Parquet file, relative to root
+    # Media files that are named and not there: allow takes them as missing, and lists them.
+    missing_media: Literal["refuse", "allow"] = "refuse"
     columns: dict[
         Literal[
             "clip_id",
@@ -114,12 +127,15 @@ class TableDataset(DatasetFiles):
 
     @model_validator(mode="after")
     def _names_each_column_once(self) -> "TableDataset":
-        for key, names in (("metadata + privileged", self.metadata + self.privileged), ("classes", self.classes or [])):
-            twice = [name for name in names if names.count(name) > 1]
-            if twice:
-                raise ValueError(f"{key}: {twice[0]!r} is named twice")
-        if self.columns["label"] in self.metadata + self.privileged:
+        free = self.metadata + self.privileged
+        twice = [name for name in free if free.count(name) > 1]
+        if twice:
+            raise ValueError(f"metadata + privileged: {twice[0]!r} is named twice")
+        if self.columns["label"] in free:
             raise ValueError(f"metadata and privileged: {self.columns['label']!r} is the label itself")
+        for ours, theirs in self.columns.items():
+            if ours != "label" and theirs in (self.columns["label"], *self.privileged):
+                raise ValueError(f"columns.{ours}: {theirs!r} is the label itself, or derived from it (privileged)")
         return self
 
 
@@ -129,8 +145,8 @@ Dataset = Annotated[AvamergDataset | TableDataset, Field(discriminator="adapter"
 class StoreSettings(Section):
     backend: Literal["zarr", "hdf5"] = "zarr"
     dtype: Literal["float16", "float32"] = "float16"
-    chunk_mb: PositiveFloat = 16  # size of one chunk file
-    commit_seconds: Annotated[float, Field(ge=0)] = 20  # a commit follows the first block that ends after this long
+    chunk_mb: Annotated[float, Field(gt=0, le=16_384)] = 16  # size of one chunk file
+    commit_seconds: Annotated[float, Field(ge=0, le=86_400)] = 20  # after them, a commit follows the next block's end
     max_error_share: Share = 0.01  # a pass that loses a larger share of clips ends with exit code 3
     verify_reads: bool = True  # heads compare what they read with the hash that was taken when it was written
     url: Url | None = None  # s3://bucket/prefix: a copy of each store is kept there, and fetched where there is none
@@ -156,21 +172,24 @@ class Encoder(Section):
     ]  # transformer is BERT or any AutoModel text encoder; image is a backbone run on each frame
     model: str  # a hub id, a local folder (./ or / first), or package:NAME for weights in an installed package
     revision: str | None = None  # a commit of the hub repository: required with a hub id
-    layer: int = -1  # index into hidden_states: 0 is what enters the first layer, -1 the last layer's output
+    # Index into hidden_states: 0 is what enters the first layer, -1 the last layer's output.
+    layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
     pooling: Literal["none", "mean"] | PositiveFloat = "none"  # over time; a number is a target rate in Hz
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # what the network computes in
     runtime: Literal["torch", "openvino"] = "torch"  # openvino: a faster CPU runtime, installed as an extra
-    batch_tokens: PositiveInt = 8192  # the most time steps or tokens in a forward pass, padding counted
+    # The most time steps or tokens in a forward pass, padding counted.
+    batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 8192
     block_clips: PositiveInt | None = None  # clips sorted into batches at a time; default: audio 64, video 16, text 256
     n_frames: PositiveInt | None = None  # video: frames taken, evenly spaced; default: the model's own number
     # Longer audio is cut into overlapping windows of this length, longer video into equal segments no longer than it,
     # longer text into overlapping windows of the model's own limit.
-    window_seconds: Annotated[float, Field(ge=1)] = 30
+    window_seconds: Annotated[float, Field(ge=1, le=86_400)] = 30
     overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
-    decode_timeout: PositiveFloat = 60  # seconds without a sign of life after which a decoder is stopped
+    # Seconds without a sign of life after which a decoder is stopped.
+    decode_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60
     face_crop: FaceCrop | None = None
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
-    boundary: Annotated[int, Field(ge=0)] | None = None
+    boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
     conversation: bool = False  # text: what a labelled clip says is read together with what was said before it
 
     @property
@@ -194,6 +213,8 @@ class Encoder(Section):
 
     @model_validator(mode="after")
     def _hub_ids_are_pinned(self) -> "Encoder":
+        if self.model.startswith("~"):
+            TypeAdapter(HomePath).validate_python(self.model)
         is_hub = not self.model.startswith(("package:", ".", "/", "~"))
         if is_hub and not self.revision:
             raise ValueError(
@@ -219,22 +240,28 @@ Strategy = Literal[
 
 
 class Fusion(Section):
-    heads: list[str] | None = None  # heads to fuse; default: all of the profile
+    heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
-    bootstrap: Annotated[int, Field(ge=100)] = 1000  # resamples behind each 95 % interval
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
+
+
+Tried = Annotated[
+    Annotated[list[Any], Field(min_length=1), Tag("choices")] | Annotated[Range, Tag("range")],
+    Discriminator(lambda given: "range" if isinstance(given, dict | Range) else "choices"),
+]
 
 
 class Profile(Section):
     name: Name  # outputs go to runs/<name>
-    seed: int = 0
-    folds: Annotated[int, Field(ge=2)] = 5  # grouped, stratified folds behind out-of-fold predictions
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    folds: Annotated[int, Field(ge=2, le=100)] = 5  # grouped, stratified folds behind out-of-fold predictions
     dataset: Dataset
     store: StoreSettings = StoreSettings()
     encoders: dict[Name, Encoder]  # by names of your own; what a family reads is its modality
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     fusion: Fusion = Fusion()
     # What heads/search.py tries, for each head: setting: [choices] or {low, high, log}; default: a space for its kind
-    search: dict[Name, dict[str, Annotated[list[Any], Field(min_length=1)] | Range]] = {}
+    search: dict[Name, dict[str, Tried]] = {}
 
     @field_validator("name")
     @classmethod
@@ -265,9 +292,12 @@ class Profile(Section):
         for name, space in self.search.items():
             if name not in self.heads:
                 raise ValueError(f"search names {name!r}, which is not under heads")
-            unknown = [setting for setting in space if setting not in Head.model_fields]
-            if unknown:
-                raise ValueError(f"search.{name}.{unknown[0]}: heads have no such setting")
+            for setting, choices in space.items():
+                if setting not in Head.model_fields:
+                    raise ValueError(f"search.{name}.{setting}: heads have no such setting")
+                problem = unsearchable(self.heads[name], setting, choices)
+                if problem:
+                    raise ValueError(f"search.{name}.{setting}: {problem}")
         return self
 
     @property

@@ -1,15 +1,58 @@
 """What all sections of a profile share."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+LONGEST_PATH = 4096  # characters; operating systems take no more
+
+
+def _place_here(given: Any) -> Any:
+    """A path as it is written, with ``~`` for somebody's home spelt out."""
+    if not isinstance(given, str | Path):
+        return given
+    text = str(given)
+    if not text.strip() or "\0" in text or len(text) > LONGEST_PATH:
+        raise ValueError("is no path")
+    if not text.startswith("~"):
+        return given
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{text.split('/')[0]}: nobody of that name has a home here: write the whole path") from error
+
 
 Modality = Literal["audio", "video", "text"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+HomePath = Annotated[Path, BeforeValidator(_place_here)]
+HomeText = Annotated[str, AfterValidator(_place_here)]  # a path that is kept as text: a pattern, or one below another
 Share = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1_000_000)]
+
+
+def takes_flags(kind: Any) -> bool:
+    """Whether true and false are values of a type; without asking, True would pass for 1."""
+    return kind is bool or bool in get_args(kind)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _means_what_it_says(cls, given: Any) -> Any:
+        for name, field in cls.model_fields.items():
+            value = given.get(name) if isinstance(given, dict) else None
+            if isinstance(value, bool) and not takes_flags(field.annotation):
+                raise ValueError(f"{name}: is true or false (as yes, no, on and off are in YAML): give another value")
+        return given
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _names_nothing_twice(cls, value: Any) -> Any:
+        twice = [each for each in value if value.count(each) > 1] if isinstance(value, list) else []
+        if twice:
+            raise ValueError(f"{twice[0]!r} is named twice")
+        return value

@@ -1,13 +1,17 @@
 """Read the profile's dataset, in its own format, into the manifest that everything downstream reads."""
 
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from cache import claimed, explained, write_text_atomically
-from configs import ConfigOption, OverrideArgument, Profile, command, load
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.avamerg import read_avamerg
-from extract.corpora.manifest import Manifest, write_manifest
+from extract.corpora.manifest import Manifest, Missing, MissingMedia, write_manifest
 from extract.corpora.table import read_table
 
 
@@ -20,6 +24,7 @@ def _read_dataset(profile: Profile) -> Manifest:
 def _summary(manifest: Manifest, path: Path) -> str:
     counts = dict(manifest.counts)
     units, clips, conversations = counts.pop("units"), counts.pop("clips"), counts.pop("conversations")
+    notes, warnings = counts.pop("notes", []), counts.pop("warnings", [])
     widths = [max(len(label), 6) for label in manifest.classes]
     lines = [f"{path}: {sum(clips.values())} clips in {sum(conversations.values())} conversations"]
     names = "  ".join(f"{label:>{width}}" for label, width in zip(manifest.classes, widths, strict=True))
@@ -28,6 +33,7 @@ def _summary(manifest: Manifest, path: Path) -> str:
         cells = "  ".join(f"{count:>{width}}" for count, width in zip(per_class.values(), widths, strict=True))
         lines.append(f"{split:5} {clips[split]:>8} {sum(per_class.values()):>7}  {cells}")
     lines += [f"{name.replace('_', ' ')}: {_in_words(value)}" for name, value in counts.items() if value]
+    lines += [f"note: {line}" for line in notes] + [f"warning: {line}" for line in warnings]
     return "\n".join(lines)
 
 
@@ -37,20 +43,55 @@ def _in_words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _list_missing(missing: Sequence[Missing], path: Path) -> None:
+    """All files that are named and not there, or no list where there are none."""
+    with explained(path):
+        path.unlink(missing_ok=True)
+        if missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table = pl.DataFrame(missing, schema=Missing._fields, orient="row")
+            write_text_atomically(path, table.write_csv())
+
+
+def _too_few_groups(manifest: Manifest, profile: Profile) -> Iterator[str]:
+    """What ends the training of every head, said before the encoders run."""
+    units = manifest.clips.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
+    groups, conversations = units["group"].n_unique(), units["conversation_id"].n_unique()
+    if groups < profile.folds <= len(units):
+        remedy = f"set folds to {groups} or fewer" if groups > 1 else "fewer folds do not help"
+        if conversations > groups:
+            key = "dataset.group: conversation"
+            if profile.dataset.adapter == "table":
+                columns = profile.dataset.columns
+                key = f"dataset.columns.group: {columns.get('conversation_id', columns['clip_id'])}"
+            remedy += f"; {key} makes {conversations} (speakers are then shared between folds, as report and audit say)"
+        yield f"the training units are of {groups} group(s), too few for folds = {profile.folds}: {remedy}"
+
+
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
     """Read the profile's dataset and write runs/NAME/manifest.parquet: a row per clip, with its label and split.
 
     Nothing is decoded and no model is run: this takes seconds. Printed, and kept in manifest.json beside the
-    manifest: clips and units per split and class, and what was dropped or not found, with the reason.
+    manifest: clips and units per split and class, and what was dropped or not found, with the reason. Media files that
+    are named and not there are all listed in missing_media.csv.
     """
     profile = load(config, overrides)
-    manifest = _read_dataset(profile)
     path = profile.manifest_path
+    missing = path.with_name("missing_media.csv")
+    try:
+        manifest = _read_dataset(profile)
+    except MissingMedia as error:
+        _list_missing(error.missing, missing)
+        raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error
+    warnings = [*manifest.counts.get("warnings", []), *_too_few_groups(manifest, profile)]
+    if warnings:
+        manifest = replace(manifest, counts=manifest.counts | {"warnings": warnings})
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
     with claimed(path):
         write_manifest(manifest, path)
         with explained(path.with_suffix(".json")):
             write_text_atomically(path.with_suffix(".json"), counts)
+        _list_missing(manifest.missing, missing)
     print(_summary(manifest, path))
 
 

@@ -34,7 +34,7 @@ BELOW = {
 }
 # What other folders may import of a folder; everything else in it is its own business.
 DOORS = {
-    "configs": ["configs", "configs.outside", "configs.schema"],
+    "configs": ["configs", "configs.outside", "configs.schema", "configs.tables"],
     "cache": ["cache", "cache.shelf", "cache.remote.copies", "cache.remote.objects"],
     "extract": [
         "extract.corpora.avamerg",

@@ -8,6 +8,7 @@ listener's ``response``; media named after conversation, utterance and profile) 
 it (``turn.dialogue[]``, one turn a record, media named in the record).
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,26 +21,36 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, StrictStr, ValidationError
 from tqdm import tqdm
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.outside import read_json
 from configs.schema import AvamergDataset
+from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
-from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, some, straddling
+from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, some, straddling
 from extract.corpora.splits import connected
 
 __all__ = ["read_avamerg"]
 
 
 # What is read of a record. Pydantic says which key is missing or of the wrong type, and where.
+def _short(text: str | None) -> str | None:
+    if text and len(text) > LONGEST:
+        raise ValueError(f"has {len(text):,} characters; no more than {LONGEST:,} are a name")
+    return text
+
+
 def _text(text: str | None) -> str | None:
     (text or "").encode()  # half of a surrogate pair is legal JSON and no text: refused here, with its key
-    return text if text and text.strip() else None
+    return text
 
 
-Filled = Annotated[StrictStr | None, AfterValidator(_text)]
-Number = BeforeValidator(lambda value: str(value) if type(value) is int else value)  # ids are 12 or "00012"
-Id = Annotated[StrictStr, Number, AfterValidator(lambda text: (_text(text) or "").strip())]
+Said = Annotated[StrictStr | None, AfterValidator(_text), AfterValidator(said)]
+Filled = Annotated[StrictStr | None, AfterValidator(_text), AfterValidator(filled)]
+Number = BeforeValidator(lambda value: filled(value) if type(value) in (int, float) else value)  # ids are 12 or "00012"
+Id = Annotated[
+    StrictStr, Number, AfterValidator(_text), AfterValidator(_short), AfterValidator(lambda text: filled(text) or "")
+]
 Role = Annotated[
     Literal["speaker", "listener", "listener_response"],
     BeforeValidator(lambda role: role.strip().lower() if isinstance(role, str) else role),
@@ -49,7 +60,7 @@ Role = Annotated[
 class _Utterance(BaseModel):
     index: Annotated[StrictInt, Field(ge=0, lt=2**31)]
     role: Role
-    text: Filled
+    text: Said
     audio_name: Filled = None
     audio_path: Filled = None
     video_name: Filled = None
@@ -59,7 +70,7 @@ class _Utterance(BaseModel):
 class _HistoryUtterance(BaseModel):
     index: Annotated[StrictInt, Field(ge=0, lt=2**31 - 1)]
     role: Role
-    utterance: Filled
+    utterance: Said
 
 
 class _Empathy(BaseModel):
@@ -71,16 +82,16 @@ class _Empathy(BaseModel):
 
 class _MappedTurn(BaseModel):
     turn_id: Id
-    context: Filled = None
+    context: Said = None
     dialogue: list[_Utterance]
     chain_of_empathy: _Empathy | None = None
 
 
 class _OriginalTurn(BaseModel):
     turn_id: Id
-    context: Filled = None
+    context: Said = None
     dialogue_history: list[_HistoryUtterance]
-    response: Filled = None
+    response: Said = None
     chain_of_empathy: _Empathy | None = None
 
 
@@ -88,7 +99,7 @@ class _Profile(BaseModel):
     age: Filled = None
     gender: Filled = None
     timbre: Filled = None
-    ID: Annotated[Filled, Number] = None
+    ID: Annotated[Filled, Number, AfterValidator(_short)] = None
 
 
 class _Record(BaseModel):
@@ -131,8 +142,8 @@ def read_avamerg(dataset: AvamergDataset, to_predict: bool = False) -> Manifest:
             conversation lies in two splits, or a media name is ambiguous.
     """
     for name, folder in (("root", dataset.root), ("media_root", dataset.media)):
-        if isinstance(folder, Path) and not folder.is_dir():
-            raise UserError(f"dataset.{name} = {str(folder)!r}: no such folder")
+        if isinstance(folder, Path) and not os.path.isdir(folder):  # noqa: PTH112 (a Path raises where it is too long)
+            raise UserError(f"dataset.{name} = {not_here(folder, 'folder')}")
     counts: dict[str, Any] = {}
     conversations = _read_turns(dataset, counts)
     every_turn = [turn for turns in conversations.values() for turn in turns]
@@ -158,12 +169,14 @@ def read_avamerg(dataset: AvamergDataset, to_predict: bool = False) -> Manifest:
     )
     counts |= dict(sorted(tally.items()))
     counts["dropped_labels"] = dict(sorted(dropped.items()))
-    counts["missing_files"] = {kind: len(names) for kind, names in media.missing.items() if names}
-    counts["missing_files_first"] = [name for names in media.missing.values() for name in names[:3]]
     counts["links_not_followed"] = media.links[:3]
     if dataset.group != "conversation":  # the published splits share speakers: say so, and leave them as published
         counts["groups_across_splits"] = len(straddling(clips))
-    return make_manifest(clips, dataset.media, (TO_PREDICT,) if to_predict else CLASSES, counts, str(dataset.root))
+    named = [name for name in clips.columns if name == "speaker" or name.startswith("meta_")]
+    counts["warnings"] = [line for name in named for line in lookalikes(name, clips[name], clips["clip_id"], "clip")]
+    classes = (TO_PREDICT,) if to_predict else CLASSES
+    allow = to_predict or dataset.missing_media == "allow"
+    return make_manifest(clips, dataset.media, classes, counts, str(dataset.root), media.missing, allow)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -207,7 +220,8 @@ def _read_file(file: Path, split: str) -> Iterator[tuple[str, _Turn]]:
         raise UserError(f"{file}: must hold a list of conversations, found {type(records).__name__}")
     for number, raw in enumerate(records, start=1):
         conversation = raw.get("conversation_id") if isinstance(raw, dict) else None
-        place = f"{file}: record {number}" + ("" if conversation is None else f" (conversation {conversation})")
+        named = isinstance(conversation, str | int)
+        place = f"{file}: record {number}" + (f" (conversation {one_line(conversation, 80)})" if named else "")
         try:
             record = _Record.model_validate(raw)
         except ValidationError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from configs import UserError
-from extract.corpora.manifest import some
+from extract.corpora.manifest import Missing, some
 from extract.media.sources import remote_files
 
 __all__ = ["MediaIndex", "padded"]
@@ -30,7 +30,7 @@ class MediaIndex:
         self.paths: set[str] = set()
         self.by_name: dict[str, list[str]] = {}
         self.by_utterance: dict[tuple[str, str, int], list[tuple[str, str]]] = {}  # -> (profile ID, path)
-        self.missing: dict[str, list[str]] = {"audio": [], "video": []}
+        self.missing: list[Missing] = []
         self.links: list[str] = []  # linked folders: not followed, for they may leave root or loop
         for path in _walk(root, self.links) if root else ():
             self.paths.add(path)
@@ -52,7 +52,7 @@ class MediaIndex:
         name = (name or path).rpartition("/")[2]
         found = self._one(self.by_name.get(name, []), place)
         if found is None:
-            self.missing[kind].append(name)
+            self.missing.append(Missing(kind, name, place))
         return found
 
     def spoken(
@@ -62,7 +62,7 @@ class MediaIndex:
         found = self.by_utterance.get((kind, conversation, index), [])
         path = self._one([path for who, path in found if profile in (None, who)], place)
         if path is None and expected and kind in self.present:
-            self.missing[kind].append(f"dia{conversation}utt{index}_{profile or '?'}")
+            self.missing.append(Missing(kind, f"dia{conversation}utt{index}_{profile or '?'}", place))
         return path
 
     def _one(self, found: list[str], place: str) -> str | None:

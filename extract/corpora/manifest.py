@@ -6,24 +6,30 @@ columns are described in docs/design.md.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from cache import explained, read_sealed_parquet, write_sealed_parquet
 from configs import UserError, first_line
+from configs.outside import parse_json
+from configs.tables import shortened, tidy
 from extract.media.sources import RemoteFile
 
 __all__ = [
     "TO_PREDICT",
     "Manifest",
+    "Missing",
+    "MissingMedia",
     "Unit",
     "make_manifest",
     "misplaced",
+    "not_here",
     "read_manifest",
     "some",
     "straddling",
@@ -62,17 +68,35 @@ class Unit:
     group: str
 
 
+class Missing(NamedTuple):
+    """A media file that is named and not there."""
+
+    kind: str  # audio, video
+    file: str
+    place: str  # where it is named
+
+
+class MissingMedia(UserError):
+    """Media files are not there, and the profile does not allow that; ``missing`` holds all of them."""
+
+    def __init__(self, message: str, missing: Sequence[Missing]) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Clips (a row each), the root that their media paths are relative to, the classes in order, and the counts.
 
-    The root is a folder, or as a string the URL of object storage.
+    The root is a folder, or as a string the URL of object storage. What is ``missing`` an adapter knows; it is not
+    written.
     """
 
     clips: pl.DataFrame
     root: Path | str
     classes: tuple[str, ...]
     counts: dict[str, Any]
+    missing: Sequence[Missing] = ()
 
     def media(self, path: str) -> Path | RemoteFile:
         """The file or the object behind one of the manifest's paths."""
@@ -95,7 +119,13 @@ class Manifest:
 
 
 def make_manifest(
-    clips: pl.DataFrame, root: Path | str, classes: Sequence[str], counts: dict[str, Any], where: str
+    clips: pl.DataFrame,
+    root: Path | str,
+    classes: Sequence[str],
+    counts: dict[str, Any],
+    where: str,
+    missing: Sequence[Missing] = (),
+    allow_missing: bool = True,
 ) -> Manifest:
     """Bring an adapter's table into the contract: columns, types, order, and the counts that every dataset has.
 
@@ -104,9 +134,11 @@ def make_manifest(
         root: what media paths are relative to, kept as it is written.
         counts: what the adapter met, added to the common counts.
         where: names the dataset in errors.
+        missing: media files that are named and not there; in ``clips`` they are null.
 
     Raises:
         UserError: the table breaks the contract.
+        MissingMedia: media files are missing, and that is not allowed.
     """
     free = [name for name in clips.columns if name.startswith(FREE)]
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in COLUMNS.items() if name not in clips.columns]
@@ -129,9 +161,44 @@ def make_manifest(
         "clips_with": {name: clips.height - clips.get_column(name).null_count() for name in ("text", "audio", "video")},
         "conversations_without_unit": unlabelled,
     }
-    manifest = Manifest(clips, root, tuple(classes), common | counts)
+    numbers = Counter(each.kind for each in missing)
+    counts = {
+        "missing_files": dict(numbers),
+        "missing_files_first": [each.file for kind in numbers for each in missing if each.kind == kind][:3],
+        **_shared_speakers(clips),
+        **counts,
+    }
+    told = {name: value for name, value in counts.items() if value or name not in ("notes", "warnings")}
+    manifest = Manifest(clips, root, tuple(classes), common | told, missing)
     _check(manifest, where)
+    if missing and not allow_missing:
+        first = some(f"{each.kind}: {each.place}: no file {shortened(each.file)}" for each in missing)
+        raise MissingMedia(
+            f"{where}: {first} below {root}; 'missing_media: allow' under dataset counts them as missing", missing
+        )
     return manifest
+
+
+def _shared_speakers(clips: pl.DataFrame) -> dict[str, int]:
+    """How many of those who are labelled are met in several splits or, being in several groups, perhaps folds."""
+    known = clips.filter(pl.col("speaker").is_not_null() & pl.col("label").is_not_null())
+    known = known.group_by("speaker").agg(pl.col("split", "group").n_unique())
+    return {
+        f"speakers_in_several_{name}s": shared
+        for name in ("split", "group")
+        if (shared := int((known[name] > 1).sum()))
+    }
+
+
+def not_here(path: Path, what: str) -> str:
+    """That something of the dataset is not there, and what to do where it could not be."""
+    shown = str(path)[:300]
+    if not path.is_absolute() and ".dvc/tmp/exps" in Path.cwd().as_posix():
+        return (
+            f"{shown}: no such {what}: 'dvc exp run --temp' works in a copy of the repository that lacks what git "
+            "ignores: make dataset.root (and media_root) an absolute path"
+        )
+    return f"{shown}: no such {what}"
 
 
 def _splits_present(clips: pl.DataFrame) -> list[str]:
@@ -170,20 +237,20 @@ def misplaced(paths: Iterable[str | None], root: Path | str) -> Iterator[tuple[i
         if path is None:
             continue
         if not path or "\0" in path or "\\" in path:
-            yield position, f"{path!r} is not a path with / between its parts"
+            yield position, f"{shortened(path)} is not a path with / between its parts"
         elif path.startswith("/") or PureWindowsPath(path).drive:
-            yield position, f"{path!r} is absolute: give it relative to the dataset's root"
+            yield position, f"{shortened(path)} is absolute: give it relative to the dataset's root"
         elif ".." in path.split("/"):
-            yield position, f"{path!r} goes up with '..'"
+            yield position, f"{shortened(path)} goes up with '..'"
         elif not {"", "."}.isdisjoint(path.split("/")):
-            yield position, f"{path!r} is not normalised: write {PurePosixPath(path).as_posix()!r}"
+            yield position, f"{shortened(path)} is not normalised: write {shortened(PurePosixPath(path).as_posix())}"
         elif isinstance(root, Path):
             full = os.path.join(real_root, path)  # noqa: PTH118 (hundreds of thousands of paths)
             folder = os.path.dirname(full)  # noqa: PTH120
             if folder not in folders:
                 folders[folder] = inside(folder)
             if not folders[folder] or (os.path.islink(full) and not inside(full)):  # noqa: PTH114
-                yield position, f"{path!r} leaves the dataset's root {root} through a symbolic link"
+                yield position, f"{shortened(path)} leaves the dataset's root {root} through a symbolic link"
 
 
 def some(values: Iterable[object], show: int = 3) -> str:
@@ -238,6 +305,11 @@ def _check_columns(clips: pl.DataFrame, where: str) -> None:
             raise UserError(
                 f"{where}: column {name!r} is unknown: free columns are strings named meta_* or privileged_*"
             )
+    loose = clips.get_column("clip_id").filter(
+        clips.get_column("clip_id").ne_missing(tidy(clips.get_column("clip_id")))
+    )
+    for clip in loose.drop_nulls().head(1):  # predictions are read without them, and would meet no clip
+        raise UserError(f"{where}: clip_id {shortened(clip)}: an id has no white space around it, and no .0 at its end")
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -271,9 +343,11 @@ def read_manifest(path: Path | str) -> Manifest:
         raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
     _check_columns(clips, str(path))
     try:
-        about = json.loads(metadata["emocache"])
+        about = parse_json(metadata["emocache"], f"{path}: its metadata 'emocache'")
         root = about["root"] if "://" in about["root"] else Path(about["root"])
         classes, counts = tuple(about["classes"]), dict(about["counts"])
+        if not all(isinstance(name, str) for name in classes):
+            raise TypeError("classes are names")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
     return Manifest(clips, root, classes, counts)

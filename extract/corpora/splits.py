@@ -45,7 +45,9 @@ def connected(pairs: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     return names
 
 
-def make_splits(labels: Sequence[str], groups: Sequence[str], *, val: float, test: float, seed: int) -> dict[str, str]:
+def make_splits(
+    labels: Sequence[str], groups: Sequence[str], *, val: float, test: float, seed: int, finer: str = "dataset.group"
+) -> dict[str, str]:
     """Draw train, val and test: whole groups, the same class shares in each, as far as the groups allow.
 
     Greedy: groups from the largest to the smallest, those of equal size in an order drawn from ``seed``; each goes
@@ -57,6 +59,7 @@ def make_splits(labels: Sequence[str], groups: Sequence[str], *, val: float, tes
         labels: class of each unit.
         groups: group of each unit, parallel to ``labels``. The result does not depend on the order of the units.
         val, test: wanted shares of the units; a share of 0 makes no such split.
+        finer: the setting that makes smaller groups, for the error.
 
     Returns:
         Group -> ``train``, ``val`` or ``test``.
@@ -70,7 +73,7 @@ def make_splits(labels: Sequence[str], groups: Sequence[str], *, val: float, tes
     if len(names) < len(wanted):
         raise UserError(
             f"dataset.splits: {len(names)} group(s) cannot fill {len(wanted)} splits ({', '.join(wanted)}): a group "
-            "stays whole; set val or test to 0, or group by something finer"
+            f"stays whole; set val or test to 0, or group by something finer: {finer}"
         )
     row, column = {name: i for i, name in enumerate(names)}, {name: i for i, name in enumerate(sorted(set(labels)))}
     counts = np.zeros((len(names), len(column)))  # (groups, classes)

@@ -208,4 +208,4 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def text_of(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """What somebody wants predicted - media files, folders, a text, conversations - as manifests like those of training."""
 
+import os
 from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
@@ -8,6 +9,7 @@ import polars as pl
 
 from configs import Profile, UserError
 from configs.schema import AvamergDataset
+from configs.tables import filled, said
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest, some
 
@@ -40,15 +42,19 @@ def manifests(
     files = [file for path in inputs if path not in jsons for file in _media(path)]
     if (text is not None or audio) and (jsons or len(files) > 1 or any(path.is_dir() for path in inputs)):
         raise UserError("--text and --audio belong to one clip: give one media file with them, or none")
-    if text is not None and not text.strip():
+    metadata = {name: filled(value) or "" for name, value in metadata.items()}
+    blank = next((name for name, value in metadata.items() if not value), None)
+    if blank is not None:
+        raise UserError(f"--metadata {blank}: there is nothing in it")
+    if text is not None and not said(text):
         raise UserError("--text: there is nothing in it")
     for given in (text or "", str(audio), *map(str, files), *metadata.values()):
         try:
             given.encode()
         except UnicodeEncodeError as error:  # bytes in a name or an argument that are no text
             raise UserError(f"{given!r}: not valid UTF-8: name or write it otherwise") from error
-    if audio and not audio.is_file():
-        raise UserError(f"--audio {audio}: no such file")
+    if audio and not os.path.isfile(audio):  # noqa: PTH113
+        raise UserError(f"--audio {str(audio)[:300]}: no such file")
     if jsons and metadata:
         raise UserError("--metadata: a conversation file says its own")
     unknown = [name for name in metadata if name not in {*fields, "speaker"}]
@@ -64,9 +70,9 @@ def manifests(
 
 def _media(path: Path) -> list[Path]:
     """A file itself; of a folder, every media file right in it, by name."""
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"{path}: no such file")
+    if not os.path.isdir(path):  # noqa: PTH112 (a Path raises where the name is too long)
+        if not os.path.exists(path):  # noqa: PTH110
+            raise UserError(f"{str(path)[:300]}: no such file")
         return [path]
     shown = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     found = [file for file in shown if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
@@ -103,8 +109,8 @@ def _single_clips(
 
 
 def _conversations(path: Path, media: Path | None, profile: Profile, fields: Sequence[str]) -> Manifest:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise UserError(f"{str(path)[:300]}: no such file")
     trained = profile.dataset if isinstance(profile.dataset, AvamergDataset) else None
     folder = path.absolute().parent
     manifest = read_avamerg(

@@ -63,7 +63,7 @@ def fuse(
     Raises:
         UserError: all oof rows are in one fold, or a strategy was forced that so few units cannot fit.
     """
-    notes: list[str] = []
+    notes = list(units.notes)
     oof = units.splits == "oof"
     folds = np.unique(units.folds[oof])
     if len(folds) < 2:

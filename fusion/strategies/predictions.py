@@ -1,7 +1,7 @@
 """Predictions of several heads: aligned by unit, class and fold; and written. ``tables.py`` reads one table."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from scipy.special import log_softmax
 
 from cache import read_sealed_parquet
 from configs import UserError
+from configs.tables import shortened
 from fusion.strategies.tables import META, SPLITS, Table, read_table
 
 NO_FOLD = -1  # the fold of val and test units
 DRAWN_FOLDS = 5  # where tables name none
+FEW = 0.5  # a table that shares a smaller part of the units it could share is warned of
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ class Predictions:
     logits: np.ndarray  # (n, h, c), as in HeadOutputs
     present: np.ndarray  # (n, h) bool
     metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
+    notes: tuple[str, ...] = ()  # what is odd about the tables, a line each
 
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
         per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
         metadata = {name: values[rows] for name, values in self.metadata.items()}
-        return Predictions(self.heads, self.classes, **{n: getattr(self, n)[rows] for n in per_unit}, metadata=metadata)
+        return replace(self, **{name: getattr(self, name)[rows] for name in per_unit}, metadata=metadata)
 
     @property
     def outputs(self) -> HeadOutputs:
@@ -70,12 +73,17 @@ def read(files: dict[str, Path]) -> Predictions:
     Raises:
         UserError: a file is missing or breaks the contract, or the files contradict each other: other classes,
             or another label, fold or group for the same unit. Folds must agree because the fusion that predicts
-            fold k may not have seen fold k through any head.
+            fold k may not have seen fold k through any head. So does a table that shares no unit with the others: there
+            is nothing to fuse. Where it shares few, the result's ``notes`` say so.
     """
     tables: dict[str, Table] = {}
     for head, path in files.items():
         tables[head] = read_table(path, next(iter(tables.values()), None))
     first = next(iter(tables.values()))
+    notes = [
+        *dict.fromkeys(note for table in tables.values() for note in table.notes),
+        *_meetings(list(tables.values())),
+    ]
     units = _aligned_units(list(tables.values()))
 
     shape = (len(units), len(tables), len(first.classes))
@@ -106,7 +114,40 @@ def read(files: dict[str, Path]) -> Predictions:
             for name in units.columns
             if name.startswith(META)
         },
+        notes=tuple(notes),
     )
+
+
+def _meetings(tables: Sequence[Table]) -> Iterator[str]:
+    """A line for each table that shares few units with the others.
+
+    Raises:
+        UserError: in one of the splits, a table shares no unit with the tables before it.
+    """
+    for split in SPLITS:
+        own = [(table.path, set(table.rows.filter(pl.col("split") == split)["unit_id"])) for table in tables]
+        own = [(path, ids) for path, ids in own if ids]
+        joined: list[tuple[Path, set[str]]] = own[:1]
+        apart = own[1:]
+        while met := [each for each in apart if any(each[1] & ids for _, ids in joined)]:
+            joined, apart = joined + met, [each for each in apart if each not in met]
+        if apart:
+            (here, ours), (there, theirs) = joined[0], apart[0]
+            raise UserError(
+                f"{there}: shares no {split} unit with {here}: there is nothing to fuse ({_only(theirs, ours)} there, "
+                f"{_only(ours, theirs)} here): give the same units the same unit_id"
+            )
+        for path, ids in own if len(own) > 1 else []:
+            others = set().union(*(others for other, others in own if other != path))
+            if len(ids & others) < FEW * min(len(ids), len(others)):
+                yield (
+                    f"{path}: shares only {len(ids & others)} of its {len(ids)} {split} units with the other tables: "
+                    f"{_only(ids, others)} here, {_only(others, ids)} there"
+                )
+
+
+def _only(these: set[str], others: set[str]) -> str:
+    return ", ".join(shortened(unit) for unit in sorted(these - others)[:2])
 
 
 def manifest_metadata(path: Path, unit_ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -124,8 +165,12 @@ def _folds(units: pl.DataFrame, labels: np.ndarray, groups: np.ndarray) -> np.nd
     oof = (units["split"] == "oof").to_numpy()
     named = units["fold"].is_not_null().to_numpy()
     folds = units["fold"].fill_null(NO_FOLD).to_numpy().copy()
-    n_folds = min(DRAWN_FOLDS, len(np.unique(groups[oof])))
-    if not named[oof].any() and n_folds > 1:
+    if not named[oof].any():
+        n_groups, largest = len(np.unique(groups[oof])), int(np.bincount(labels[oof]).max())
+        n_folds = min(DRAWN_FOLDS, n_groups, largest)
+        if n_folds < 2:
+            few = f"only {n_groups} group" if n_groups < 2 else "no class with two units"
+            raise UserError(f"no table names folds, and none can be drawn: the oof units have {few}")
         from sklearn.model_selection import StratifiedGroupKFold  # seconds to import
 
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)

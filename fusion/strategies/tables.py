@@ -5,7 +5,7 @@ A table may come from anywhere. It needs ``unit_id``, ``label``, ``split`` or ``
 ``meta_...`` columns are used where they are given.
 """
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax, softmax
 
-from configs import UserError, one_line
+from configs import UserError
+from configs.tables import Cells, filled, lookalikes, read_cells, shortened, suspicious
 
 SPLITS = ("oof", "val", "test")
 META = "meta_"  # prefix of columns with what else is known of a unit
 ROUNDING = 0.02  # tables rounded to two decimals pass; a row that sums to 0.9 does not
+MOST_FOLDS = 1_000_000
 SMALLEST_PROBABILITY = 1e-7  # a probability written as 0 becomes a finite logit
 
 
@@ -29,6 +31,7 @@ class Table:
     classes: tuple[str, ...]
     rows: pl.DataFrame  # unit_id, split, label; fold, group (null when the file has none); has_input; meta_...; row
     logits: np.ndarray  # (n, c) log-probabilities
+    notes: tuple[str, ...] = ()  # what somebody should know who trusts it, a line each, which begins with the file
 
 
 def read_table(path: Path, like: Table | None = None) -> Table:
@@ -40,17 +43,19 @@ def read_table(path: Path, like: Table | None = None) -> Table:
     Raises:
         UserError: one line naming the file, the first offending row or column, and what is expected.
     """
-    frame = _frame(path)
+    cells = read_cells(path, "prediction table")
+    frame = cells.frame
     for column in ("unit_id", "label"):
         if column not in frame.columns:
-            raise UserError(f"{path}: no column {column!r} (found: {', '.join(frame.columns)})")
-    if frame.is_empty():
-        raise UserError(f"{path}: the table has no rows")
-    rows = _rows(path, frame)
-    classes, logits = _class_columns(path, frame, rows["unit_id"].to_list(), like)
-    for label, unit in rows.select("label", "unit_id").iter_rows():
+            raise UserError(f"{path}: no column {column!r} (found: {_listed(frame.columns)})")
+    rows = _rows(cells)
+    classes, logits = _class_columns(cells, rows["unit_id"].to_list(), like)
+    for label, unit, row in rows.select("label", "unit_id", pl.Series("row", cells.rows)).iter_rows():
         if label not in classes:
-            raise UserError(f"{path}: unit {unit!r} has label {label!r}, which no column p_{label} predicts")
+            raise UserError(
+                f"{path}: row {row}: unit {shortened(unit)} has label {shortened(label)}, which no column "
+                f"p_{shortened(label)[1:-1]} predicts"
+            )
     training = rows.filter(pl.col("split") == "oof")
     if training.is_empty():
         raise UserError(
@@ -59,85 +64,78 @@ def read_table(path: Path, like: Table | None = None) -> Table:
         )
     if training["label"].n_unique() < 2:
         raise UserError(f"{path}: every oof unit has label {training['label'][0]!r}: there is nothing to tell apart")
-    return Table(path, classes, rows.with_row_index("row"), logits)
+    notes = [*cells.notes]
+    for column in ("unit_id", "label", "group"):
+        notes += lookalikes(column, rows[column], cells.rows)
+    notes += suspicious("label", rows["label"], cells.rows)
+    return Table(path, classes, rows.with_row_index("row"), logits, tuple(f"{path}: {note}" for note in notes))
 
 
-def _frame(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: no such prediction table")
-    try:
-        if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:  # polars leaves quotes in a header escaped
-                header = next(csv.reader(file), [])
-            return pl.read_csv(path, infer_schema=False, new_columns=header)
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error, 200)}") from error
-    raise UserError(f"{path}: a prediction table is a .parquet or a .csv file")
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(columns[:20]) + (f" (and {len(columns) - 20} more)" if len(columns) > 20 else "")
 
 
-def _rows(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+def _rows(cells: Cells) -> pl.DataFrame:
     """unit_id, split, fold, label and group with their types, checked."""
-    if "split" not in frame.columns:
+    path, frame = cells.path, cells.frame
+    names = [name for name in frame.columns if name in ("unit_id", "split", "label", "group") or name.startswith(META)]
+    rows = pl.DataFrame({name: cells.text(name) for name in names})
+    if "split" not in names:
         if "fold" not in frame.columns:
             raise UserError(f"{path}: neither a column 'split' nor 'fold': which rows are out-of-fold?")
-        frame = frame.with_columns(split=pl.lit("oof"))
-    for column in ("fold", "group"):
-        if column not in frame.columns:
-            frame = frame.with_columns(pl.lit(None).alias(column))
-    folds = _numbers(path, frame, "fold")
+        rows = rows.with_columns(split=pl.lit("oof"))
+    if "group" not in names:
+        rows = rows.with_columns(group=pl.lit(None, pl.String))
+    has_groups = rows["group"].null_count() < len(rows)
+    folds = cells.numbers("fold") if "fold" in frame.columns else pl.Series([None] * len(frame), dtype=pl.Float64)
     for fold in folds.filter(folds != folds.round()).head(1):
         raise UserError(f"{path}: fold {fold}: a fold is a whole number")
-    has_groups = frame["group"].null_count() < len(frame)
-    rows = frame.select(
-        pl.col("unit_id", "split", "label", "group", f"^{META}.*$").cast(pl.String),
-        fold=folds.cast(pl.Int64),
-        has_input=_flags(path, frame, "has_input"),
-    ).with_columns(fold=pl.when(pl.col("split") == "oof").then("fold"))
+    for fold in folds.filter(folds.abs() > MOST_FOLDS).head(1):
+        raise UserError(f"{path}: fold {fold:g}: a fold is a number from 0 to {MOST_FOLDS}")
+    rows = rows.with_columns(fold=folds.cast(pl.Int64), has_input=_flags(cells)).with_columns(
+        fold=pl.when(pl.col("split") == "oof").then("fold")
+    )
 
     for column in ("unit_id", "split", "label", *(["group"] if has_groups else [])):
-        for number in rows[column].is_null().arg_true().head(1):
-            raise UserError(f"{path}: row {number + 1} has no {column}")
+        for row in cells.rows.filter(rows[column].is_null()).head(1):
+            raise UserError(f"{path}: row {row} has no {column}")
     for split, unit in rows.filter(~pl.col("split").is_in(SPLITS)).select("split", "unit_id").head(1).iter_rows():
         hint = "; training units carry out-of-fold predictions (oof)" if split == "train" else ""
         raise UserError(f"{path}: unit {unit!r} has split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
     training = rows.filter(pl.col("split") == "oof")
     for unit in training.filter(pl.col("fold").is_null() & pl.col("fold").is_not_null().any())["unit_id"].head(1):
         raise UserError(f"{path}: oof unit {unit!r} has no fold, others have one")
-    repeated = rows.filter(pl.struct("split", "unit_id").is_duplicated())
-    for split, unit in repeated.select("split", "unit_id").head(1).iter_rows():
-        raise UserError(f"{path}: unit {unit!r} occurs more than once in split {split!r}")
+    repeated = pl.struct("split", "unit_id").is_duplicated()
+    again = rows.with_columns(row=cells.rows).filter(repeated).sort("split", "unit_id", maintain_order=True)
+    for split, unit, row in again.select("split", "unit_id", "row").rows()[1:2]:
+        raise UserError(f"{path}: unit {unit!r} occurs more than once in split {split!r} (row {row})")
     return rows
 
 
-def _numbers(path: Path, frame: pl.DataFrame, column: str) -> pl.Series:
-    """A column as float64 without NaN (null instead); CSV columns arrive as text."""
-    try:
-        return frame[column].cast(pl.Float64).fill_nan(None)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: column {column!r} holds something that is not a number") from error
-
-
-def _flags(path: Path, frame: pl.DataFrame, column: str) -> pl.Series:
-    """A column of true and false; true where there is none."""
-    if column not in frame.columns:
-        return pl.Series([True] * len(frame), dtype=pl.Boolean)
-    words = frame[column].cast(pl.String).str.to_lowercase()
-    for word in words.filter(~words.is_in(["true", "false"]) | words.is_null()).head(1):
-        raise UserError(f"{path}: {column} is {word!r}: write true or false")
+def _flags(cells: Cells) -> pl.Series:
+    """The column has_input, of true and false; true where there is none."""
+    if "has_input" not in cells.frame.columns:
+        return pl.Series([True] * len(cells.frame), dtype=pl.Boolean)
+    words = cells.text("has_input").str.to_lowercase()
+    strange = ~words.is_in(["true", "false"]) | words.is_null()
+    for row, word in pl.DataFrame({"row": cells.rows, "word": words}).filter(strange.fill_null(True)).head(1).rows():
+        said = "empty" if word is None else shortened(word)
+        raise UserError(f"{cells.path}: row {row}: has_input is {said}: write true or false")
     return words == "true"
 
 
-def _class_columns(
-    path: Path, frame: pl.DataFrame, unit_ids: list[str], like: Table | None
-) -> tuple[tuple[str, ...], np.ndarray]:
+def _class_columns(cells: Cells, unit_ids: list[str], like: Table | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names in the order of the columns, and log-probabilities (n, c)."""
-    found = {
-        prefix: [c.removeprefix(prefix) for c in frame.columns if c.startswith(prefix)] for prefix in ("p_", "logit_")
+    path, columns = cells.path, cells.frame.columns
+    found = {  # prefix: class, as cells of labels are read: column
+        prefix: {filled(c.removeprefix(prefix)) or "": c for c in columns if c.startswith(prefix)}
+        for prefix in ("p_", "logit_")
     }
     if not found["p_"] and not found["logit_"]:
-        raise UserError(f"{path}: no columns p_<class> or logit_<class> (found: {', '.join(frame.columns)})")
+        raise UserError(f"{path}: no columns p_<class> or logit_<class> (found: {_listed(columns)})")
+    for prefix, named in found.items():
+        if len(named) < sum(c.startswith(prefix) for c in columns) or "" in named:
+            raise UserError(f"{path}: two columns {prefix}<class> mean the same class, or one means none")
     classes = tuple(found["p_"] or found["logit_"])
     if found["p_"] and found["logit_"] and set(found["p_"]) != set(found["logit_"]):
         odd = sorted(set(found["p_"]) ^ set(found["logit_"]))
@@ -151,11 +149,12 @@ def _class_columns(
         raise UserError(f"{path}: only the class {classes[0]!r} has a column: fusion needs at least two classes")
 
     def matrix(prefix: str) -> np.ndarray:
-        values = np.column_stack([_numbers(path, frame, prefix + name).to_numpy() for name in classes])
+        values = np.column_stack([cells.numbers(found[prefix][name]).to_numpy() for name in classes])
         for row, column in np.argwhere(~np.isfinite(values))[:1]:
+            said = f"unit {unit_ids[row]!r} has {prefix}{classes[column]} = {values[row, column]}"
             raise UserError(
-                f"{path}: unit {unit_ids[row]!r} has {prefix}{classes[column]} = {values[row, column]}: not a number"
-                " that can be fused; leave the row out if the head has no prediction for it"
+                f"{path}: row {cells.rows[int(row)]}: {said}: not a number that can be fused; leave the row out if the "
+                "head has no prediction for it"
             )
         return values
 

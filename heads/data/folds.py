@@ -57,12 +57,13 @@ def assign_folds(units: Sequence[Unit], n_folds: int, seed: int) -> np.ndarray:
     """
     limit, reason = _most_parts(units)
     if limit < n_folds:
-        raise UserError(f"folds = {n_folds}: the training units have {reason}: set 'folds' to {limit} or fewer")
+        raise UserError(f"folds = {n_folds}: the training units have {reason}: {_remedy(units, limit)}")
     folds = np.full(len(units), -1)
     for fold, (_, part) in enumerate(_split(units, n_folds, seed)):
         folds[part] = fold
     if len(set(folds.tolist())) < n_folds:  # a few large groups can leave a fold empty
-        raise UserError(f"folds = {n_folds}: the groups are too few and too large to fill them: set fewer 'folds'")
+        remedy = _remedy(units, n_folds - 1)
+        raise UserError(f"folds = {n_folds}: the groups are too few and too large to fill them: {remedy}")
     return folds
 
 
@@ -98,7 +99,7 @@ def carve_inner(units: Sequence[Unit], candidates: np.ndarray, seed: int) -> tup
     if limit < 2:
         raise UserError(
             f"a fold's training part has {reason}, too little for an inner validation set: set the head's patience "
-            "to 0 (a linear head's c to a number), use more folds, or give a val split"
+            "to 0 (a linear head's c to a number), or give a val split"
         )
     fit, watch = _split(part, min(INNER_PARTS, limit), seed)[0]
     if not len(watch):
@@ -115,6 +116,19 @@ def _most_parts(units: Sequence[Unit]) -> tuple[int, str]:
     if groups <= largest:
         return groups, f"only {groups} group(s), which no two folds may share"
     return largest, f"no class with more than {largest} unit(s)"
+
+
+def _remedy(units: Sequence[Unit], limit: int) -> str:
+    """What makes enough parts; never what the profile would be refused for."""
+    remedies = [f"set 'folds' to {limit} or fewer"] if limit > 1 else []
+    groups, conversations = len({unit.group for unit in units}), len({unit.clip_ids[0] for unit in units})
+    if limit <= groups < conversations and max(Counter(unit.label for unit in units).values()) > 1:
+        remedies.append(
+            f"make conversations the groups, of which there are {conversations} (dataset.columns.group: the column "
+            "that names them, or in AvaMERG dataset.group: conversation; speakers are then shared between folds, as "
+            "report and audit say)"
+        )
+    return ", or ".join(remedies or ["label more clips: two folds need two groups, and two units of a class"])
 
 
 def _split(units: Sequence[Unit], n_parts: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -187,7 +187,7 @@ def fold_tasks(
     stores: Mapping[str, Store],
 ) -> list[FoldTask]:
     """What the models of a fold are made from, one for each of the head's seeds; ``data`` is what its kind read."""
-    train, fit, watch = inner_sets(units, folds, fold, watches(head), profile.seed * 1000 + fold)
+    train, fit, watch = inner_sets(units, folds, fold, watches(head), (profile.seed * 1000 + fold) % 2**32)
     return [
         FoldTask(
             head=head,
@@ -197,7 +197,7 @@ def fold_tasks(
             fit=fit,
             watch=watch,
             n_classes=len(manifest.classes),
-            seed=profile.seed * 1000 + fold + 100_000 * k,
+            seed=(profile.seed * 1000 + fold + 100_000 * k) % 2**32,  # libraries take no larger ones
             encoders=profile.encoders,
             stored={name: stores[name].fields for name in head.stores},
         )

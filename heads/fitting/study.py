@@ -191,7 +191,7 @@ class Search:
         """One trial; why it could not be trained, if so."""
         self.study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=STARTUP_TRIALS,
-            seed=self.profile.seed * 1_000_003 + len(self._drawn()),
+            seed=(self.profile.seed * 1_000_003 + len(self._drawn())) % 2**32,  # the sampler takes no larger one
             constant_liar=False,  # what a killed trial drew must not matter
         )
         trial = self.study.ask()

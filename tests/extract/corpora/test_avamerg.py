@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from configs import UserError
 from configs.schema import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.avamerg_labels import CLASSES, PROJECTION, project
-from extract.corpora.manifest import Manifest
+from extract.corpora.manifest import Manifest, MissingMedia
 
 Build = Callable[..., AvamergDataset]
 SPEAKER = {"age": "elderly", "gender": "male", "timbre": "low", "ID": 69}
@@ -225,6 +226,16 @@ def test_a_named_file_that_is_not_there_is_null_and_counted(avamerg: Build) -> N
     assert manifest.counts["missing_files_first"] == ["gone0.wav", "gone1.wav", "gone2.wav"]
 
 
+def test_missing_media_can_be_refused(avamerg: Build) -> None:
+    dataset = avamerg(train=[mapped("1", audio_name="gone.wav")])
+    refusing = dataset.model_copy(update={"missing_media": "refuse"})
+    with pytest.raises(MissingMedia, match=r"audio: .*record 1 .*no file 'gone\.wav'") as error:
+        read_avamerg(refusing)
+    assert {(each.kind, each.file) for each in error.value.missing} == {("audio", "gone.wav")}
+    assert read_avamerg(dataset).counts["missing_files"] == {"audio": len(error.value.missing)}
+    read_avamerg(refusing, to_predict=True)  # new clips are answered as far as they go
+
+
 def test_the_original_layout_finds_media_by_who_speaks(avamerg: Build) -> None:
     media = ("w/dia00007utt0_69.wav", "w/dia00007utt1_72.wav", "w/dia7utt2_69.wav", "w/dia00007utt2_72.wav")
     manifest = read_avamerg(avamerg(train=[original("7")], media=media))
@@ -239,6 +250,16 @@ def test_the_original_layout_without_profiles_takes_the_only_file(avamerg: Build
     assert read_avamerg(avamerg(train=[record], media=("dia7utt0_5.mp4",))).clips["video"][0] == "dia7utt0_5.mp4"
     with pytest.raises(UserError, match=r"dia7utt0_5\.mp4, dia7utt0_6\.mp4"):
         read_avamerg(avamerg(train=[record], media=("dia7utt0_6.mp4",)))
+
+
+def test_white_space_makes_no_other_topic_and_case_is_warned_of(avamerg: Build) -> None:
+    records = [
+        mapped(str(number)) | {"topic": topic} for number, topic in enumerate(["work", " work\u00a0", "Work", " "])
+    ]
+    manifest = read_avamerg(avamerg(train=records))
+    assert set(manifest.clips["meta_topic"]) == {"work", "Work", None}
+    (warning,) = [line for line in manifest.counts["warnings"] if line.startswith("meta_topic")]
+    assert "'work' (clip dia00000utt0) and 'Work' (clip dia00002utt0)" in warning
 
 
 def test_labels_follow_the_projection_to_its_end() -> None:
@@ -301,6 +322,21 @@ def test_files_are_read_in_natural_order_and_splits_come_from_them(avamerg: Buil
         read_avamerg(dataset)
 
 
+def test_a_pipe_in_place_of_annotations_is_refused_at_once(avamerg: Build, tmp_path: Path) -> None:
+    dataset = avamerg(train=[mapped("1")])
+    os.mkfifo(tmp_path / "json/mapped_val_data.json")
+    (tmp_path / "json/mapped_test_data.json").symlink_to("/dev/zero")
+    for split in ("val", "test"):
+        with pytest.raises(UserError, match=rf"mapped_{split}_data\.json: no regular file"):
+            read_avamerg(dataset.model_copy(update={"files": {split: dataset.files[split]}}))
+
+
+def test_a_root_that_is_no_folder_is_told(avamerg: Build, tmp_path: Path) -> None:
+    for root in ("gone", "a" * 5000):
+        with pytest.raises(UserError, match=r"^dataset\.root = \S{1,300}: no such folder$"):
+            read_avamerg(avamerg().model_copy(update={"root": Path(root)}))
+
+
 def test_no_file_at_all_is_an_error(avamerg: Build) -> None:
     with pytest.raises(UserError, match=r"dataset\.files.*mapped_train_data"):
         read_avamerg(avamerg())
@@ -356,6 +392,29 @@ def test_a_bad_record_is_named_with_its_key(avamerg: Build, record: Any, problem
         UserError, match=r"mapped_train_data\.json: record 1.*" + problem.removeprefix("record 1")
     ) as error:
         read_avamerg(avamerg(train=[record]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"conversation_id": ' + "9" * 5000 + "}]", "not valid JSON"),
+        ('[{"conversation_id": ' + "9" * 4000 + "}]", "conversation_id: .*4,000 characters"),
+        ('[{"conversation_id": "' + "9" * 5000 + '"}]', "conversation_id: .*5,000 characters"),
+        ('[{"conversation_id": ' + "[" * 300 + "]" * 300 + "}]", "conversation_id"),
+        ('[{"conversation_id": "1", "conversation_id": "2"}]', "stands twice"),
+    ],
+    ids=["deep", "digits", "fewer digits", "text", "list", "twice"],
+)
+def test_json_that_somebody_made_to_break_it_is_one_short_line(
+    avamerg: Build, tmp_path: Path, content: str, problem: str
+) -> None:
+    dataset = avamerg(train=[])
+    (tmp_path / "json/mapped_train_data.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"mapped_train_data\.json: .*{problem}") as error:
+        read_avamerg(dataset)
+    assert len(str(error.value)) < 600
     assert "\n" not in str(error.value)
 
 

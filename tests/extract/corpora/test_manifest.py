@@ -186,6 +186,9 @@ def test_columns_types_and_metadata_are_checked(tmp_path: Path) -> None:
     for broken, metadata, problem in [
         (clips.drop("group"), about, "lacks the column 'group'"),
         (clips.cast({"index": pl.Int64}), about, "column 'index' is Int64, and must be Int32"),
+        (clips.with_columns(clip_id=pl.lit("a ")), about, "clip_id 'a ': an id has no white space"),
+        (clips, {"emocache": "[" * 5000}, "nested too deeply"),
+        (clips, {"emocache": '{"root": "r", "classes": [1], "counts": {}}'}, "metadata 'emocache'"),
         (clips.with_columns(age=1), about, "column 'age' is unknown"),
         (clips.with_columns(meta_age=1), about, "column 'meta_age' is unknown"),
         (clips, {}, "metadata 'emocache'"),
@@ -224,3 +227,34 @@ def test_the_script_writes_prints_and_fails_in_one_line(tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: other.csv: no such table")
     assert failed.stderr.count("\n") == 1
+
+
+def test_the_script_lists_all_missing_media_and_says_where_groups_are_too_few(tmp_path: Path) -> None:
+    columns = "{clip_id: id, label: emotion, split: part, speaker: who, audio: file}"
+    profile = PROFILE.replace("{clip_id: id, label: emotion, split: part, text: words}", columns)
+    (tmp_path / "p.yaml").write_text(profile, encoding="utf-8")
+    rows = [f"{i},{('sad', 'Sad')[i % 2]},train,anna,gone{i}.wav" for i in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,emotion,part,who,file", *rows]), encoding="utf-8")
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(REPOSITORY / "extract/manifest.py"), "--config", "p.yaml", *more]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    listed = tmp_path / "runs/small/missing_media.csv"
+    done = run()
+    assert done.returncode == 2
+    assert "all 8 are listed in runs/small/missing_media.csv" in done.stderr
+    assert listed.read_text(encoding="utf-8").splitlines()[:2] == ["kind,file,place", "audio,gone0.wav,row 1"]
+    assert not listed.with_name("manifest.parquet").exists()
+    done = run("dataset.missing_media=allow")
+    assert done.returncode == 0, done.stderr
+    assert len(listed.read_text(encoding="utf-8").splitlines()) == 9
+    assert "warning: label: differ in case or white space only" in done.stdout
+    assert (
+        "of 1 group(s), too few for folds = 5: fewer folds do not help; dataset.columns.group: id makes 8"
+        in done.stdout
+    )
+    for i in range(8):
+        (tmp_path / f"gone{i}.wav").touch()
+    assert run().returncode == 0
+    assert not listed.exists()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from configs import UserError
 from configs.schema import TableDataset
-from extract.corpora.manifest import Manifest
+from extract.corpora.manifest import Manifest, MissingMedia
 from extract.corpora.splits import connected, make_splits
 from extract.corpora.table import read_table
 
@@ -103,7 +103,18 @@ def test_media_are_found_and_written_with_slashes(read: Read, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "file", ["../1.wav", "/etc/passwd", "C:\\x.wav", "a/../../x.wav", "link/1.wav", "gone.wav", "."]
+    "file",
+    [
+        "../1.wav",
+        "/etc/passwd",
+        "C:\\x.wav",
+        "a/../../x.wav",
+        "link/1.wav",
+        "gone.wav",
+        ".",
+        pytest.param("a" * 900, id="longer than a name may be"),
+        pytest.param("a/" * 400 + "/etc", id="long"),
+    ],
 )
 def test_media_outside_root_or_absent_are_errors_with_their_rows(read: Read, tmp_path: Path, file: str) -> None:
     outside = tmp_path.parent / f"{tmp_path.name}_outside"
@@ -112,8 +123,23 @@ def test_media_outside_root_or_absent_are_errors_with_their_rows(read: Read, tmp
     (tmp_path / "link").symlink_to(outside)
     (tmp_path / "ok.wav").touch()
     text = f"id,emotion,part,file\n1,sad,train,ok.wav\n2,happy,train,{file}\n3,happy,train,{file}\n"
-    with pytest.raises(UserError, match=r"clips\.csv: audio: row 2: .*row 3: "):
+    with pytest.raises(UserError, match=r"clips\.csv: audio: row 2: .*row 3: ") as error:
         read(text, COLUMNS | {"audio": "file"})
+    assert len(str(error.value)) < 800
+
+
+def test_missing_media_are_refused_with_all_of_them_or_taken_as_missing(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "ok.wav").touch()
+    rows = ["1,sad,train,ok.wav,gone.mp4", "2,happy,train,./gone.wav,", "3,sad,train, ,no/gone.mp4"]
+    text, columns = "\n".join(["id,emotion,part,a,v", *rows]), COLUMNS | {"audio": "a", "video": "v"}
+    with pytest.raises(MissingMedia, match=r"audio: row 2: no file 'gone\.wav'.*missing_media: allow") as error:
+        read(text, columns)
+    missing = [("audio", "gone.wav", "row 2"), ("video", "gone.mp4", "row 1"), ("video", "no/gone.mp4", "row 3")]
+    assert list(error.value.missing) == missing
+    manifest = read(text, columns, missing_media="allow")
+    assert list(manifest.missing) == missing
+    assert manifest.counts["missing_files"] == {"audio": 1, "video": 2}
+    assert manifest.counts["clips_with"] == {"text": 0, "audio": 1, "video": 0}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +157,17 @@ def test_media_outside_root_or_absent_are_errors_with_their_rows(read: Read, tmp
         ("id,emotion,part\n1,sad,\n", {}, r"split must be one of .*row 1 \(empty\)"),
         ("id,emotion,part\n1,,train\n", {}, r"no clip carries a label"),
         ("id,emotion,part,emotion\n1,a,train,b\n", {}, r"more than one column is called emotion"),
-        ("id,emotion,part\n1,a,train,b\n", {}, r"cannot be read"),
-        ("", {}, r"cannot be read"),
+        ("id,emotion,part\n1,a,train,b\n", {}, r"row 1 has 4 cells, the header 3"),
+        ("id,emotion,part\n1,a\n", {}, r"row 1 has 2 cells, the header 3"),
+        ("", {}, r"the file is empty"),
+        (
+            f"id,emotion,part\n1,{'a' * 5000},train\n",
+            {},
+            r"label is longer than 1,000 characters: row 1 \('a{79}\.\.\. ",
+        ),
+        ("id,emotion,part\n1,a,train\n ,b,train\n", {}, r"clip_id is needed on every row: row 2 \(empty\)"),
+        ("id,emotion,part\na,sad,train\n\n a ,sad,train\n", {}, r"clip_id must be unique: row 1 \('a'\), row 3"),
+        ("id,emotion,part\n1,a,train\n1.0,b,train\n", {}, r"clip_id must be unique"),
     ],
 )
 def test_a_bad_table_is_one_clear_line(read: Read, text: str, more: dict[str, Any], problem: str) -> None:
@@ -158,8 +193,31 @@ def test_a_bad_conversation_is_one_clear_line(read: Read, text: str, problem: st
 
 def test_a_group_in_two_splits_is_an_error(read: Read) -> None:
     text = "id,emotion,part,who\n1,sad,train,ann\n2,happy,test,ann\n"
-    with pytest.raises(UserError, match="more than one split has clips of group: ann"):
+    with pytest.raises(UserError, match=r"more than one split has clips of group: ann.*columns\.group: id "):
         read(text, COLUMNS | {"speaker": "who"})
+    with pytest.raises(UserError, match="more than one split has clips of group: ann; choose another group"):
+        read(text, COLUMNS | {"group": "who"})
+
+
+FRIENDS = "id,emotion,part,talk,who\n" + "".join(
+    f"{talk}_{at},{('sad', 'happy')[(talk + at) % 2]},{('train', 'train', 'test')[talk % 3]},t{talk},{who}\n"
+    for talk in range(9)
+    for at, who in enumerate(["Ross", "Rachel", "Chandler"][talk % 2 :])
+)
+DIALOGUES = COLUMNS | {"conversation_id": "talk", "speaker": "who"}
+
+
+def test_people_who_recur_in_dialogues_leave_the_choice_of_the_group(read: Read) -> None:
+    choice = r"columns\.group: talk \(speakers are then shared"
+    with pytest.raises(UserError, match=f"more than one split has clips of group: Chandler: .*{choice}"):
+        read(FRIENDS, DIALOGUES)
+    drawn = {name: theirs for name, theirs in DIALOGUES.items() if name != "split"}
+    with pytest.raises(UserError, match=rf"1 group\(s\) cannot fill 2 splits.*{choice}"):
+        read(FRIENDS, drawn, splits={"test": 0.2})
+    chosen = read(FRIENDS, DIALOGUES | {"group": "talk"})
+    assert chosen.counts["speakers_in_several_splits"] == 3
+    assert chosen.counts["speakers_in_several_groups"] == 3
+    assert chosen.clips["group"].n_unique() == 9
 
 
 def test_drawn_splits_keep_speakers_whole_whatever_the_order_of_rows(read: Read) -> None:
@@ -183,6 +241,85 @@ def test_too_few_groups_to_split_is_an_error(read: Read) -> None:
             {"clip_id": "id", "label": "emotion", "speaker": "who"},
             splits={"test": 0.2},
         )
+
+
+def test_white_space_makes_no_other_speaker_class_or_conversation(read: Read) -> None:
+    rows = ["a,sad,train,d1,anna,hi ", "b, sad\u00a0, Train ,d1 ,anna\u200b ,  ", "\tc,sad,train,d2 ,anna,x"]
+    columns = DIALOGUES | {"text": "words"}
+    clips = read("\n".join(["id,emotion,part,talk,who,words", *rows]), columns, classes=["sad ", "happy"]).clips
+    assert clips["clip_id"].to_list() == ["a", "b", "c"]
+    for name, value in {"label": "sad", "speaker": "anna", "group": "anna"}.items():
+        assert set(clips[name]) == {value}
+    assert clips["conversation_id"].to_list() == ["d1", "d1", "d2"]
+    assert read("id,emotion,part,is\n1,sad,train, Speaker \n", COLUMNS | {"role": "is"}).clips["role"][0] == "speaker"
+    assert clips["text"].to_list() == ["hi ", None, "x"]  # what is said stays as it is written
+
+
+def test_values_that_differ_in_case_are_warned_of_with_their_rows(read: Read) -> None:
+    text = "id,emotion,part,who,age\n1,Happy,train,Anna,Old\n2,happy,train,ben,old\n3,sad,train,anna,young\n"
+    warnings = read(text, COLUMNS | {"speaker": "who"}, metadata=["age"]).counts["warnings"]
+    assert [line.partition(":")[0] for line in warnings] == ["label", "speaker", "group", "meta_age"] or len(
+        warnings
+    ) == 3
+    assert any("'Happy' (row 1) and 'happy' (row 2)" in line for line in warnings)
+    assert any("'Anna' (row 1) and 'anna' (row 3)" in line for line in warnings)
+    assert "warnings" not in read(CSV).counts
+
+
+def test_words_for_nothing_are_kept_as_classes_and_warned_of(read: Read) -> None:
+    manifest = read("id,emotion,part\n1,sad,train\n2,nan,train\n3,NA,train\n4,NA,train\n")
+    assert manifest.classes == ("NA", "nan", "sad")
+    assert [line[:40] for line in manifest.counts["warnings"]] == [
+        "label: 'nan' counts as a value (1 rows, ",
+        "label: 'NA' counts as a value (2 rows, t",
+    ]
+
+
+def test_whatever_type_a_column_has_nothing_is_nothing_and_whole_numbers_are_whole(read: Read, tmp_path: Path) -> None:
+    nan = float("nan")
+    frame = pl.DataFrame(
+        {
+            "id": [1.0, 2.0, 3.0],
+            "emotion": [0.0, nan, 1.0],
+            "part": ["train"] * 3,
+            "age": [23.0, nan, None],
+            "weight": [1.5, 2.0, nan],
+            "words": [" ", "\u3000", "so"],
+        }
+    )
+    frame.write_parquet(tmp_path / "clips.parquet")
+    about = {"adapter": "table", "root": tmp_path, "table": "clips.parquet", "columns": COLUMNS | {"text": "words"}}
+    found = read_table(TableDataset.model_validate(about | {"metadata": ["age", "weight"]}), 0)
+    assert found.classes == ("0", "1")
+    assert found.clips.select("clip_id", "label", "meta_age", "meta_weight", "text").rows() == [
+        ("1", "0", "23", "1.5", None),
+        ("2", None, None, "2", None),
+        ("3", "1", None, None, "so"),
+    ]
+    csv = "id,emotion,part,age,weight,words\n1.0,0.0,train,23.0,1.5, \n2.0,,train,,2.0,\u3000\n3.0,1.0,train,,,so\n"
+    assert read(csv, COLUMNS | {"text": "words"}, metadata=["age", "weight"]).clips.equals(found.clips)
+    frame.with_columns(age=pl.Series([[1], [2], [3]])).write_parquet(tmp_path / "clips.parquet")
+    with pytest.raises(UserError, match=r"clips\.parquet: column 'age' is not plain text or numbers"):
+        read_table(TableDataset.model_validate(about | {"metadata": ["age"]}), 0)
+
+
+def test_what_was_guessed_of_a_spreadsheets_table_is_noted(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "clips.txt").write_bytes(CSV.replace(",", "\t").encode("utf-16"))
+    about = {"adapter": "table", "root": tmp_path, "table": "clips.txt", "columns": COLUMNS}
+    found = read_table(TableDataset.model_validate(about), 0)
+    assert found.clips.equals(read(CSV).clips)
+    assert found.counts["notes"] == ["read as UTF-16-LE", "read with tabs between its cells"]
+
+
+def test_a_root_that_a_temporary_copy_lacks_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / ".dvc/tmp/exps/tmp1"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    about = {"adapter": "table", "root": "data", "table": "clips.csv", "columns": COLUMNS}
+    with pytest.raises(UserError, match=r"data/clips\.csv: no such table: 'dvc exp run --temp'.* absolute path"):
+        read_table(TableDataset.model_validate(about), 0)
+    with pytest.raises(UserError, match=r"gone/clips\.csv: no such table \("):
+        read_table(TableDataset.model_validate(about | {"root": tmp_path / "gone"}), 0)
 
 
 units = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30).map(str)), min_size=1, max_size=120)

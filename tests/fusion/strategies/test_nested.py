@@ -143,3 +143,9 @@ def test_one_fold_is_refused() -> None:
     units = make_units(30)
     with pytest.raises(UserError, match="all oof rows are in fold 0"):
         fuse(replace(units, folds=np.zeros_like(units.folds)), ALL)
+
+
+def test_what_is_odd_about_the_tables_is_among_the_notes() -> None:
+    units = replace(make_units(60), notes=("a.csv: shares only 6 of its 30 oof units",))
+    assert fuse(units, ["mean"], bootstrap=0).notes[0] == units.notes[0]
+    assert units.where(units.folds == 0).notes == units.notes

@@ -156,11 +156,16 @@ BAD: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
     "no oof": (lambda f: f.with_columns(split=pl.lit("test")), "no rows with split 'oof'"),
     "one label": (lambda f: f.with_columns(label=pl.lit("sad")), "every oof unit has label 'sad'"),
     "one class": (lambda f: f.drop("^(p|logit)_(sad|angry)$"), "only the class 'happy' has a column"),
-    "unknown label": (lambda f: f.with_columns(at(2, "label", "joy")), "unit 'u2' has label 'joy'"),
-    "no label": (lambda f: f.with_columns(at(2, "label", None)), "row 3 has no label"),
+    "unknown label": (lambda f: f.with_columns(at(2, "label", "joy")), "row 3: unit 'u2' has label 'joy'"),
+    "class twice": (lambda f: f.with_columns(pl.lit(0.0).alias("p_sad ")), "more than one column is called p_sad"),
+    "no class": (lambda f: f.with_columns(pl.lit(0.0).alias("p_")), "or one means none"),
+    "no label": (lambda f: f.with_columns(at(2, "label", " ")), "row 3 has no label"),
     "no group": (lambda f: f.with_columns(at(2, "group", None)), "row 3 has no group"),
     "no fold": (lambda f: f.with_columns(at(2, "fold", None)), "oof unit 'u2' has no fold"),
-    "word for fold": (lambda f: f.with_columns(at(2, "fold", "first")), "column 'fold' holds something"),
+    "word for fold": (
+        lambda f: f.with_columns(at(2, "fold", "first")),
+        "row 3: column 'fold' holds something that is not a number, 'first'",
+    ),
     "half a fold": (lambda f: f.with_columns(pl.col("fold") + 0.5), "fold 0.5: a fold is a whole number"),
     "train split": (lambda f: f.with_columns(at(2, "split", "train")), "split 'train', expected one of oof, val, test"),
     "no split, no fold": (lambda f: f.drop("split", "fold"), "neither a column 'split' nor 'fold'"),
@@ -223,3 +228,104 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, name: str, content
         read({"h": tmp_path / name})
     with pytest.raises(UserError, match="no such prediction table"):
         read({"h": tmp_path / "missing.csv"})
+
+
+def test_white_space_and_decimals_make_no_other_unit(table: Write, tmp_path: Path) -> None:
+    units = make_units(30)
+    frame = frame_of(units, 0).with_columns(unit_id=pl.col("unit_id").str.slice(1))
+    loose = frame.with_columns(
+        unit_id=pl.col("unit_id") + "\u00a0", label=" " + pl.col("label"), group=pl.col("group") + " "
+    )
+    floats = frame.with_columns(unit_id=pl.col("unit_id").cast(pl.Float64))
+    got = read({"a": table(frame, "a.csv"), "b": table(loose, "b.csv"), "c": table(floats, "c.parquet")})
+    assert got.unit_ids.tolist() == [str(i) for i in range(30)]
+    assert got.present.all()
+    assert not got.notes
+
+
+def test_a_spreadsheets_semicolons_and_decimal_commas_are_read(table: Write, tmp_path: Path) -> None:
+    frame = frame_of(make_units(30)).select("unit_id", "fold", "label", pl.col("^p_.*$").round(4))
+    plain = read({"h": table(frame, "a.csv")})
+    frame.write_csv(tmp_path / "b.csv", separator=";", decimal_comma=True)
+    got = read({"h": tmp_path / "b.csv"})
+    np.testing.assert_array_equal(got.logits, plain.logits)
+    assert got.notes == (f"{tmp_path / 'b.csv'}: read with semicolons between its cells",)
+    frame.write_csv(tmp_path / "c.csv", separator="\t", decimal_comma=True)
+    with pytest.raises(UserError, match=r"c\.csv: row 1: column 'p_happy' .*write a decimal point"):
+        read({"h": tmp_path / "c.csv"})
+
+
+def test_a_row_is_named_where_the_file_has_it(tmp_path: Path) -> None:
+    rows = ["unit_id,fold,label,p_a,p_b", "u,0,a,1,0", ",,,,", "v,1,b,0,1", "w,1,b,0,x", ",,,,"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"row 4: column 'p_b' holds something that is not a number, 'x'"):
+        read({"h": tmp_path / "a.csv"})
+    (tmp_path / "a.csv").write_text("\n".join([*rows[:4], "v,1,b,0,1"]))
+    with pytest.raises(UserError, match=r"unit 'v' occurs more than once in split 'oof' \(row 4\)"):
+        read({"h": tmp_path / "a.csv"})
+
+
+def renamed(frame: pl.DataFrame, keep: int) -> pl.DataFrame:
+    """All ids but those of the first rows are written another way."""
+    other = pl.when(pl.int_range(pl.len()) < keep).then("unit_id").otherwise(pl.format("clip {}", "unit_id"))
+    return frame.with_columns(unit_id=other)
+
+
+def test_tables_without_a_unit_in_common_are_refused(table: Write) -> None:
+    units = make_units(30, strengths=(1.0, 1.0, 1.0), test_share=0.3)
+    a, b = table(frame_of(units, 0).drop("group"), "a.csv"), table(renamed(frame_of(units, 1), 0), "b.csv")
+    with pytest.raises(
+        UserError, match=r"b\.csv: shares no oof unit with .*a\.csv: .*'clip u0', 'clip u1' there, 'u0'"
+    ):
+        read({"a": a, "b": b})
+    # Two that meet each other do not help two that meet nobody else.
+    c = table(renamed(frame_of(units, 2), 0), "c.csv")
+    with pytest.raises(UserError, match="shares no oof unit with"):
+        read({"a": a, "b": b, "c": c})
+    # Those that meet in training only would be fused on test units that no two of them know.
+    split = frame_of(units, 1).drop("group")
+    test = pl.when(pl.col("split") == "test").then(pl.format("{}x", "unit_id")).otherwise("unit_id")
+    with pytest.raises(UserError, match=r"d\.csv: shares no test unit with"):
+        read({"a": a, "d": table(split.with_columns(unit_id=test), "d.csv")})
+
+
+def test_tables_with_few_units_in_common_are_warned_of(table: Write) -> None:
+    units = make_units(30)
+    a, b = table(frame_of(units, 0), "a.csv"), table(renamed(frame_of(units, 1), 6), "b.csv")
+    got = read({"a": a, "b": b})
+    assert [note.split(": ", 1)[1] for note in got.notes] == [
+        "shares only 6 of its 30 oof units with the other tables: 'u10', 'u11' here, 'clip u10', 'clip u11' there",
+        "shares only 6 of its 30 oof units with the other tables: 'clip u10', 'clip u11' here, 'u10', 'u11' there",
+    ]
+    # A head that answers for a few of the others' units is one that lacks input.
+    assert not read({"a": a, "b": table(frame_of(units, 1)[:15], "b.csv")}).notes
+
+
+def test_what_looks_alike_or_like_nothing_is_noted(table: Write) -> None:
+    units = make_units(30)
+    frame = frame_of(units).rename({"p_sad": "p_nan", "logit_sad": "logit_nan"})
+    frame = frame.with_columns(label=pl.col("label").replace({"sad": "nan"}), unit_id=at(3, "unit_id", "U2"))
+    notes = read({"h": table(frame, "a.csv")}).notes
+    assert any("'u2' (row 3) and 'U2' (row 4)" in note for note in notes)
+    assert any("label: 'nan' counts as a value" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda f: f.with_columns(group=pl.lit("all")), "only 1 group"),
+        (lambda f: f.unique("label").with_columns(group=pl.col("unit_id")), "no class with two units"),
+    ],
+)
+def test_folds_that_cannot_be_drawn_are_told(
+    table: Write, spoil: Callable[[pl.DataFrame], pl.DataFrame], why: str
+) -> None:
+    with pytest.raises(UserError, match=f"none can be drawn: the oof units have {why}"):
+        read({"h": table(spoil(frame_of(make_units(30)).drop("fold")))})
+
+
+@pytest.mark.parametrize("fold", ["1e300", "inf", "-1e9"])
+def test_a_fold_is_a_small_number(table: Write, fold: str) -> None:
+    frame = frame_of(make_units(30)).with_columns(pl.col("fold").cast(pl.String))
+    with pytest.raises(UserError, match="a fold is"):
+        read({"h": table(frame.with_columns(at(2, "fold", fold)), "a.csv")})

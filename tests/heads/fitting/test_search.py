@@ -336,3 +336,7 @@ def test_default_spaces_draw_what_their_kinds_accept(tools: SimpleNamespace) -> 
         for setting, choices in space.items():
             for value in choices if isinstance(choices, list) else [choices.low, choices.high]:
                 Head.model_validate({"kind": kind, setting: value} | reads)
+
+
+def test_the_largest_seed_is_searched_with(workspace: Path, run: Run) -> None:
+    assert run("--head", "pooled", "--trials", "1", f"seed={2**32 - 1}") == 0

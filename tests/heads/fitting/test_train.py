@@ -235,3 +235,7 @@ def test_class_without_training_units_is_reported(
         assert "warning: class 'sad' has no training unit" in capsys.readouterr().err
         p = pl.read_parquet(HEAD / head / "predictions.parquet").select(pl.col("^(p|logit)_.*$")).to_numpy()
         assert np.isfinite(p).all()
+
+
+def test_the_largest_seed_trains(workspace: Path, run: Callable[..., int]) -> None:
+    assert run("--head", "pooled", f"seed={2**32 - 1}") == 0

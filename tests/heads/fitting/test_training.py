@@ -1,5 +1,6 @@
 """Training: it learns what can be learned, and nothing that it may not see."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import UserError
+from extract.corpora.manifest import Unit
 from heads.data.batches import UnitData
 from heads.data.folds import assign_folds, carve_inner
 from heads.fitting.losses import classification_loss, inverse_frequency
@@ -131,3 +133,28 @@ def test_too_few_groups_for_the_folds(tools: SimpleNamespace) -> None:
     manifest, _ = tools.dataset(30, splits=("train",), columns=lambda c: {"group": f"g{c % 3}"})
     with pytest.raises(UserError, match=r"folds = 5: .*only 3 group\(s\).*3 or fewer"):
         assign_folds(manifest.units(), 5, 0)
+
+
+def unit(number: int, label: str, group: str, conversation: int | None = None) -> Unit:
+    first = f"c{number if conversation is None else conversation}"
+    return Unit(f"c{number}", tuple(dict.fromkeys([first, f"c{number}"])), label, "train", group)
+
+
+@pytest.mark.parametrize(
+    ("units", "advice"),
+    [
+        ([unit(0, "sad", "a"), unit(1, "happy", "b")], "label more clips"),  # two clips
+        ([unit(i, "sad", "a", conversation=0) for i in range(9)], "label more clips"),  # one conversation
+        ([unit(i, f"class {i}", f"g{i}") for i in range(9)], "label more clips"),  # classes of one unit
+        ([unit(i, f"class {i}", "a") for i in range(9)], "label more clips"),  # other groups would not help
+        ([unit(i, "sad", "everybody") for i in range(9)], r"make conversations the groups.* are 9 .*columns\.group"),
+        ([unit(i, "sad", f"g{i % 2}") for i in range(9)], r"set 'folds' to 2 or fewer, or make conversations"),
+    ],
+)
+def test_no_advice_is_one_that_the_profile_refuses(units: list[Unit], advice: str) -> None:
+    with pytest.raises(UserError, match=advice) as error:
+        assign_folds(units, 5, 0)
+    assert not re.search(r"to [01] or fewer", str(error.value))
+    with pytest.raises(UserError) as error:
+        carve_inner(units[:1], np.array([0]), 0)
+    assert "more folds" not in str(error.value)
