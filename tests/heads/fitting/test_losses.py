@@ -289,8 +289,8 @@ def test_bfloat16_learns_as_float32_does(tools: SimpleNamespace, kind: str, time
 def test_a_loss_that_is_not_finite_is_reported(tools: SimpleNamespace) -> None:
     manifest, arrays = tools.dataset(20)
     data = UnitData(manifest, manifest.units(), arrays)
+    head = tools.small_head().model_copy(update={"lr": 1e30, "largest_gradient": 1e30})  # no profile may say it
     with pytest.raises(UserError, match="the loss is not finite: set a lower lr or largest_gradient"):
-        head = tools.small_head().model_copy(update={"lr": 1e30, "largest_gradient": 1e30})  # no profile may say it
         fit_fold(tools.task(data, np.arange(20), NONE, head))
 
 
