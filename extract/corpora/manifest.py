@@ -196,7 +196,7 @@ def not_here(path: Path, what: str) -> str:
     if not path.is_absolute() and ".dvc/tmp/exps" in Path.cwd().as_posix():
         return (
             f"{shown}: no such {what}: 'dvc exp run --temp' works in a copy of the repository that lacks what git "
-            "ignores: make dataset.root (and media_root) an absolute path"
+            "ignores: make dataset.root (and media_root) an absolute path, or add --copy-paths"
         )
     return f"{shown}: no such {what}"
 

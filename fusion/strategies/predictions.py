@@ -80,10 +80,8 @@ def read(files: dict[str, Path]) -> Predictions:
     for head, path in files.items():
         tables[head] = read_table(path, next(iter(tables.values()), None))
     first = next(iter(tables.values()))
-    notes = [
-        *dict.fromkeys(note for table in tables.values() for note in table.notes),
-        *_meetings(list(tables.values())),
-    ]
+    told = {note: table.path for table in reversed(tables.values()) for note in table.notes}  # once for all heads
+    notes = [*(f"{path}: {note}" for note, path in reversed(told.items())), *_meetings(list(tables.values()))]
     units = _aligned_units(list(tables.values()))
 
     shape = (len(units), len(tables), len(first.classes))

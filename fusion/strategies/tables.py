@@ -31,7 +31,7 @@ class Table:
     classes: tuple[str, ...]
     rows: pl.DataFrame  # unit_id, split, label; fold, group (null when the file has none); has_input; meta_...; row
     logits: np.ndarray  # (n, c) log-probabilities
-    notes: tuple[str, ...] = ()  # what somebody should know who trusts it, a line each, which begins with the file
+    notes: tuple[str, ...] = ()  # what somebody should know who trusts it, a line each
 
 
 def read_table(path: Path, like: Table | None = None) -> Table:
@@ -68,7 +68,7 @@ def read_table(path: Path, like: Table | None = None) -> Table:
     for column in ("unit_id", "label", "group"):
         notes += lookalikes(column, rows[column], cells.rows)
     notes += suspicious("label", rows["label"], cells.rows)
-    return Table(path, classes, rows.with_row_index("row"), logits, tuple(f"{path}: {note}" for note in notes))
+    return Table(path, classes, rows.with_row_index("row"), logits, tuple(notes))
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -305,7 +305,9 @@ def test_what_looks_alike_or_like_nothing_is_noted(table: Write) -> None:
     units = make_units(30)
     frame = frame_of(units).rename({"p_sad": "p_nan", "logit_sad": "logit_nan"})
     frame = frame.with_columns(label=pl.col("label").replace({"sad": "nan"}), unit_id=at(3, "unit_id", "U2"))
-    notes = read({"h": table(frame, "a.csv")}).notes
+    notes = read({"h": table(frame, "a.csv"), "g": table(frame, "b.csv")}).notes
+    assert len(notes) == 2  # once for all heads
+    assert all(str(note).split(": ")[0].endswith("a.csv") for note in notes)
     assert any("'u2' (row 3) and 'U2' (row 4)" in note for note in notes)
     assert any("label: 'nan' counts as a value" in note for note in notes)
 
