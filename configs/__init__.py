@@ -5,6 +5,7 @@ it through :func:`load`, which checks the *whole* file before any work starts, s
 fusion strategy is found before the first encoder runs, not after the last one.
 """
 
+import io
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -195,6 +196,9 @@ def command(main: Callable[..., None], *expected: type[Exception]) -> None:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 2)) from error
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the result
+            stream.reconfigure(errors="backslashreplace")
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(run)
     app()
