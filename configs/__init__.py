@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from configs.advice import completed, remember
 from configs.errors import UserError, first_line, one_line
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
@@ -26,6 +27,7 @@ __all__ = [
     "UserError",
     "changed",
     "command",
+    "completed",
     "first_line",
     "load",
     "one_line",
@@ -187,13 +189,14 @@ def command(main: Callable[..., None], *expected: type[Exception]) -> None:
 
     @wraps(main)
     def run(**arguments: Any) -> None:
+        remember(arguments)
         try:
             main(**arguments)
         except KeyboardInterrupt:
             print("interrupted: what was committed is kept; run the same command to go on", file=sys.stderr)
             raise SystemExit(130) from None
         except handled as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {completed(str(error))}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 2)) from error
 
     for stream in (sys.stdout, sys.stderr):

@@ -118,7 +118,9 @@ def load_head(folder: Path | str) -> TrainedHead:
     """
     about_path = Path(folder) / "head.json"
     if not about_path.is_file():
-        raise UserError(f"{about_path}: not found: train the head with heads/train.py")
+        where = about_path.parent
+        name = where.parent.name if where.name == "model" else where.name  # in a bundle, a head has its folder's name
+        raise UserError(f"{about_path}: not found: run python heads/train.py --head {name}")
     try:
         about = json.loads(about_path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
