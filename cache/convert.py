@@ -15,6 +15,7 @@ from cache import Store, StoreError, StoreWriter, attach
 from cache.checksums import read_checksums
 from cache.disk.unfinished import begin, begun, end
 from cache.layout import OWN_FILES, Entry, Header, new_values_hash, read_index
+from cache.shelf import extraction_of
 from configs import command
 
 _COMMIT_SECONDS = 20
@@ -38,7 +39,10 @@ def main(
     source, (entries, _), header = Store(store), read_index(store), Header.read(store)
     wanted, half = backend or header.backend, begun(store)
     if half and not unfinished:
-        raise StoreError(f"{store}: {_said(half, len(entries))}; finish it, or copy what is there with --unfinished")
+        raise StoreError(
+            f"{store}: {_said(half, len(entries))}; finish it with '{extraction_of(store)}', or copy what is there "
+            "with --unfinished"
+        )
     _refuse_what_is_no_copy(store, destination, header.fingerprint, wanted)
     chunk_mb = header.chunk_rows * source.dim * source.dtype.itemsize / 2**20
     with StoreWriter(destination, header.fields, source.dim, header.dtype, wanted, chunk_mb) as writer:

@@ -105,6 +105,17 @@ def stores_of(runs: Path) -> dict[Path, list[Path]]:
     return {path: [link for link, store in leads.items() if store == path.resolve()] for path in every}
 
 
+def extraction_of(store: Path) -> str:
+    """The command that brings a store up to date: that of a profile that uses it, where one is known."""
+    links = [store.absolute(), *(link.absolute() for link in _links(store.resolve().parent.parent))]
+    for link in links:
+        known = len(link.parts) >= 4 and link.parts[-4] == "runs" and link.parts[-2] == "stores"
+        if known and link.resolve() == store.resolve():
+            named = (Path("configs") / f"{link.parts[-3]}.yaml").is_file()
+            return f"python extract/run.py --config {link.parts[-3] if named else 'PROFILE.yaml'} --encoder {link.name}"
+    return "python extract/run.py --config PROFILE.yaml --encoder NAME"
+
+
 def _shelf(link: Path) -> Path:
     return link.parents[2] / SHELF
 

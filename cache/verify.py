@@ -12,6 +12,7 @@ from cache import StoreError
 from cache.checks import Report, inspect
 from cache.disk.locks import locked, writing_process
 from cache.repair import repair
+from cache.shelf import extraction_of
 from configs import UserError, command
 
 _SHOWN = 20
@@ -55,7 +56,7 @@ def main(
             raise UserError(f"{store}: still damaged after --repair", exit_code=1)
     print(f"{store}: whole again; {len(report.damaged_clips)} clips are to be computed again")
     if report.damaged_clips:
-        print(f"  {_extraction(store)}")
+        print(f"  {extraction_of(store)}")
 
 
 def _inspect(store: Path) -> Report:
@@ -81,13 +82,6 @@ def _print_findings(title: str, findings: Iterable[object]) -> None:
         print("".join(f"  {line}\n" for line in lines[:_SHOWN]), end="")
     if len(lines) > _SHOWN:
         print(f"  ... and {len(lines) - _SHOWN} more")
-
-
-def _extraction(store: Path) -> str:
-    parts = store.absolute().parts
-    known = parts[-4] == "runs" and parts[-2] == "stores" if len(parts) >= 4 else False
-    profile, encoder = (parts[-3], parts[-1]) if known else ("PROFILE", "NAME")
-    return f"python extract/run.py --config {profile} --encoder {encoder}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ it through :func:`load`, which checks the *whole* file before any work starts, s
 fusion strategy is found before the first encoder runs, not after the last one.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from configs.advice import completed, remember
 from configs.errors import UserError, first_line, one_line
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
@@ -26,6 +28,7 @@ __all__ = [
     "UserError",
     "changed",
     "command",
+    "completed",
     "first_line",
     "load",
     "one_line",
@@ -200,13 +203,14 @@ def command(main: Callable[..., None]) -> None:
 
     @wraps(main)
     def run(**arguments: Any) -> None:
+        remember(arguments)
         try:
             main(**arguments)
         except KeyboardInterrupt:
             print("interrupted: what was committed is kept; run the same command to go on", file=sys.stderr)
             raise SystemExit(130) from None
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {completed(str(error))}", file=sys.stderr)
             raise SystemExit(error.exit_code) from error
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -216,6 +220,9 @@ def command(main: Callable[..., None]) -> None:
             print(f"error: {where}{error.strerror or one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from error
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the result
+            stream.reconfigure(errors="backslashreplace")
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(run)
     app()

@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from configs.heads import Head, Range, Tail, unsearchable
-from configs.names import TAKEN_NAMES
-from configs.sections import HomePath, HomeText, Modality, Name, PositiveFloat, PositiveInt, Section, Share
+from configs.sections import TAKEN_NAMES, HomePath, HomeText, Modality, Name, PositiveFloat, PositiveInt, Section, Share
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 

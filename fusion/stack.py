@@ -59,7 +59,7 @@ def main(
         files = _named(predictions)
     else:
         profile = load(config, overrides)
-        files, left_out = _of_profile(profile, config)
+        files, left_out = _of_profile(profile)
     if profile is None and overrides:
         raise UserError(f"{overrides[0]}: changes a profile, but none is named: add --config")
     folder = out or (profile.fusion_path if profile else None)
@@ -95,7 +95,7 @@ def main(
         print(f"report: {folder / 'report.html'}")
 
 
-def _of_profile(profile: Profile, config: str | None) -> tuple[dict[str, Path], list[str]]:
+def _of_profile(profile: Profile) -> tuple[dict[str, Path], list[str]]:
     """The heads' predictions, and sentences on heads that cannot be there."""
     files: dict[str, Path] = {}
     left_out: list[str] = []
@@ -106,8 +106,7 @@ def _of_profile(profile: Profile, config: str | None) -> tuple[dict[str, Path], 
             left_out.append(reason)
             del files[head]
         elif not files[head].is_file() or is_published(files[head]):  # else it was put there by somebody else
-            option = f" --config {shlex.quote(config)}" if config else ""
-            read_published(files[head], f"make it with: python heads/train.py{option} --head {head}")
+            read_published(files[head], f"make it with: python heads/train.py --head {head}")
     return files, left_out
 
 

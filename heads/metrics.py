@@ -38,7 +38,7 @@ def evaluate(
     Returns:
         ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``: each ``{"value", "low", "high"}``;
         ``log_loss`` (nats), ``ece`` and ``classwise_ece`` (see :func:`reliability`);
-        ``per_class``: ``{class: {"precision", "recall", "f1", "support"}}``;
+        ``per_class``: ``{class: {"precision", "recall", "f1", "support"}}``, NaN for a class without a unit;
         ``confusion``: rows are true classes; ``n_units``, ``n_groups``. All plain Python, ready for JSON.
         As in scikit-learn, balanced accuracy averages the classes that occur among the labels, macro-F1
         those that occur among the labels or the predictions, and 0/0 counts as 0.
@@ -61,7 +61,9 @@ def evaluate(
         result[name] |= {"low": low, "high": high}
 
     of_truth = np.clip(probabilities[np.arange(len(true)), true], SMALLEST_PROBABILITY, 1)
-    precision, recall, f1 = _precision_recall_f1(confusion)
+    precision, recall, f1 = (
+        np.where(confusion.sum(axis=1) > 0, values, math.nan) for values in _precision_recall_f1(confusion)
+    )
     return result | {
         "log_loss": float(-np.log(of_truth).mean()),
         "ece": _calibration_error(probabilities.max(axis=1), predicted == true),
@@ -329,8 +331,13 @@ def interval(score: dict[str, float], spec: str = ".3f") -> str:
     return "[-]" if math.isnan(score["low"]) else f"[{score['low']:{spec}}, {score['high']:{spec}}]"
 
 
+def shown(value: float, spec: str = ".3f") -> str:
+    """A score, or ``none`` where there was no unit to score."""
+    return "none" if math.isnan(value) else f"{value:{spec}}"
+
+
 def without_nan(content: Any) -> Any:
-    """NaN (an interval that one group cannot give) becomes null: JSON has no NaN."""
+    """NaN (an interval that one group cannot give, a class without a unit) becomes null: JSON has no NaN."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

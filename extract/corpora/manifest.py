@@ -297,7 +297,7 @@ def _check(manifest: Manifest, where: str) -> None:
 def _check_columns(clips: pl.DataFrame, where: str) -> None:
     for name, dtype in COLUMNS.items():
         if name not in clips.columns:
-            raise UserError(f"{where}: lacks the column {name!r}: make the manifest again with extract/manifest.py")
+            raise UserError(f"{where}: lacks the column {name!r}: make it again with python extract/manifest.py")
         if clips.schema[name] != dtype:
             raise UserError(f"{where}: column {name!r} is {clips.schema[name]}, and must be {dtype.__name__}")
     for name in clips.columns:

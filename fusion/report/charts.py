@@ -1,6 +1,7 @@
 """Charts as PNG files, for papers, slides and ``dvc plots``. The report draws its own."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from matplotlib.patches import Rectangle
 from fusion.report.findings import FEWEST_UNITS, Findings, Gate, Row
 from fusion.report.outputs import display_name, fell_back
 from fusion.strategies.nested import Fusion
+from heads.metrics import shown
+from heads.pictures import literal, save
 
 # Okabe and Ito's palette keeps apart for all common kinds of colour blindness.
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#E69F00", "#009E73", "#8C8C8C", "#C8C8C8"
@@ -36,7 +39,7 @@ def write_charts(found: Fusion, folder: Path, findings: Findings) -> None:
     if findings.gate is not None:
         figures["gate_weights"] = _gate(findings.gate)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        save(figure, folder / f"{name}.png", DPI)
 
 
 def _strategies(found: Fusion) -> Figure:
@@ -51,7 +54,7 @@ def _strategies(found: Fusion) -> Figure:
             axes.plot([f1["low"], f1["high"]], [y, y], color="black", linewidth=1.4)
         right = f1["value"] if math.isnan(f1["high"]) else max(f1["value"], f1["high"])
         axes.text(right + 0.01, y, f"{f1['value']:.3f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), [_literal(display_name(name)) for name in names])
+    axes.set_yticks(range(len(names)), [literal(display_name(name), LONGEST_NAME) for name in names])
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(f"macro-F1 on {found.headline}, with 95 % interval")
     axes.invert_yaxis()
@@ -65,10 +68,13 @@ def _confusion_matrix(score: dict[str, Any], classes: tuple[str, ...]) -> Figure
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 0.56 * len(classes)
     figure = Figure(figsize=(2 * size, size), layout="constrained")
-    names = [_literal(name) for name in classes]
+    names = _names(classes)
     panels = {
         "units": (counts / max(counts.max(), 1), [[f"{count}" for count in row] for row in counts]),
-        "share of the actual class": (shares, [[f"{share:.0%}" for share in row] for row in shares]),
+        "share of the actual class": (
+            shares,
+            [[f"{share:.0%}" if row.any() else "–" for share in row] for row in shares],
+        ),
     }
     for axes, (title, (shades, texts)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         _heat(axes, shades, texts, names, names)
@@ -85,7 +91,10 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
     for i, (measure, colour) in enumerate((("precision", ORANGE), ("recall", GREEN), ("f1", BLUE))):
         values = [scores[measure] for scores in per_class.values()]
         axes.bar(places + 0.27 * (i - 1), values, width=0.25, color=colour, label="F1" if measure == "f1" else measure)
-    names = [f"{_literal(name)}\n({int(scores['support'])})" for name, scores in per_class.items()]
+    for place, scores in zip(places, per_class.values(), strict=True):
+        if not scores["support"]:
+            axes.text(float(place), 0.02, "none", ha="center", fontsize=8, color=GREY)
+    names = [f"{literal(name, LONGEST_NAME)}\n({int(scores['support'])})" for name, scores in per_class.items()]
     axes.set_xticks(places, names)
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
@@ -113,7 +122,7 @@ def _reliability(found: Fusion, findings: Findings) -> Figure:
             axes.plot(np.array(x)[enough], np.array(y)[enough], color=colour, linewidth=1)
             axes.scatter(x, y, 8 + 90 * units / units.sum(), color=colour, label=when, alpha=0.85)
         axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), aspect="equal", xlabel="confidence", ylabel="accuracy")
-        title = f"{_literal(name, 30)}\nECE {both['before']['ece']:.3f} → {both['after']['ece']:.3f}"
+        title = f"{literal(name, 30)}\nECE {both['before']['ece']:.3f} → {both['after']['ece']:.3f}"
         axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
@@ -129,9 +138,13 @@ def _where(findings: Findings) -> Figure:
     heads = [*next(iter(rows.values())).heads, "fusion"]
     figure = Figure(figsize=(3.4 + 0.85 * len(heads), 1.6 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{_literal(name, 30)} ({row.units})" for name, row in rows.items()]
+    names = [f"{literal(name, 30)} ({row.units})" for name, row in rows.items()]
     _heat(
-        axes, values, [[f"{value:.2f}" for value in row] for row in values], names, [_literal(head) for head in heads]
+        axes,
+        values,
+        [[shown(value, ".2f") for value in row] for row in values],
+        names,
+        _names(heads),
     )
     for y, row in enumerate(rows.values()):
         for x, head in enumerate(row.heads):
@@ -151,7 +164,13 @@ def _gate(gate: Gate) -> Figure:
     texts = [[f"{weight.mean:.2f}\n±{weight.std:.2f}" for weight in weights.values()] for weights in rows.values()]
     figure = Figure(figsize=(2.6 + 0.9 * means.shape[1], 1.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    _heat(axes, means, texts, [_literal(name) for name in rows], [_literal(head) for head in gate.overall])
+    _heat(
+        axes,
+        means,
+        texts,
+        _names(rows),
+        _names(gate.overall),
+    )
     axes.set_title("weights of the attention fusion", fontsize=10)
     axes.set_ylabel("its answer")
     return figure
@@ -168,7 +187,5 @@ def _heat(axes: Axes, shades: np.ndarray, texts: list[list[str]], rows: list[str
     axes.spines[:].set_visible(False)
 
 
-def _literal(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name as it is, if not too long: matplotlib would read ``$...$`` as a formula."""
-    short = name if len(name) <= longest else name[: longest - 1] + "…"
-    return short.replace("$", r"\$")
+def _names(names: Iterable[str]) -> list[str]:
+    return [literal(name, LONGEST_NAME) for name in names]

@@ -186,7 +186,8 @@ def _findings(found: Fusion, findings: Findings) -> list[str]:
     lines.append("best head of each class, by F1:")
     for name, row in findings.classes.items():
         best = f"{', '.join(row.best)} {max(row.heads.values()):.3f}" if row.best else "none finds it"
-        lines.append(f"  {name:<{width}}{best}; fusion {row.fusion:.3f}")
+        said = f"{best}; fusion {row.fusion:.3f}" if row.units else "none: no unit has it"
+        lines.append(f"  {name:<{width}}{said}")
     return lines
 
 

@@ -18,7 +18,7 @@ from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves
 from fusion.strategies.nested import FEW_GROUPS, RULE, Fusion
 from fusion.strategies.predictions import SPLITS
-from heads.metrics import interval
+from heads.metrics import interval, shown
 
 if TYPE_CHECKING:
     from fusion.report.thumbnails import Picture
@@ -42,6 +42,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
     environment.filters |= {
         "percent": _percent,
         "interval": interval,
+        "shown": shown,
         "display": display_name,
         "p": p_value,
         "polyline": _polyline,

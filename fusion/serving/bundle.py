@@ -155,7 +155,9 @@ def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _head_json(folder: Path) -> dict[str, Any]:
-    return json.loads(read_published(folder / "head.json", "make it with: python heads/train.py"))
+    name = folder.parent.name if folder.name == "model" else folder.name
+    remedy = f"make it with: python heads/train.py --head {name}"
+    return json.loads(read_published(folder / "head.json", remedy))
 
 
 def _header(profile: Profile, encoder: str, trained: dict[str, dict[str, Any]]) -> Header:
@@ -188,7 +190,7 @@ def _refuse_stale(profile: Profile, units: "Predictions") -> None:
         log_p = load_fitted(profile.fusion_path / "model").predict_logits(rows.outputs.where(heard))
         same = np.abs(np.exp(log_p) - p).max() < 1e-6
     if not same:
-        raise UserError(f"{path}: does not follow from the heads' predictions: fuse them again with fusion/stack.py")
+        raise UserError(f"{path}: does not follow from the heads' predictions: fuse again with python fusion/stack.py")
 
 
 def _write_texts(

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from heads.explaining.explanation import Explanation, Group, Piece
 from heads.explaining.media import Media
+from heads.pictures import literal
 
 # Okabe and Ito's palette keeps apart for all common kinds of colour blindness.
 BLUE, ORANGE, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
@@ -39,10 +40,10 @@ def draw(found: Explanation, media: Media) -> Figure:
         _timeline(figure, figure.add_subplot(grid[row, :]), found, group, media)
     said = "right" if found.predicted == found.label else f"labelled {found.label}"
     title = f"{found.unit_id}: head {found.head} says {found.predicted} ({said}); explained: {found.explained}"
-    figure.suptitle(_literal(title, 110), fontsize=11)
+    figure.suptitle(literal(title, 110), fontsize=11)
     figure.supxlabel(
-        f"blue: “{found.explained}” loses log-probability without it; orange: it gains; purple: attention; "
-        "both as shares of their sum",
+        f"blue: “{literal(found.explained, LONGEST_NAME)}” loses log-probability without it; orange: it gains; "
+        "purple: attention; both as shares of their sum",
         fontsize=8,
     )
     return figure
@@ -70,7 +71,7 @@ def _answer(axes: Axes, found: Explanation) -> None:
     for y, p in enumerate(found.p):
         axes.text(p + 0.01, y, f"{p:.2f}", va="center", fontsize=8)
     names = [f"{name} (label)" if name == found.label else name for name in found.classes]
-    axes.set_yticks(range(len(names)), [_literal(name) for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [literal(name, LONGEST_NAME) for name in names], fontsize=8)
     axes.set_xlim(0, 1.1)
     _finish(axes, "Answer: probability of each class")
 
@@ -88,7 +89,7 @@ def _bars(axes: Axes, group: Group, title: str) -> None:
     for k, (piece, share) in enumerate(zip(group.pieces, shares, strict=True)):
         at = k + (height / 2 if has_attention else 0)
         axes.text(abs(share) + 0.01, at, f"{-piece.lost:+.2f} nats", va="center", fontsize=7)
-    axes.set_yticks(y, [_literal(piece.name) for piece in group.pieces], fontsize=8)
+    axes.set_yticks(y, [literal(piece.name, LONGEST_NAME) for piece in group.pieces], fontsize=8)
     axes.set_xlim(0, 1.15 * max(1e-9, *np.abs(shares), *(piece.attention or 0 for piece in group.pieces)) + 0.05)
     axes.set_ylim(-0.5, max(3, len(group.pieces)) - 0.5)
     axes.set_xlabel("share", fontsize=7)
@@ -141,9 +142,3 @@ def _timeline(figure: Figure, axes: Axes, found: Explanation, group: Group, medi
 def _limits(pieces: Sequence[Piece], shares: np.ndarray) -> tuple[float, float]:
     top = max(1e-6, float(shares.max()), *(piece.attention or 0.0 for piece in pieces))
     return top, min(float(shares.min()), -0.05 * top) * 1.1
-
-
-def _literal(text: str, longest: int = LONGEST_NAME) -> str:
-    """Data as it stands: a dollar sign does not begin a formula."""
-    short = text if len(text) <= longest else text[: longest - 1] + "…"
-    return short.replace("$", r"\$")

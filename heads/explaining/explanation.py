@@ -9,7 +9,7 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from cache import read_published
-from configs import Profile, UserError
+from configs import Profile, UserError, completed
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
 from heads.explaining.attention import Attention, attention_of
@@ -163,7 +163,7 @@ def explain(
     if difference > SAME:
         scene.notes.append(
             f"predictions.parquet has other probabilities (by {difference:.3g} nats): the manifest, a store or the "
-            "model changed since; train the head again"
+            f"model changed since; train it again: {completed(f'python heads/train.py --head {name}')}"
         )
     nothing = Group("clips", None, ())
     return Explanation(

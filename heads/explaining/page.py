@@ -15,6 +15,7 @@ from heads.explaining.chart import draw
 from heads.explaining.explanation import ClipView, Explanation, Group, Piece
 from heads.explaining.media import Heard, Media, Seen
 from heads.explaining.words import NO_EFFECT, carried, disagreements, nats, quoted, title_of
+from heads.pictures import save
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PALE = 0.05  # nats: where no word moves the answer by this, none is coloured deeply
@@ -68,9 +69,7 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomically(folder / f"{found.head}.json", text + "\n")
     figure = draw(found, media)
-    replace_atomically(
-        folder / f"{found.head}.png", lambda path: figure.savefig(path, format="png", metadata={"Software": None})
-    )
+    replace_atomically(folder / f"{found.head}.png", lambda path: save(figure, path))
 
 
 def _compared(found: Explanation, group: Group) -> dict[str, Any]:

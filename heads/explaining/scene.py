@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from cache import Store, read_small
-from configs import Profile
+from configs import Profile, completed
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import LISTENER, SPEAKER, metadata_column, seen_clips
 from heads.data.live_text import LiveText, Span, source_text, without
@@ -179,7 +179,7 @@ class Scene:
                 continue
             stored = self.stores[name][clip].astype(np.float32)
             if values is None or values.shape != stored.shape or not np.allclose(values, stored, rtol=0.02, atol=0.02):
-                return (
+                return completed(
                     f"the text of {clip} is not the one that the store was computed from: run "
                     f"python extract/run.py --encoder {name}"
                 )
@@ -190,7 +190,7 @@ class Scene:
         reasons: dict[str, str] = {}
         for name, modality in self.modalities.items():
             if clip in self.seen and not self.has(name, clip):
-                known = self._errors.get(name, {}).get(clip, "not in the store: run python extract/run.py")
+                known = self._errors.get(name, {}).get(clip, completed("not in the store: run python extract/run.py"))
                 reasons[name] = known if self.rows[clip][modality] else "the dataset has none"
         return reasons
 

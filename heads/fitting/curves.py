@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from heads.data.folds import Record
+from heads.pictures import literal, save
 
 # Of Okabe and Ito's palette, which keeps apart for all common kinds of colour blindness.
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -47,8 +48,8 @@ def draw_curves(history: Sequence[Record], title: str, path: Path) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.plot([], [], "o", color="0.3", markersize=4, label=f"kept {step}")
         axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.suptitle(literal(title, 200), fontsize=10)
+    save(figure, path, DPI)
 
 
 def by_model(history: Sequence[Record]) -> dict[tuple[int, int], list[Record]]:

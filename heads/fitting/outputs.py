@@ -19,7 +19,7 @@ from extract.corpora.manifest import Unit
 from heads.data.folds import Record
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
-from heads.metrics import SCORES, difference, evaluate, interval, majority, without_nan
+from heads.metrics import SCORES, difference, evaluate, interval, majority, shown, without_nan
 
 Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)
 NO_BASELINE = "no baseline: the head reads neither a store nor metadata, or a fold's training units are of one class"
@@ -184,8 +184,9 @@ def summary(outcome: Outcome) -> str:
     ]
     for name in trained.classes:
         cells = [result["per_class"][name] for result in outcome.scores.values()]
-        lines.append(f"{name[:27]:<28}" + "".join(f"{cell['f1']:>8.3f}{cell['support']:>6}" for cell in cells))
-    lines += ["(F1, and the number of units of the class)", "", "kept"]
+        lines.append(f"{name[:27]:<28}" + "".join(f"{shown(cell['f1']):>8}{cell['support']:>6}" for cell in cells))
+    lines += ["(F1, and the number of units of the class; none: the split has none. Macro-F1 is over the classes that"]
+    lines += [" occur among a split's labels or answers, and one that only answers have counts as 0.)", "", "kept"]
     for (fold, seed), records in by_model(outcome.history).items():
         model = f"fold {fold}" + (f", seed {seed}" if seed else "")
         best = next(record for record in records if record["best"])

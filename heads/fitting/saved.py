@@ -110,23 +110,24 @@ def save_head(head: TrainedHead, folder: Path) -> None:
     (folder / "head.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_head(folder: Path | str) -> TrainedHead:
+def load_head(folder: Path) -> TrainedHead:
     """Load what :func:`save_head` wrote, and its folder's sums vouch for.
 
     Raises:
         UserError: the folder holds no head, or one of another format, or it is not what was written.
     """
-    about_path = Path(folder) / "head.json"
+    about_path = folder / "head.json"
+    name = folder.parent.name if folder.name == "model" else folder.name  # in a bundle, a head has its folder's name
     if not about_path.is_file():
-        raise UserError(f"{about_path}: not found: train the head with heads/train.py")
-    verify_published(Path(folder), "train the head again with heads/train.py")
+        raise UserError(f"{about_path}: not found: run python heads/train.py --head {name}")
+    verify_published(folder, f"train it again with python heads/train.py --head {name}")
     try:
         about = json.loads(about_path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise UserError(f"{about_path}: format {about['format']}, this version reads {FORMAT}: train it again")
         settings, classes = Head.model_validate(about["settings"]), tuple(about["classes"])
         load = KINDS[settings.kind].load
-        models = [[load(Path(folder), model) for model in fold] for fold in about["folds"]]
+        models = [[load(folder, model) for model in fold] for fold in about["folds"]]
         return TrainedHead(about["name"], settings, classes, about["seed"], about["stores"], models)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or error}: not found: train the head again") from error

@@ -87,7 +87,9 @@ def unit_statistics(
         width = next((source[clip].shape[1] for clips in spoken for clip in clips if clip in source), 0)
         width = width or getattr(source, "width", 0)  # live features know it without a clip
         if not width:
-            raise UserError(f"the {name} store holds none of the units' clips; run the extraction for this manifest")
+            raise UserError(
+                f"the {name} store holds none of the units' clips: run 'python extract/run.py --encoder {name}'"
+            )
         rows = np.full((len(units), 2 * width if deviations else width), np.nan, np.float32)
         sums: dict[str, _Sums] = {}
         for row, clips in zip(rows, spoken, strict=True):

@@ -205,9 +205,12 @@ def test_features_that_were_never_finite_are_damage(tmp_path, monkeypatch):
     assert Store(tmp_path / "s").clip_ids == ["good"]
 
 
-def test_the_scripts_say_what_they_found_and_what_to_do(written, tmp_path, capsys):
+def test_the_scripts_say_what_they_found_and_what_to_do(written, tmp_path, capsys, monkeypatch):
     path = tmp_path / "runs" / "mine" / "stores" / "audio"
     shutil.copytree(written, path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     cache.verify.main(path)
     hurt(chunk_files(path)[2], -400)
     with pytest.raises(UserError, match="damaged: 1 files, 1 clips; --repair") as caught:

@@ -259,7 +259,8 @@ def test_without_a_manifest_the_command_that_makes_it_is_named(profile: dict[str
     Path("runs/tiny/manifest.parquet").unlink()
     code, _, err = run(*AUDIO)
     assert code == 2
-    assert err == "error: runs/tiny/manifest.parquet: no such manifest: make it with 'python extract/manifest.py'\n"
+    command = "python extract/manifest.py --config tiny.yaml"
+    assert err == f"error: runs/tiny/manifest.parquet: no such manifest: make it with '{command}'\n"
 
 
 def test_a_store_that_is_being_written_is_left_alone(profile: dict[str, Any], run: Run) -> None:

@@ -1,4 +1,5 @@
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from synthetic_heads import CLASSES, make_units
 from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs
+from fusion.report.page import gather, write_report
 from fusion.strategies.nested import Fusion, fuse
 
 KEYS = {
@@ -113,3 +115,26 @@ def test_same_input_same_bytes(found: Fusion, folder: Path, tmp_path: Path) -> N
     write_outputs(found, tmp_path, analyse(found))
     for name in ("metrics.json", "summary.txt", "headline.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_class_without_a_unit_and_labels_of_any_script(tmp_path: Path) -> None:
+    """No test unit is angry: there is nothing to score, which is not a score of 0. No picture warns of its labels."""
+    units = replace(make_units(300, test_share=0.3), classes=("很高兴", "दुखी", "غاضب"))
+    kept = (units.splits == "oof") | (units.labels != 2)
+    found = fuse(units.where(kept), ["mean", "attention"], bootstrap=100)
+    findings = analyse(found)
+    text = write_outputs(found, tmp_path, findings)
+    assert next(line for line in text.splitlines() if line.startswith("  غاضب")).endswith("none: no unit has it")
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["per_class"]["fusion"]["غاضب"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert metrics["where_heads_win"]["classes"]["غاضب"]["best"] == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_charts(found, tmp_path, findings)
+        write_report(tmp_path / "report.html", found, gather({}, None, None, "fuse"), findings)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "none: no test unit has it" in html
+    assert "one that occurs only among answers counts as 0" in html
+    assert ">nan<" not in html
+    if (tmp_path / "labels.txt").exists():  # no font of this machine has them
+        assert "\t很高兴\n" in (tmp_path / "labels.txt").read_text(encoding="utf-8")

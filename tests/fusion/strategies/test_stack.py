@@ -187,7 +187,7 @@ def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monk
     [
         (
             {"config": "mine.yaml", "overrides": ["name=other"]},
-            "make it with: python heads/train.py --config mine.yaml",
+            "make it with: python heads/train.py --head h0",
         ),
         ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of majority_vote, mean, weighted"),
         ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),

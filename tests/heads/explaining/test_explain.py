@@ -321,7 +321,7 @@ def test_a_head_that_cannot_be_explained_is_left_out_unless_it_is_asked_for(
     table.rename(tmp_path / "table")
     try:
         assert run(monkeypatch, tools, unit, "--head", "texts") == 2
-        assert "train.py --head texts" in capsys.readouterr().err
+        assert "train.py --config profile.yaml --head texts" in capsys.readouterr().err
         assert run(monkeypatch, tools, unit, "--out", str(tmp_path / "out")) == 0
         assert "left out: " in capsys.readouterr().out
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"spare.html", "spare.json", "spare.png"}

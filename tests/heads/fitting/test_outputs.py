@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.image import imread
 from sklearn.metrics import f1_score
 
 from configs import load
-from extract.corpora.manifest import read_manifest
+from extract.corpora.manifest import read_manifest, write_manifest
 from heads.data.folds import Record
 from heads.fitting import cross_validation
 from heads.fitting.cross_validation import cross_validate
@@ -115,6 +116,19 @@ def test_summary_says_what_the_files_say(workspace: Path) -> None:
     first = [record["inner_macro_f1"] for record in history if record["epoch"] == 0]
     assert curve["inner_macro_f1"][0] == pytest.approx(np.mean(first))
     assert len(first) == 6
+
+
+def test_a_class_without_a_unit_is_none(workspace: Path) -> None:
+    manifest = read_manifest("runs/tiny/manifest.parquet")
+    angry = manifest.clips.filter((pl.col("split") == "test") & (pl.col("label") == "angry"))["conversation_id"]
+    clips = manifest.clips.filter(~pl.col("conversation_id").is_in(angry.to_list()))
+    write_manifest(replace(manifest, clips=clips), Path("runs/tiny/manifest.parquet"))
+    folder = train("fixed")
+    text = (folder / "summary.txt").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("angry "))
+    assert row.split()[-2:] == ["none", "0"]
+    assert "none: the split has none" in text
+    assert json.loads((folder / "metrics.json").read_text())["test"]["per_class"]["angry"]["f1"] is None
 
 
 def test_a_head_that_reads_nothing_else_has_no_baseline(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_damaged_head_is_refused(workspace: Path, run: Callable[..., int]) -> No
     run("--head", "both")
     weights = HEAD / "both/model/fold1.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"fold1\.safetensors: not what was written, .*: train the head again"):
+    with pytest.raises(UserError, match=r"fold1\.safetensors: not what was written, .*: train it again"):
         load_head(HEAD / "both/model")
     weights.unlink()
     with pytest.raises(UserError, match=r"fold1\.safetensors: not there"):
@@ -210,7 +210,7 @@ def test_missing_and_foreign_stores(
 ) -> None:
     Path("runs/tiny/stores/audio").rename("elsewhere")
     assert run("--head", "both") == 2
-    assert "make it with 'python extract/run.py --encoder audio" in capsys.readouterr().err
+    assert "make it with 'python extract/run.py --config profile.yaml --encoder audio'" in capsys.readouterr().err
     tools.write_store(Path("runs/tiny/stores/audio"), {"nobody": np.ones((2, 6), np.float32)})
     assert run("--head", "both") == 2
     assert "holds none of this manifest's clips" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from configs.names import TAKEN_NAMES
 from configs.schema import Encoder
+from configs.sections import TAKEN_NAMES
 from extract.encoders.weights import find_folder, model_files, weights_hash
 from heads.data.batches import ROLES, Batch, Frames, UnitData
 from heads.fitting.training import fit_fold
