@@ -9,6 +9,7 @@ from tqdm import tqdm
 from cache import claimed
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.manifest import read_manifest
+from fusion.report.provenance import all_failed
 
 LEAKS = 4  # the exit code where a check fails
 
@@ -93,10 +94,13 @@ def _heads(profile: Profile, asked: list[str]) -> tuple[list[str], str]:
     for name in asked:
         if name not in profile.heads:
             raise UserError(f"--heads {name}: no such head in the profile; it has: {', '.join(profile.heads)}")
+    lost = {} if asked else {name: reason for name in known if (reason := all_failed(profile, name))}
+    known = [name for name in known if name not in lost]
     chosen = list(dict.fromkeys(asked)) or [name for name in known if not profile.heads[name].fine_tune]
     left_out = [name for name in known if name not in chosen]
     why = "" if asked else ", which fine-tune encoders (name them with --heads)"
-    return chosen, f"Not trained on permuted labels: {', '.join(left_out)}{why}." if left_out else ""
+    said = [f"Not trained on permuted labels: {', '.join(left_out)}{why}."] if left_out else []
+    return chosen, " ".join([*said, *lost.values()])
 
 
 if __name__ == "__main__":

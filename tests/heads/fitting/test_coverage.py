@@ -11,6 +11,7 @@ import pytest
 from cache import attach, write_sealed_json
 from cache.disk.locks import locked
 from extract.corpora.manifest import write_manifest
+from fusion.audit import main as audit
 from fusion.stack import main as stack
 from heads import search
 from heads.fitting.saved import load_head
@@ -129,6 +130,9 @@ def test_where_every_clip_failed_heads_say_so_or_go_on_with_the_rest(
     capsys.readouterr()
 
     small = ("fusion.strategies=[mean]", "fusion.bootstrap=100")
+    assert tools.exit_code(monkeypatch, audit, "--exit-zero", *small) == 0
+    assert "Head audio is left out" in Path("runs/tiny/audit/audit.txt").read_text()
+    capsys.readouterr()
     assert tools.exit_code(monkeypatch, stack, *small) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(f"! Head audio is left out: all {len(clips)} clips of encoders.audio failed (see ")
