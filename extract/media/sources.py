@@ -19,6 +19,7 @@ import polars as pl
 from cache import StoreError, replace_atomically
 from cache.remote.objects import Objects
 from configs import UserError, first_line
+from extract.media.hashing import new_content_hash
 
 __all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
@@ -213,13 +214,15 @@ def _read(found: _Stat) -> tuple[int, str | None, str]:
     now = time.time_ns()
     try:
         with open(found.path, "rb") as file:  # noqa: PTH123
-            return now, hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest(), ""
+            return now, hashlib.file_digest(file, new_content_hash).hexdigest(), ""
     except OSError as error:
         return now, None, _reason(error)
 
 
 def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    digest = new_content_hash()
+    digest.update(text.encode())
+    return str(digest.hexdigest())
 
 
 def _reason(error: OSError) -> str:

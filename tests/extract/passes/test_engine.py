@@ -56,7 +56,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[Clip, str, str]]:
     files = {name: tmp_path / f"{name}.wav" for name in ("missing", "empty", "text", "blip", "poison")}
     files["empty"].touch()
     files["text"].write_text("not a sound")
-    soundfile.write(files["blip"], np.full(100, 0.1), 16000)
+    soundfile.write(files["blip"], np.linspace(0, 0.1, 100), 16000)
     soundfile.write(files["poison"], np.full(1600, np.nan), 16000, subtype="FLOAT")
     folder = tmp_path / "folder.wav"
     folder.mkdir()
