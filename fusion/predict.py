@@ -63,12 +63,16 @@ def main(
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
-    from fusion.serving.clips import manifests
+    from extract.corpora.manifest import some
+    from fusion.serving.clips import left_out, manifests
     from fusion.serving.live import Predictor
 
     gc.freeze()
     gc.enable()
     errors, n = [], 0
+    for folder in (path for path in inputs or [] if path.is_dir()):
+        if rest := left_out(folder):
+            print(f"{folder}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
         for manifest in found:

@@ -153,7 +153,7 @@ class BlockComputer:
         assert not isinstance(job.clip.source, str)
         found: list[Damage] = []
         try:
-            with local_copy(job.clip.source) as path:
+            with local_copy(job.clip.source, job.content_hash or None) as path:
                 stream = self._decoders.stream(path, _known_hash(job), found.append)
                 clip = encoder.prepare_long(stream)
                 pieces = (kept for (kept,) in encoder.encode([window] for window in clip.windows))
@@ -175,7 +175,7 @@ class BlockComputer:
                 given: Any = source
             else:
                 assert self._decoders is not None
-                with local_copy(source) as path:
+                with local_copy(source, job.content_hash or None) as path:
                     given = self._decoders.decode(path, _known_hash(job))
                 if given.data is None:
                     return [None] * len(job.encoders)

@@ -36,6 +36,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Clips that an encoder took without a share of them, 0 to 1, which could not be decoded; the worst first."""
+
+    encoder: str
+    clips: list[tuple[str, float, str]]  # clip id, share, reason
+
+
+@dataclass(frozen=True)
 class Audit:
     """What the leak audit found; ``checks`` is empty where it was not run."""
 
@@ -59,6 +67,7 @@ class Run:
     stores: list[Store] = field(default_factory=list)
     trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: encoder: fingerprint
     failures: list[Failure] = field(default_factory=list)  # the most frequent first, of each encoder
+    damage: list[Damage] = field(default_factory=list)  # of each encoder that met any
     manifest: Path | None = None  # where the units' text and media are named
     audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
 
@@ -122,6 +131,11 @@ def gather(
             for encoder in profile.encoders
             for failure in _failures(encoder, profile.store_path(encoder) / "errors.parquet", clips)
         ],
+        damage=[
+            damage
+            for encoder in profile.encoders
+            if (damage := _damage(encoder, profile.store_path(encoder) / "damaged.parquet", clips)).clips
+        ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
         **common,
@@ -139,16 +153,25 @@ def _stores(profile: Profile) -> list[Store]:
 
 
 def _failures(encoder: str, path: Path, ours: pl.DataFrame | None) -> list[Failure]:
-    """Of the manifest's clips, where it is there: others may use the store, too."""
-    if not path.is_file():
-        return []
-    rows = pl.read_parquet(path, columns=["clip_id", "stage", "reason"])
-    if ours is not None:
-        rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
     clips: dict[tuple[str, str], list[str]] = {}
-    for clip_id, stage, reason in rows.iter_rows():
+    for clip_id, stage, reason in _rows(path, ["clip_id", "stage", "reason"], ours):
         clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))
     return [Failure(encoder, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
+
+
+def _damage(encoder: str, path: Path, ours: pl.DataFrame | None) -> Damage:
+    rows = _rows(path, ["clip_id", "share", "reason"], ours)
+    return Damage(encoder, sorted(rows, key=lambda row: (-row[1], row[0])))
+
+
+def _rows(path: Path, columns: list[str], ours: pl.DataFrame | None) -> list[tuple[Any, ...]]:
+    """Of a store's table, if there is one, and of the manifest's clips, if it is there: others may use it, too."""
+    if not path.is_file():
+        return []
+    rows = pl.read_parquet(path, columns=columns)
+    if ours is not None:
+        rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
+    return rows.rows()
 
 
 def _audit(path: Path, command: str, manifest: str | None) -> Audit:

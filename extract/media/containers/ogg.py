@@ -18,6 +18,7 @@ class _Page:
     flags: int
     end: int  # when its last packet ends, in samples
     serial: int
+    length: int
     is_whole: bool  # its checksum is right
     head: bytes  # of its content
 
@@ -41,12 +42,13 @@ def sound(descriptor: int) -> Sound:
     serial, rate, before = None, 0, 0
     end, last, n_damaged, begins_damaged, n_pages = 0, None, 0, False, 0
     for page in _pages(descriptor, size):
-        n_damaged += not page.is_whole
+        is_next = last is None or page.at == last.at + last.length  # or the name of one before it is damaged
+        n_damaged += not (page.is_whole and is_next)
         last = page
         if page.flags & 2 and serial is None and (known := _format(page.head)):
             serial, (rate, before) = page.serial, known
         elif page.serial == serial and page.end not in (0, _NOT_YET):
-            begins_damaged |= n_pages == 0 and not page.is_whole
+            begins_damaged |= n_pages == 0 and not (page.is_whole and is_next)
             n_pages, end = n_pages + 1, page.end
     if last is None:
         return Sound(None, 0, False, False)
@@ -82,7 +84,7 @@ def _pages(descriptor: int, size: int) -> Iterator[_Page]:
         page = page[:length]
         content = _HEADER + page[26]
         end, serial = int.from_bytes(page[6:14], "little"), int.from_bytes(page[14:18], "little")
-        yield _Page(at, page[5], end, serial, _crc(page) == page[22:26], page[content : content + 64])
+        yield _Page(at, page[5], end, serial, length, _crc(page) == page[22:26], page[content : content + 64])
         at += length
 
 
