@@ -143,11 +143,12 @@ def run_pass(
                 _rollback(writers, marks)
                 _commit(writers, damaged)
                 raise
-            for lists, known, (failed, found) in zip(failures, damaged, stored, strict=True):
-                lists += failed
+            for number, (failed, found) in enumerate(stored):
+                failures[number] += failed
                 for job in block.jobs:
-                    known.pop(job.clip.clip_id, None)
-                known |= {each.clip_id: each for each in found}
+                    if number in job.encoders:
+                        damaged[number].pop(job.clip.clip_id, None)
+                damaged[number] |= {each.clip_id: each for each in found}
             progress.update(sum(len(job.encoders) for job in block.jobs))
             if time.monotonic() - last_commit >= commit_seconds:
                 _commit(writers, damaged)

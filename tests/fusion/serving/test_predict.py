@@ -277,6 +277,8 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     for name, source in (("b.mp4", "1_0.mp4"), ("a.mp4", "2_1.mp4"), ("c.mp4", "broken.mp4")):
         shutil.copy(clip(project, source), tmp_path / name)
     (tmp_path / "notes.txt").write_text("no media")
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "takes").mkdir()
     code, answers, err = predict(str(tmp_path))
     assert [Path(answer["unit"]).name for answer in answers] == ["a.mp4", "b.mp4", "c.mp4"]
     assert [answer["error"] is None for answer in answers] == [True, True, False]
@@ -285,7 +287,8 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     assert code == 3
     assert "1 of 3 units could not be answered" in err
     assert "c.mp4: nothing to go on (audio: Invalid data found" in err
-    assert len(err.strip().splitlines()) == 1
+    said, _ = err.strip().splitlines()
+    assert said == f"{tmp_path}: 2 left out, no media by their names: notes.txt, takes/"
 
 
 def test_every_answer_has_the_same_keys(project, predict, tmp_path):

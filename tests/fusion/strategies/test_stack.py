@@ -54,6 +54,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (store / "store.json").write_text(json.dumps({"fingerprint": "f00d" * 16}))
     errors = {"clip_id": ["c1", "c2"], "stage": ["decode", "decode"], "reason": ["<b>not a text</b>"] * 2}
     pl.DataFrame(errors).write_parquet(store / "errors.parquet")
+    damaged = {"clip_id": ["c3", "c4"], "share": [0.01, 0.04], "reason": ["<i>gaps</i>"] * 2}
+    pl.DataFrame(damaged).write_parquet(store / "damaged.parquet")
     (folder / "runs/mine/manifest.json").write_text(json.dumps({"dropped": {"label tired": 3}}))
     (folder / "stdout.txt").write_text(stack(folder, "--config", "mine.yaml", "fusion.bootstrap=200").stdout)
     return folder
@@ -119,6 +121,8 @@ def test_the_report_tells_where_the_numbers_come_from(run: Path) -> None:
     assert "privileged" in re.search("<title>(.*)</title>", html)[1]  # type: ignore[index]
     assert "f00d" * 16 in html
     assert "&lt;b&gt;not a text&lt;/b&gt;" in html
+    assert html.index("c4</td><td>4.00%") < html.index("c3</td><td>1.00%")
+    assert "&lt;i&gt;gaps&lt;/i&gt;" in html
     assert "dropped › label tired" in html
     assert "python heads/train.py --config mine.yaml --head h1" in html
     assert "python fusion/stack.py --config mine.yaml fusion.bootstrap=200" in html
