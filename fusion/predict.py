@@ -70,9 +70,9 @@ def main(
     gc.freeze()
     gc.enable()
     errors, n = [], 0
-    for folder in (path for path in inputs or [] if path.is_dir()):
-        if rest := left_out(folder):
-            print(f"{folder}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
+    for place in (each for each in inputs or [] if each.is_dir()):
+        if rest := left_out(place):
+            print(f"{place}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
         for manifest in found:
