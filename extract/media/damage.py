@@ -16,7 +16,7 @@ import numpy as np
 
 JITTER = 0.01  # seconds by which the times of frames may be off: containers round them
 FEW_STEPS = 5  # from frame to frame, from which nobody can tell how evenly they come
-EVEN = 0.9  # share of the steps that have about the same length in an even stream
+EVEN = 0.75  # share of the steps that have about the same length in an even stream
 LEAST_GAP = 0.25  # seconds
 TINY = 8  # bytes: packets of DivX that say "as before" have fewer, and give no frame
 HIDDEN = ("vp8",)  # codecs with packets that are there for others alone, and are never shown

@@ -104,6 +104,8 @@ class Ends:
     def __init__(self, container: av.container.InputContainer, descriptor: int) -> None:
         self._format = container.format.name
         stated = None if self._format in EXACT else stated_seconds(descriptor, self._format)
+        if self._format == "nut" and container.duration:  # which FFmpeg knows from its index alone
+            stated = container.duration / av.time_base
         self.stated = stated or 0.0
         self._first, self._last = float("inf"), float("-inf")
 
