@@ -46,6 +46,7 @@ MAX_SECONDS = 24 * 3600  # a header or a timestamp that says more is damaged
 SAMPLE_RATES = range(1000, 768_001)  # Hz
 # Decoders that look at the checksums of sound only when they are asked to.
 CHECKED = ("flac", "wavpack", "tta", "ape", "ac3", "eac3")
+BARE = ("mp3", "aac", "ac3", "eac3")  # frame after frame without a container: their times are counted, not read
 WITH_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "gif")  # each frame is there for as long as it says: there are no gaps
 
 
@@ -221,7 +222,7 @@ def _sounds(
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
-            if tags and n_bytes:  # the demuxer takes all up to the next frame for one
+            if n_bytes and container.format.name in BARE:  # the demuxer takes all up to the next frame for one
                 length = max(length, size * seconds / n_bytes)
             heard.refuse(length, said(error))
             continue

@@ -63,7 +63,9 @@ def last_page_problem(descriptor: int, size: int) -> str | None:
     at = tail.rfind(b"OggS")
     length = _length(tail[at:]) if at >= 0 else None
     rest = b"O" if length is None or at + length > len(tail) else tail[at + length :]
-    return "its last page is not whole" if rest and b"OggS".startswith(rest[:4]) else None
+    # What follows a page that does not end its stream is one whose name is damaged.
+    is_page = rest and (b"OggS".startswith(rest[:4]) or (not tail[at + 5] & 4 and rest.strip(b"\0")))
+    return "its last page is not whole" if is_page else None
 
 
 def _pages(descriptor: int, size: int) -> Iterator[_Page]:
