@@ -70,11 +70,11 @@ def main(
     gc.freeze()
     gc.enable()
     errors, n = [], 0
-    for place in (each for each in inputs or [] if each.is_dir()):
-        if rest := left_out(place):
-            print(f"{place}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
+        for place in (each for each in inputs or [] if each.is_dir()):
+            if rest := left_out(place):
+                print(f"{place}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
         for manifest in found:
             for kind, count in manifest.counts.get("missing_files", {}).items():
                 print(f"warning: {count} {kind} file(s) named but not found below {manifest.root}", file=sys.stderr)

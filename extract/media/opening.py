@@ -108,6 +108,7 @@ class Ends:
             stated = container.duration / av.time_base
         self.stated = stated or 0.0
         self._first, self._last = float("inf"), float("-inf")
+        self.broke = ""  # why nothing could be read from some place on
 
     def look(self, packet: av.Packet) -> None:
         if packet.pts is not None and packet.time_base is not None:
@@ -117,8 +118,13 @@ class Ends:
             self._first = min(self._first, start)
             self._last = max(self._last, start + float((packet.duration or 0) * packet.time_base))
 
-    def check(self) -> None:
-        """After the last packet. Raises MediaError where much is missing."""
+    def check(self, declared: float) -> None:
+        """After the last packet; ``declared``: seconds that the stream itself states, 0: none.
+
+        Raises MediaError where much is missing, or nobody knows how much.
+        """
+        if self.broke and not declared and not self.stated:
+            raise MediaError(self.broke)
         if self.stated and self._last > self._first:
             reached = max(self._last, self._last - self._first)  # times may begin below or above zero
             if reached < self.stated - max(OF_THE_FILE[0], OF_THE_FILE[1] * self.stated):
@@ -141,6 +147,14 @@ def packets(container: av.container.InputContainer, stream: Any, ends: Ends, bea
             retries += 1
             if retries > MOST_RETRIES:
                 raise
+        except av.FFmpegError as error:  # junk at the end, or all the rest is lost: the length will tell
+            if isinstance(error, MemoryError):
+                raise
+            ends.broke = said(error)
+            last = av.Packet()
+            last.stream = stream
+            yield last
+            return
 
 
 def declared_seconds(container: av.container.InputContainer, stream: av.AudioStream | av.VideoStream) -> float:

@@ -83,7 +83,6 @@ def audio_blocks(
             yield block
         if n_samples == 0:
             raise MediaError(heard.reasons[0] if heard.reasons else "its audio stream holds no samples")
-        ends.check()
         format_name, pages_damaged = container.format.name, False
         if format_name == "ogg":
             pages = sound(descriptor)
@@ -97,6 +96,7 @@ def audio_blocks(
             heard.stated = stated_seconds(descriptor, format_name) or 0
         else:
             heard.stated = declared_seconds(container, stream)
+        ends.check(heard.stated)
         heard.close(TOLERANCE.get(format_name, OF_THE_FILE), format_name in EXACT, pages_damaged)
 
 
@@ -126,8 +126,9 @@ def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -
             raise MediaError("its frames carry no times" if n_packets else "its video stream holds no frames")
         if last - first > MAX_SECONDS:
             raise MediaError(f"its timestamps span {last - first:.3g} s, more than {MAX_SECONDS // 3600} hours")
-        ends.check()
-        refuse_cut(last - first, declared_seconds(container, stream), container.format.name)
+        declared = declared_seconds(container, stream)
+        ends.check(declared)
+        refuse_cut(last - first, declared, container.format.name)
         if seen and container.format.name not in WITH_DURATIONS:
             seen.look_between(np.sort(times), float(stream.average_rate or 0))
     return first, last - first

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from checkpoints import save_checkpoints
-from media_tools import write_mp4
+from media_tools import write_audio, write_mp4
 from safetensors.numpy import load_file, save_file
 
 from configs import Profile, UserError, command
@@ -289,6 +289,18 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     assert "c.mp4: nothing to go on (audio: Invalid data found" in err
     said, _ = err.strip().splitlines()
     assert said == f"{tmp_path}: 2 left out, no media by their names: notes.txt, takes/"
+
+
+def test_a_damaged_clip_is_answered_and_said_to_be(predict, tmp_path):
+    write_audio(tmp_path / "a.aac", np.random.default_rng(0).normal(scale=0.1, size=(64_000, 1)), 16000, "aac")
+    content = bytearray((tmp_path / "a.aac").read_bytes())
+    at = len(content) // 2
+    content[at : at + 40] = bytes(byte ^ 0x5A for byte in content[at : at + 40])
+    (tmp_path / "a.aac").write_bytes(content)
+    code, (answer,), _ = predict(str(tmp_path / "a.aac"))
+    assert (code, answer["error"]) == (0, None)
+    (said,) = [each for each in answer["missing"] if each["what"] == "audio"]
+    assert said["why"].startswith("damaged, the rest is used: 0.064 of 4.096 s: ")
 
 
 def test_every_answer_has_the_same_keys(project, predict, tmp_path):
