@@ -153,11 +153,11 @@ class Seen:
 
         Args:
             times: (n,) when frames are shown, ascending, in seconds.
-            rate: frames a second by the header, 0: unknown, which two a second then stand for.
+            rate: frames a second by the header, 0: unknown, which four a second then stand for.
         """
         steps = np.diff(times)
         if len(steps) < FEW_STEPS:
-            step, least = 1 / rate if rate else 0.5, 1.0
+            step, least = 1 / rate if rate else 0.25, 1.0
         else:
             step, least = float(np.median(steps)), LEAST_GAP
             if not step > 0 or np.mean(np.abs(steps - step) < step / 2) < EVEN:

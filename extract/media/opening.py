@@ -40,6 +40,7 @@ TOLERANCE = {
     "nistsphere": (0.05, 0.005),
 }
 OF_THE_FILE = (0.5, 0.05)  # of lengths that stand in the header, for all streams together
+OF_SOUND = (0.15, 0.05)  # where sound is all there is: its packets know how long they are
 EXACT = ("flac", "ogg", "mp3")  # the stated length is that of the samples themselves
 MOST_RETRIES = 1000
 Beat = Callable[[], None]  # called with every packet: decoding is getting on
@@ -107,6 +108,7 @@ class Ends:
         if self._format == "nut" and container.duration:  # which FFmpeg knows from its index alone
             stated = container.duration / av.time_base
         self.stated = stated or 0.0
+        self._tolerance = OF_THE_FILE if container.streams.video else OF_SOUND
         self._first, self._last = float("inf"), float("-inf")
         self.broke = ""  # why nothing could be read from some place on
 
@@ -127,7 +129,7 @@ class Ends:
             raise MediaError(self.broke)
         if self.stated and self._last > self._first:
             reached = max(self._last, self._last - self._first)  # times may begin below or above zero
-            if reached < self.stated - max(OF_THE_FILE[0], OF_THE_FILE[1] * self.stated):
+            if reached < self.stated - max(self._tolerance[0], self._tolerance[1] * self.stated):
                 raise cut_short(reached, self.stated)
 
 

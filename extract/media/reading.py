@@ -224,7 +224,8 @@ def _sounds(
             if isinstance(error, MemoryError):
                 raise
             if n_bytes and container.format.name in BARE:  # the demuxer takes all up to the next frame for one
-                length = max(length, size * seconds / n_bytes)
+                filled = size * seconds / n_bytes
+                length = filled if filled > 2 * length else length
             heard.refuse(length, said(error))
             continue
         if frames:
