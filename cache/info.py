@@ -18,7 +18,7 @@ from cache.shelf import stores_of
 from configs import UserError, command, load, one_line
 from configs.schema import SHELF
 
-ERRORS = "errors.parquet"
+ERRORS, DAMAGED = "errors.parquet", "damaged.parquet"
 
 
 def main(
@@ -91,6 +91,8 @@ def _show(store: Path) -> None:
     _line("on disk", f"{sum(files) / 2**20:.1f} MiB in {len(files)} files")
     _line("chunks", f"{header.chunk_rows} rows, {header.chunk_rows * row_bytes / 2**20:.1f} MiB")
     _line("errors", _errors(store / ERRORS))
+    if (store / DAMAGED).is_file():
+        _line("damaged", f"{_height(store / DAMAGED)} clips, stored without what could not be decoded ({DAMAGED})")
     process = writing_process(store)
     _line("being written", f"by process {process}" if process else "no")
     _line("unfinished", ", ".join(f"{who} ({n} clips)" for who, n in begun(store).items()) or "no")
@@ -117,6 +119,13 @@ def _errors(path: Path) -> str:
         raise StoreError(f"{path}: not a table of errors ({one_line(error)})") from error
     counted = sorted((entry["values"], entry["counts"]) for entry in stages)
     return ", ".join(f"{count} {stage}" for stage, count in counted) or "none"
+
+
+def _height(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path}: not a table ({one_line(error)})") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writing a store: whole chunks published by rename, the index committed last, one writer at a time."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -163,9 +163,12 @@ class StoreWriter:
         self._rewind(mark.next_row)
         self._changed = True  # chunk files on disk may hold rows that were undone: the next commit replaces them
 
-    def commit(self) -> None:
+    def commit(self, beside: Mapping[str, bytes] | None = None) -> None:
         """Publish everything appended so far; a crash after it costs nothing that came before it.
 
+        Args:
+            beside: files of one's own, by name, that say something of these clips: they are in place before the index
+                is. Where nothing was appended or dropped, they are left as they were.
         Raises:
             StoreError: the system refuses to write. What was committed before is whole, and calling it again goes on.
         """
@@ -181,7 +184,7 @@ class StoreWriter:
             self._commits += 1
             self._changes.clear()
             self._committed_rows = self._next_row
-            publish(self.path, {shape_name: shape, INDEX: index})
+            publish(self.path, {**(beside or {}), shape_name: shape, INDEX: index})
         self._changed = False
         self._unsynced.clear()
 

@@ -165,6 +165,9 @@ FAMILIES: dict[Modality, tuple[str, ...]] = {
 }
 
 
+MAX_DAMAGE = 0.05
+
+
 class Encoder(Section):
     family: Literal[
         "wav2vec2", "hubert", "wavlm", "whisper", "timesformer", "videomae", "image", "transformer"
@@ -186,6 +189,10 @@ class Encoder(Section):
     overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
     # Seconds without a sign of life after which a decoder is stopped.
     decode_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60
+    # A clip of which a larger share cannot be decoded is refused; below, it is taken and listed in damaged.parquet.
+    max_damage: Share = MAX_DAMAGE
+    channel: Literal["mix", "left", "right"] | PositiveInt = "mix"  # audio: all averaged, or one (1 is left, 2 right)
+    silent_audio: Literal["missing", "kept"] = "missing"  # a sound track that is digital silence from end to end
     face_crop: FaceCrop | None = None
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
     boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -196,12 +203,22 @@ class Encoder(Section):
         """What it reads of a clip."""
         return next(modality for modality, families in FAMILIES.items() if self.family in families)
 
+    @property
+    def channel_number(self) -> int | None:
+        """The one channel that is heard, counted from 1."""
+        numbers = {"mix": None, "left": 1, "right": 2}
+        return numbers[self.channel] if isinstance(self.channel, str) else self.channel
+
     @model_validator(mode="after")
     def _fits_its_modality(self) -> "Encoder":
         if self.face_crop and self.modality != "video":
             raise ValueError("face_crop: only video has faces")
         if self.conversation and self.modality != "text":
             raise ValueError("conversation: only texts are joined")
+        if self.max_damage != MAX_DAMAGE and self.modality == "text":
+            raise ValueError("max_damage: texts are not decoded")
+        if (self.channel, self.silent_audio) != ("mix", "missing") and self.modality != "audio":
+            raise ValueError("channel, silent_audio: only audio has channels, and silence")
         return self
 
     @model_validator(mode="after")

@@ -35,7 +35,8 @@ def main(
     Only what is not there yet is computed: the same command again does nothing, and goes on after an interruption. A
     store is found by what it is: what another profile has computed with the same encoder is used, too. Encoders that
     want the same of each media file run together, and it is decoded once.
-    A clip that cannot be read goes to errors.parquet and counts as missing; too many of them end in exit code 3.
+    A clip that cannot be read goes to errors.parquet and counts as missing; too many of them end in exit code 3. One
+    that is damaged up to the encoder's max_damage is taken, and goes to damaged.parquet.
     """
     profile = load(config, overrides)
     names = _names(profile, modality, encoder)

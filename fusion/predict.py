@@ -63,7 +63,8 @@ def main(
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
-    from fusion.serving.clips import manifests
+    from extract.corpora.manifest import some
+    from fusion.serving.clips import left_out, manifests
     from fusion.serving.live import Predictor
 
     gc.freeze()
@@ -71,6 +72,9 @@ def main(
     errors, n = [], 0
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
+        for place in (each for each in inputs or [] if each.is_dir()):
+            if rest := left_out(place):
+                print(f"{place}: {len(rest)} left out, no media by their names: {some(rest)}", file=sys.stderr)
         for manifest in found:
             for kind, count in manifest.counts.get("missing_files", {}).items():
                 print(f"warning: {count} {kind} file(s) named but not found below {manifest.root}", file=sys.stderr)

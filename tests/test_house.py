@@ -52,6 +52,7 @@ DOORS = {
         "extract.media.decoding",
         "extract.media.reading",
         "extract.media.sources",
+        "extract.media.tasks",
         "extract.passes.blocks",
         "extract.passes.extraction",
         "extract.passes.live",

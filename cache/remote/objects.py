@@ -69,8 +69,8 @@ class Objects:
             result = store.get(self._prefix + path)
             return bytes(result.bytes()), _version(result.meta)
 
-    def download(self, path: str, to: Path) -> None:
-        """Write an object into a file, piece by piece. Raises ObjectError, StoreError."""
+    def download(self, path: str, to: Path) -> Found:
+        """Write an object into a file, piece by piece, and say which one came. Raises ObjectError, StoreError."""
         store = self._connect()
         with _explained(f"{self.url}/{path}"), to.open("wb") as file:
             result = store.get(self._prefix + path)
@@ -78,6 +78,7 @@ class Objects:
                 file.write(piece)
             if file.tell() != result.meta["size"]:
                 raise ObjectError(f"{self.url}/{path}: {file.tell()} of {result.meta['size']} bytes came")
+            return Found(result.meta["size"], _version(result.meta))
 
     def write(self, path: str, content: bytes, replacing: str | None = "*") -> str:
         """Write an object and return its version.

@@ -25,8 +25,8 @@ from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork, steps_after
 from extract.encoders.packaged import WHISPER_TINY, whisper_tiny
 from extract.encoders.weights import find_folder, model_files
-from extract.media.decoding import AudioTask, Decoded
 from extract.media.reading import DECODING, SAMPLE_RATE, ClipError, MediaError
+from extract.media.tasks import AudioTask, Decoded
 
 SAMPLES_PER_STEP = 320  # of all four families: 50 time steps a second
 MIN_SAMPLES = 400  # receptive field of the convolutions of Wav2Vec2 and its kin: 25 ms
@@ -104,8 +104,16 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     run, runtime = run_by(hidden, ready.network, spec, [(noise(MIN_SAMPLES), 2), (noise(16000), 3)])
     processor = json.loads(extractor.to_json_string())
     cutting = {"window_seconds": spec.window_seconds, "overlap": spec.overlap}
-    fields = fingerprint_fields(spec, files, decoding=DECODING, processor=processor, **cutting, **runtime)
-    task = AudioTask(short_samples=cut.window + (SHORT_WINDOWS - 1) * cut.hop)
+    heard = {} if spec.channel_number is None else {"downmix": f"channel {spec.channel_number}"}
+    silence = {"silent_audio": "kept"} if spec.silent_audio == "kept" else {}
+    more = cutting | silence | runtime
+    fields = fingerprint_fields(spec, files, decoding=DECODING | heard, processor=processor, **more)
+    task = AudioTask(
+        short_samples=cut.window + (SHORT_WINDOWS - 1) * cut.hop,
+        max_damage=spec.max_damage,
+        channel=spec.channel_number,
+        silence=spec.silent_audio == "kept",
+    )
     pad_values = None if is_whisper else {"input_values": 0}
     return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device, pad_values)
 

@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from configs import UserError, one_line
-from configs.schema import Encoder
+from configs.schema import MAX_DAMAGE, Encoder
 from extract.encoders.weights import weights_hash
-from extract.media.decoding import Task
+from extract.media.damage import Damage
+from extract.media.tasks import Task
 
 Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
 Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
@@ -123,7 +124,8 @@ class LoadedEncoder:
         assert self.prepare_long is not None
         decoded = self.task.decode(path, lambda: None)
         if decoded.data is None:
-            return self.prepare_long(self.task.stream(path, lambda: None))
+            stream = self.task.stream(path, lambda: None)
+            return self.prepare_long(item for item in stream if not isinstance(item, Damage))
         return self.prepare(decoded)
 
     def pooled(self, clip: Prepared, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -239,6 +241,8 @@ def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[st
     }
     if spec.boundary is not None:  # only where it is set: stores from before there was such a setting stay valid
         common["boundary"] = spec.boundary
+    if spec.max_damage != MAX_DAMAGE:  # as before; and what one share lets in, a stricter one must not find
+        common["max_damage"] = spec.max_damage
     return common | more
 
 

@@ -29,9 +29,9 @@ from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
 from extract.encoders.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
 from extract.encoders.weights import find_folder, model_files
-from extract.media.decoding import Decoded, VideoTask
 from extract.media.faces import face_detector
 from extract.media.reading import DECODING
+from extract.media.tasks import Decoded, VideoTask
 
 PATCH = 16  # pixels, of most vision transformers: what an image costs is counted in these
 SHORT_SEGMENTS = 2  # a clip of more segments is streamed, and never held as a whole
@@ -91,7 +91,8 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
         **runtime,
     )
-    task = VideoTask(n_frames, image_format.size, spec.window_seconds, SHORT_SEGMENTS, spec.face_crop)
+    size, seconds = image_format.size, spec.window_seconds
+    task = VideoTask(n_frames, size, seconds, SHORT_SEGMENTS, spec.face_crop, spec.max_damage)
     return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
 
 

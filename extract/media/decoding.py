@@ -8,154 +8,27 @@ with closing(Decoders(AudioTask(short_samples=480_000), workers=2, timeout=60)) 
 A child (``child.py``) imports neither torch nor transformers, limits its own memory, and works on one file at a time.
 """
 
-import math
 import queue
 import resource
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from configs import UserError
-from configs.schema import FaceCrop
 from extract.media.child import Child, LostError, parent, receive, send
-from extract.media.reading import (
-    SAMPLE_RATE,
-    Beat,
-    ClipError,
-    MediaError,
-    audio_blocks,
-    frames_at,
-    middles,
-    resize_and_crop,
-    time_span,
-)
+from extract.media.damage import ClipError, Damage, MediaError, said
+from extract.media.hashing import ChangedError, held
+from extract.media.reading import Beat
+from extract.media.tasks import Decoded, Task
 
 MEMORY_BYTES = 4 << 30  # address space of a child; it starts with 0.4 GiB
 START_SECONDS = 120  # in which a child must have imported what it needs, on a busy machine
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-BLOCK_SAMPLES = 10 * SAMPLE_RATE  # of long audio, sent at a time
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A clip. ``seconds``: duration covered; ``n``: samples (audio) or segments (video) in all.
-
-    ``data``: audio (n,) float32, video (n, n_frames, size, size, 3) uint8, or None: the clip is long, stream it.
-    Decoding long audio stops when that is known: ``seconds`` and ``n`` are then a lower bound.
-    """
-
-    seconds: float
-    n: int
-    data: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """What is known of a long clip before its pieces come; ``mean`` and ``variance`` are of audio's samples."""
-
-    seconds: float
-    n: int
-    mean: float | None = None
-    variance: float | None = None
-
-
-class Task(Protocol):
-    """What a child does with a file. ``beat`` is called while it gets on."""
-
-    def decode(self, path: Path, beat: Beat) -> Decoded: ...
-
-    def stream(self, path: Path, beat: Beat) -> Iterator[Any]: ...
-
-
-@dataclass(frozen=True)
-class AudioTask:
-    """Mono audio; a clip of at most ``short_samples`` at 16 kHz comes in one piece."""
-
-    short_samples: int
-
-    def decode(self, path: Path, beat: Beat) -> Decoded:
-        blocks, n = [], 0
-        for block in audio_blocks(path, beat):
-            blocks.append(block)
-            n += len(block)
-            if n > self.short_samples:
-                return Decoded(n / SAMPLE_RATE, n, None)
-        return Decoded(n / SAMPLE_RATE, n, np.concatenate(blocks))
-
-    def stream(self, path: Path, beat: Beat) -> Iterator[Streamed | np.ndarray]:
-        """``Streamed``, from a first pass over the whole file, then blocks (samples,) float32 of ten seconds."""
-        n, mean, squares = 0, 0.0, 0.0  # squares: summed squared deviations (Chan et al. 1983, updating formulae)
-        for block in audio_blocks(path, beat):
-            share = len(block) / (n + len(block))
-            shift = float(block.mean(dtype=np.float64)) - mean
-            squares += float(block.var(dtype=np.float64)) * len(block) + shift**2 * n * share
-            mean += shift * share
-            n += len(block)
-        yield Streamed(n / SAMPLE_RATE, n, mean, squares / n)
-        held: list[np.ndarray] = []
-        n_held = n_sent = 0
-        for block in audio_blocks(path, beat):
-            held.append(block)
-            n_held += len(block)
-            if n_held >= BLOCK_SAMPLES:
-                yield np.concatenate(held)
-                n_sent += n_held
-                held, n_held = [], 0
-        if n_held:
-            yield np.concatenate(held)
-        if n_sent + n_held != n:
-            raise MediaError("it changed while it was read")
-
-
-@dataclass(frozen=True)
-class VideoTask:
-    """``n_frames`` a segment, ``size`` pixels square, around the face where ``face_crop`` says so.
-
-    A clip longer than ``segment_seconds`` is cut into ceil(seconds / segment_seconds) equal segments; one of at most
-    ``short_segments`` comes in one piece.
-    """
-
-    n_frames: int
-    size: int
-    segment_seconds: float
-    short_segments: int
-    face_crop: FaceCrop | None
-
-    def decode(self, path: Path, beat: Beat) -> Decoded:
-        first, seconds = time_span(path, beat)
-        n = self._segments(seconds)
-        if n > self.short_segments:
-            return Decoded(seconds, n, None)
-        return Decoded(seconds, n, np.stack(list(self._images(path, first, seconds, beat))))
-
-    def stream(self, path: Path, beat: Beat) -> Iterator[Streamed | np.ndarray]:
-        """``Streamed``, then segment after segment: (n_frames, size, size, 3) uint8."""
-        first, seconds = time_span(path, beat)
-        yield Streamed(seconds, self._segments(seconds))
-        yield from self._images(path, first, seconds, beat)
-
-    def _segments(self, seconds: float) -> int:
-        return max(1, math.ceil(seconds / self.segment_seconds - 1e-9))
-
-    def _images(self, path: Path, first: float, seconds: float, beat: Beat) -> Iterator[np.ndarray]:
-        n = self._segments(seconds)
-        frames = frames_at(path, middles(first, seconds, n * self.n_frames), beat)
-        for _ in range(n):
-            images: Any = islice(frames, self.n_frames)
-            if self.face_crop:
-                from extract.media.faces import crop_face
-
-                images = crop_face(images, self.face_crop)
-            yield resize_and_crop(images, self.size)
 
 
 class Decoders:
@@ -174,23 +47,35 @@ class Decoders:
         for _ in range(workers):
             self._free.put(None)
 
-    def decode(self, path: Path) -> Decoded:
+    def decode(self, path: Path, content_hash: str | None = None) -> Decoded:
         """A clip in one piece, or the news that it is long.
 
+        Args:
+            content_hash: of the file's bytes, as :mod:`extract.media.sources` gives it.
         Raises:
-            MediaError: it cannot be decoded, or took the decoder down.
-            ClipError: no face in it.
+            MediaError: it cannot be decoded, too much of it is damaged, or it took the decoder down.
+            ClipError: no face in it, no sound, no such channel.
+            ChangedError: what was decoded does not have that hash.
         """
-        (decoded,) = self._answers("decode", path)
+        (decoded,) = self._answers("decode", path, content_hash)
         return decoded
 
-    def stream(self, path: Path) -> Iterator[Any]:
+    def stream(
+        self, path: Path, content_hash: str | None = None, note: Callable[[Damage], object] = lambda damage: None
+    ) -> Iterator[Any]:
         """``Streamed``, then pieces in order: audio (samples,) float32, video (n_frames, size, size, 3) uint8.
 
-        Raises MediaError and ClipError as :meth:`decode`: for audio before the first item, unless the file changes or
-        the decoder dies; for video also in the middle, where a frame is damaged.
+        Args:
+            note: is told, behind the last piece, what is damaged in a clip that is taken all the same.
+
+        Raises as :meth:`decode`: for audio before the first item, unless the file changes or the decoder dies; for
+        video after the last one, where too much is damaged.
         """
-        return self._answers("stream", path)
+        for item in self._answers("stream", path, content_hash):
+            if isinstance(item, Damage):
+                note(item)
+            else:
+                yield item
 
     def close(self) -> None:
         """End all children. Calls under way or waiting raise RuntimeError."""
@@ -203,11 +88,11 @@ class Decoders:
                 self._lose(self._free.get_nowait())
         self._free.put(None)  # wakes who waits, one after the other
 
-    def _answers(self, wish: str, path: Path) -> Iterator[Any]:
+    def _answers(self, wish: str, path: Path, content_hash: str | None) -> Iterator[Any]:
         child = self._take()
         answered = False
         try:
-            child.send((wish, path))
+            child.send((wish, path, content_hash))
             while True:
                 kind, content = child.receive(self._timeout)
                 if kind == "item":
@@ -250,7 +135,7 @@ class Decoders:
 
     def _is_awake(self, child: Child) -> bool:
         try:
-            child.send(("ping", None))
+            child.send(("ping", None, None))
             child.receive(self._timeout)
         except LostError:
             return False
@@ -268,7 +153,7 @@ class Decoders:
 
 
 def serve(connected: socket.socket) -> None:
-    """A child's life: a task, then wishes ``(ping | decode | stream, path)`` until the parent hangs up.
+    """A child's life: a task, then wishes ``(ping | decode | stream, path, hash)`` until the parent hangs up.
 
     A ping is answered with ``("alive", None)``. The others are answered with ``("item", ...)`` any number of times,
     ``("alive", None)`` in between, and ``("done", None)`` or ``("failed", exception)`` at the end.
@@ -278,19 +163,22 @@ def serve(connected: socket.socket) -> None:
     beat = _beat(connected)
     send(connected, ("alive", None))
     while True:
-        wish, path = receive(connected)
+        wish, path, content_hash = receive(connected)
         if wish == "ping":
             send(connected, ("alive", None))
             continue
         answer: tuple[str, Any] = ("done", None)
         try:
-            items = task.stream(path, beat) if wish == "stream" else iter([task.decode(path, beat)])
-            for item in items:
-                send(connected, ("item", item))
+            with held(path, content_hash) as file:
+                items = task.stream(file, beat) if wish == "stream" else iter([task.decode(file, beat)])
+                for item in items:
+                    send(connected, ("item", item))
         except MemoryError:
             answer = ("failed", MediaError(f"decoding it takes more than {MEMORY_BYTES >> 30} GiB of memory"))
-        except (MediaError, ClipError, UserError) as error:
+        except (MediaError, ClipError, ChangedError, UserError) as error:
             answer = ("failed", error)
+        except OSError as error:  # of opening or hashing it; decoders' own are MediaErrors
+            answer = ("failed", MediaError(said(error)))
         except Exception as error:  # a fault of this program: it goes to the parent, where it ends the pass
             error.add_note(f"in a decoder, at {path}:\n{traceback.format_exc()}")
             answer = ("failed", error)

@@ -4,20 +4,35 @@ Everything here streams: memory does not grow with a clip's length. What is deci
 ``DECODING``; raise its version when a change alters values.
 """
 
-import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import soxr
-from av.stream import Disposition
 
-from extract.media.completeness import missing_end
+from extract.media.containers.lengths import stated_seconds
+from extract.media.containers.ogg import sound
+from extract.media.containers.tags import Tags
+from extract.media.damage import ClipError, Heard, MediaError, Seen, SilentError, said
+from extract.media.opening import (
+    EXACT,
+    OF_THE_FILE,
+    TOLERANCE,
+    Beat,
+    Ends,
+    declared_seconds,
+    first_decodable,
+    moving_pictures,
+    opened,
+    packets,
+    refuse_cut,
+)
+
+__all__ = ["ClipError", "MediaError", "SilentError"]
 
 SAMPLE_RATE = 16_000  # Hz; every supported audio encoder was trained at it
 DECODING = {
@@ -29,50 +44,37 @@ DECODING = {
 }
 MAX_SECONDS = 24 * 3600  # a header or a timestamp that says more is damaged
 SAMPLE_RATES = range(1000, 768_001)  # Hz
-
-# Containers of sound and moving pictures. What is not here is refused, above all what makes FFmpeg open other files or
-# the network (playlists, scripts, DASH, SDP, image sequences). Together with the protocol "fd" nothing but the one
-# file that is already open can be read.
-FORMATS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dv,eac3,flac,flv,gif,ivf,matroska,mov,mp3,mpeg,mpegts,mxf,"
-    "nistsphere,nut,ogg,rm,tta,voc,w64,wav,wv"
-)
+# Decoders that look at the checksums of sound only when they are asked to.
+CHECKED = ("flac", "wavpack", "tta", "ape", "ac3", "eac3")
+BARE = ("mp3", "aac", "ac3", "eac3")  # frame after frame without a container: their times are counted, not read
+WITH_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "gif")  # each frame is there for as long as it says: there are no gaps
 
 
-# Containers that state a stream's length: by how much it may fall short, in seconds and as a share of it. An MP4's
-# times include what edit lists and codecs' delays take away.
-TOLERANCE = {"mov,mp4,m4a,3gp,3g2,mj2": (0.5, 0.05), "flac": (0.01, 0)}
-
-Stream = TypeVar("Stream", av.AudioStream, av.VideoStream)
-
-
-class MediaError(Exception):
-    """A file that cannot be decoded, in one line and in the decoder's own words."""
-
-
-class ClipError(Exception):
-    """A clip that this encoder cannot take, in one line."""
-
-
-Beat = Callable[[], None]  # called with every packet: decoding is getting on
-
-
-def audio_blocks(path: Path, beat: Beat = lambda: None) -> Iterator[np.ndarray]:
+def audio_blocks(
+    path: Path, beat: Beat = lambda: None, channel: int | None = None, heard: Heard | None = None
+) -> Iterator[np.ndarray]:
     """The first audio stream in pieces of any length: (samples,) float32 mono at ``SAMPLE_RATE``.
 
     Channels are averaged; a low-frequency effects channel is left out where the file names one, as in ITU-R BS.775.
     What an encoder put before and after the sound to fill its blocks is left out as FFmpeg does. Timestamps are not
-    looked at: silence that is in the file stays, a gap between packets is closed.
+    looked at: silence that is in the file stays, a gap between packets is closed, and so is one that damage leaves.
 
+    Args:
+        channel: take this one alone, counted from 1.
+        heard: is told what there is to know of the sound as a whole, once the last piece has come.
     Raises:
-        MediaError: no such file, no audio stream, nothing decodable, damaged, cut short, or not finite. Cut files are
-            found before the first piece where the container tells, or after the last.
+        MediaError: no such file, no audio stream, nothing decodable, cut short, or not finite. Cut files are found
+            before the first piece where the container tells, or after the last.
+        ClipError: there is no such channel.
     """
+    heard = heard or Heard()
     n_samples = 0
-    with _opened(path) as container:
-        stream = _first_decodable(container.streams.audio, "audio")
-        declared = _declared_seconds(container, stream)
-        for block in filter(len, _resampled(_decoded(container, stream, beat))):
+    with opened(path) as (container, descriptor):
+        stream = first_decodable(container.streams.audio, "audio")
+        if stream.codec_context.name in CHECKED:
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        ends = Ends(container, descriptor)
+        for block in filter(len, _resampled(_sounds(container, stream, ends, heard, beat), channel, heard)):
             if not np.isfinite(block).all():
                 raise MediaError("its samples are not all finite numbers")
             n_samples += len(block)
@@ -80,22 +82,38 @@ def audio_blocks(path: Path, beat: Beat = lambda: None) -> Iterator[np.ndarray]:
                 raise MediaError(f"longer than {MAX_SECONDS // 3600} hours")
             yield block
         if n_samples == 0:
-            raise MediaError("its audio stream holds no samples")
-        _refuse_cut(n_samples / SAMPLE_RATE, declared, container.format.name)
+            raise MediaError(heard.reasons[0] if heard.reasons else "its audio stream holds no samples")
+        format_name, pages_damaged = container.format.name, False
+        if format_name == "ogg":
+            pages = sound(descriptor)
+            pages_damaged = pages.n_damaged > 0
+            heard.stated = max(0.0, (pages.end or 0) - (0 if pages.begins_damaged else heard.first))
+            if pages_damaged:
+                heard.note("damaged pages")
+            if not pages.is_ended:
+                heard.note("its last page does not end the stream: it may be cut short there")
+        elif format_name == "mp3":
+            heard.stated = stated_seconds(descriptor, format_name) or 0
+        else:
+            heard.stated = declared_seconds(container, stream)
+        ends.check(heard.stated)
+        heard.close(TOLERANCE.get(format_name, OF_THE_FILE), format_name in EXACT, pages_damaged)
 
 
-def time_span(path: Path, beat: Beat = lambda: None) -> tuple[float, float]:
+def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -> tuple[float, float]:
     """When the first frame of a video is shown and for how long the clip lasts, in seconds; decodes nothing.
 
+    Args:
+        seen: is told what is missing between the frames.
     Raises:
         MediaError: no such file, no video stream, no frames, or cut short.
     """
     first, last = float("inf"), float("-inf")
-    n_packets = 0
-    with _opened(path) as container:
-        stream = _first_decodable(_moving_pictures(container), "video")
-        for packet in container.demux(stream):
-            beat()
+    n_packets, times = 0, array("d")
+    with opened(path) as (container, descriptor):
+        stream = first_decodable(moving_pictures(container), "video")
+        ends = Ends(container, descriptor)
+        for packet in packets(container, stream, ends, beat):
             n_packets += packet.size > 0
             # An edit list may keep packets that are decoded only because later ones need them.
             if packet.pts is None or packet.time_base is None or packet.is_discard:
@@ -103,29 +121,41 @@ def time_span(path: Path, beat: Beat = lambda: None) -> tuple[float, float]:
             start = float(packet.pts * packet.time_base)
             first = min(first, start)
             last = max(last, start + float((packet.duration or 0) * packet.time_base))
+            times.append(start)
         if last < first:
             raise MediaError("its frames carry no times" if n_packets else "its video stream holds no frames")
         if last - first > MAX_SECONDS:
             raise MediaError(f"its timestamps span {last - first:.3g} s, more than {MAX_SECONDS // 3600} hours")
-        _refuse_cut(last - first, _declared_seconds(container, stream), container.format.name)
+        declared = declared_seconds(container, stream)
+        ends.check(declared)
+        refuse_cut(last - first, declared, container.format.name)
+        if seen and container.format.name not in WITH_DURATIONS:
+            seen.look_between(np.sort(times), float(stream.average_rate or 0))
     return first, last - first
 
 
-def frames_at(path: Path, times: list[float], beat: Beat = lambda: None) -> Iterator[np.ndarray]:
+def frames_at(
+    path: Path, times: list[float], beat: Beat = lambda: None, seen: Seen | None = None
+) -> Iterator[np.ndarray]:
     """The frame on screen at each of ``times`` (ascending, in seconds): (height, width, 3) uint8 RGB, upright.
 
     Frames are chosen by presentation time, so variable frame rates and reordered packets do not matter. One pass from
-    the start; one frame is held at a time. Transparency is dropped; rotation is the container's.
+    the start; one frame is held at a time. Transparency is dropped; rotation is the container's. Damaged frames are
+    not shown: the whole one before stays on screen, or, at the start, the first whole one stands in.
 
+    Args:
+        seen: is told what was damaged up to the last of ``times``, once the last frame has come.
     Raises:
-        MediaError: none of the frames can be decoded, or one is damaged.
+        MediaError: none of the frames can be decoded.
     """
-    with _opened(path) as container:
-        stream = _first_decodable(_moving_pictures(container), "video")
+    seen = seen or Seen()
+    with opened(path) as (container, descriptor):
+        stream = first_decodable(moving_pictures(container), "video")
         wanted = iter(times)
         time = next(wanted, None)
         on_screen: av.VideoFrame | None = None
-        for frame in _decoded(container, stream, beat):
+        incoming = packets(container, stream, Ends(container, descriptor), beat)
+        for frame in (frame for packet in incoming for frame in seen.decoded(packet, stream.codec_context)):
             if frame.time is None:
                 continue
             if on_screen is None:
@@ -138,8 +168,9 @@ def frames_at(path: Path, times: list[float], beat: Beat = lambda: None) -> Iter
             on_screen = frame
             if time is None:
                 return
+        seen.close()
         if on_screen is None:
-            raise MediaError("none of its frames can be decoded")
+            raise MediaError(seen.reasons[0] if seen.reasons else "none of its frames can be decoded")
         image = _upright_rgb(on_screen, matrix)
         while time is not None:
             yield image
@@ -170,60 +201,48 @@ def _middle_square(image: np.ndarray, size: int) -> np.ndarray:
     return resized[top : top + size, left : left + size]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The container of a file, with everything that goes wrong in it as MediaError.
-
-    The file is opened here and handed to FFmpeg as a descriptor: FFmpeg never sees a name, which it might take for a
-    URL, a pattern or an option.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not be waited for
+def _sounds(
+    container: av.container.InputContainer, stream: Any, ends: Ends, heard: Heard, beat: Beat
+) -> Iterator[av.AudioFrame]:
+    """The frames that can be decoded; ``heard`` is told of the others."""
+    tags = Tags() if container.format.name == "mp3" else None
+    n_bytes, seconds = 0, 0.0  # decoded so far
+    for packet in packets(container, stream, ends, beat):
+        length = float((packet.duration or 0) * packet.time_base) if packet.time_base else 0.0
+        size = packet.size
         try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise MediaError("not a regular file")
-            if found.st_size == 0:
-                raise MediaError("the file is empty")
-            options = {"fd": str(descriptor), "protocol_whitelist": "fd", "format_whitelist": FORMATS}
-            try:
-                container = av.open("fd:", options=options, metadata_errors="replace")
-            except av.ArgumentError as error:  # what FFmpeg says of a format that is not in the list
-                raise MediaError("not a format of audio or video that is read here") from error
-            with container:
-                missing = missing_end(descriptor, container.format.name)
-                if missing:
-                    raise MediaError(f"cut short: {missing}")
-                yield container
-        finally:
-            os.close(descriptor)
-    except MemoryError as error:
-        raise MediaError("decoding it takes more memory than there is") from error
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(_reason(error)) from error
+            if tags and size:
+                rest = tags.without(bytes(packet))
+                if not rest:
+                    heard.skip(length)
+                    continue
+                size = len(rest)
+                frames = packet.decode() if size == packet.size else _decode_part(packet, rest, stream)
+            else:
+                frames = packet.decode()
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            if n_bytes and container.format.name in BARE:  # the demuxer takes all up to the next frame for one
+                filled = size * seconds / n_bytes
+                length = filled if filled > 2 * length else length
+            heard.refuse(length, said(error))
+            continue
+        if frames:
+            n_bytes, seconds = n_bytes + size, seconds + length
+        for frame in frames:
+            heard.take(frame)
+            yield frame
 
 
-def _moving_pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """Video streams; the cover picture of a song is none."""
-    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+def _decode_part(packet: av.Packet, data: bytes, stream: Any) -> list[av.AudioFrame]:
+    part = av.Packet(data)
+    part.pts, part.dts, part.time_base = packet.pts, packet.dts, packet.time_base
+    frames: list[av.AudioFrame] = stream.codec_context.decode(part)
+    return frames
 
 
-def _first_decodable(streams: Sequence[Stream], kind: str) -> Stream:
-    if not streams:
-        raise MediaError(f"it has no {kind} stream")
-    if streams[0].codec_context is None:
-        raise MediaError(f"no decoder for its {kind} stream")
-    streams[0].codec_context.thread_count = 1  # clips are decoded side by side: threads within one only compete
-    return streams[0]
-
-
-def _decoded(container: av.container.InputContainer, stream: Any, beat: Beat) -> Iterator[Any]:
-    for packet in container.demux(stream):
-        beat()
-        yield from packet.decode()
-
-
-def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
+def _resampled(frames: Iterator[av.AudioFrame], channel: int | None, heard: Heard) -> Iterator[np.ndarray]:
     """Mono at ``SAMPLE_RATE``, in pieces (samples,) float32; rate, layout and sample format may change on the way."""
     form: tuple[str, str, int] | None = None
     resampler: soxr.ResampleStream | None = None
@@ -233,7 +252,11 @@ def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             to_float = av.AudioResampler(format="fltp")  # sample format only: soxr changes the rate
             names = [channel.name for channel in frame.layout.channels]
-            heard = [i for i, name in enumerate(names) if name not in ("LFE", "LFE2")] or list(range(len(names)))
+            mixed = [i for i, name in enumerate(names) if name not in ("LFE", "LFE2")] or list(range(len(names)))
+            if channel is not None:
+                if channel > len(names):
+                    raise ClipError(f"it has {len(names)} channel{'s' * (len(names) > 1)}, and no channel {channel}")
+                mixed = [channel - 1]
         if resampler is None or frame.sample_rate != rate:
             if resampler is not None:
                 yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
@@ -244,7 +267,8 @@ def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
         for piece in to_float.resample(frame):
             channels = piece.to_ndarray()  # (channels, samples)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused where it arrives
-                mono = channels[heard].mean(axis=0, dtype=np.float32)
+                mono = channels[mixed].mean(axis=0, dtype=np.float32)
+                heard.mix(channels[mixed], mono)
             yield resampler.resample_chunk(mono)
     if resampler is not None:
         yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
@@ -266,22 +290,3 @@ def _upright_rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> np.
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def _declared_seconds(container: av.container.InputContainer, stream: av.AudioStream | av.VideoStream) -> float:
-    """How long the stream says it is; 0 where that is not stated, or only estimated from the file's size."""
-    if container.format.name not in TOLERANCE or stream.duration is None or stream.time_base is None:
-        return 0
-    return float(stream.duration * stream.time_base)
-
-
-def _refuse_cut(seconds: float, declared: float, format_name: str) -> None:
-    """Much less than declared: the end is missing, though what is there decodes without complaint."""
-    absolute, share = TOLERANCE.get(format_name, (0, 0))
-    if seconds < declared - max(absolute, share * declared):
-        raise MediaError(f"cut short: {seconds:.2f} s of the {declared:.2f} s that it declares")
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)  # FFmpeg's errors have one, too
-    return " ".join(text.split()) or type(error).__name__

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cache import StoreError, read_sealed_parquet, write_sealed_parquet
-from cache.remote.objects import Objects
+from cache.remote.objects import Found, Objects
 from configs import UserError, first_line
+from extract.media.hashing import ChangedError, new_content_hash
 
 __all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
@@ -137,10 +138,13 @@ class Sources:
 
 
 @contextmanager
-def local_copy(source: Path | RemoteFile) -> Iterator[Path]:
+def local_copy(source: Path | RemoteFile, content_hash: str | None = None) -> Iterator[Path]:
     """A file to read: a local one itself, or an object's copy in the folder for temporary files, removed afterwards.
 
+    Args:
+        content_hash: that the object had when it was listed; None: any will do.
     Raises:
+        ChangedError: the object is another one by now.
         OSError: this object cannot be had, even after retries; in one line.
         UserError: no object can be had: no such bucket, bad credentials.
     """
@@ -150,7 +154,9 @@ def local_copy(source: Path | RemoteFile) -> Iterator[Path]:
     with TemporaryDirectory(prefix="emocache-") as folder:
         copy = Path(folder) / f"object{Path(source.path).suffix}"
         with _for_users():
-            Objects(source.root).download(source.path, copy)
+            about = Objects(source.root).download(source.path, copy)
+        if content_hash is not None and _hash(_identity(about)) != content_hash:
+            raise ChangedError("changed while it was read")
         yield copy
 
 
@@ -167,8 +173,12 @@ def _listing(files: list[RemoteFile]) -> dict[RemoteFile, str]:
         folders = [file.path.rpartition("/")[0] for file in files if file.root == root]
         with _for_users():
             listed = Objects(root).list(commonpath(folders))
-        found |= {RemoteFile(root, path): f"{about.size} {about.version}" for path, about in listed.items()}
+        found |= {RemoteFile(root, path): _identity(about) for path, about in listed.items()}
     return found
+
+
+def _identity(about: Found) -> str:
+    return f"{about.size} {about.version}"
 
 
 @contextmanager
@@ -213,13 +223,15 @@ def _read(found: _Stat) -> tuple[int, str | None, str]:
     now = time.time_ns()
     try:
         with open(found.path, "rb") as file:  # noqa: PTH123
-            return now, hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest(), ""
+            return now, hashlib.file_digest(file, new_content_hash).hexdigest(), ""
     except OSError as error:
         return now, None, _reason(error)
 
 
 def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    digest = new_content_hash()
+    digest.update(text.encode())
+    return str(digest.hexdigest())
 
 
 def _reason(error: OSError) -> str:

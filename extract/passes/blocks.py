@@ -6,15 +6,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs import one_line
 from extract.encoders.encoder import LoadedEncoder, Prepared, Window
+from extract.media.damage import ClipError, Damage, MediaError, SilentError
 from extract.media.decoding import Decoders
-from extract.media.reading import ClipError, MediaError
+from extract.media.hashing import ChangedError
 from extract.media.sources import Clip, local_copy
+
+UNREADABLE = (MediaError, ClipError, ChangedError, OSError)  # a clip's own fault
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,16 @@ class Job:
 @dataclass(frozen=True)
 class Failure:
     clip_id: str
-    stage: str  # read, decode, encode or store
+    stage: str  # read, decode, silent (a sound track without sound), encode or store
+    reason: str
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A clip that is stored without a ``share`` of it (0 to 1), which could not be decoded."""
+
+    clip_id: str
+    share: float
     reason: str
 
 
@@ -57,9 +70,9 @@ class Mark(Enum):
 
 
 # The place of a clip, and features that follow those before them, (time, dim) float32, or why there are none. A clip
-# has one or more such results in a row, and a failure undoes those before it.
-Result = tuple[int, np.ndarray | Failure]
-Ready = Prepared | Exception | None  # a clip for the network, why there is none, or None: it is long
+# has one or more such results in a row, and a failure undoes those before it. Damage follows the features.
+Result = tuple[int, np.ndarray | Failure | Damaged]
+Ready = tuple[Prepared, Damage | None] | Exception | None  # for the network; why there is none; None: it is long
 
 
 class BlockComputer:
@@ -115,8 +128,8 @@ class BlockComputer:
         yield Mark.END
 
     def _results_of(self, encoder: LoadedEncoder, found: list[tuple[Job, Ready]]) -> Iterator[Result]:
-        ready: list[tuple[int, Prepared, list[Window]]] = []
-        results: dict[int, list[np.ndarray] | list[Failure]] = {}
+        ready: list[tuple[Job, Prepared, list[Window], Damage | None]] = []
+        results: dict[int, list[np.ndarray | Failure | Damaged]] = {}
         long: list[Job] = []
         for job, clip in found:
             if isinstance(clip, Exception):
@@ -124,10 +137,10 @@ class BlockComputer:
             elif clip is None:
                 long.append(job)
             else:
-                ready.append((job.place, clip, list(clip.windows)))
-        encoded = _encode(encoder, [windows for _, _, windows in ready])
-        for (place, clip, _), pieces in zip(ready, encoded, strict=True):
-            results[place] = list(encoder.pooled(clip, pieces))
+                ready.append((job, clip[0], list(clip[0].windows), clip[1]))
+        encoded = _encode(encoder, [windows for _, _, windows, _ in ready])
+        for (job, prepared, _, damage), pieces in zip(ready, encoded, strict=True):
+            results[job.place] = [*encoder.pooled(prepared, pieces), *_damaged(job, damage)]
         for place in sorted(results):
             for values in results[place]:
                 yield place, values
@@ -138,36 +151,44 @@ class BlockComputer:
         assert self._decoders is not None
         assert encoder.prepare_long is not None
         assert not isinstance(job.clip.source, str)
+        found: list[Damage] = []
         try:
-            with local_copy(job.clip.source) as path:
-                clip = encoder.prepare_long(self._decoders.stream(path))
+            with local_copy(job.clip.source, job.content_hash or None) as path:
+                stream = self._decoders.stream(path, _known_hash(job), found.append)
+                clip = encoder.prepare_long(stream)
                 pieces = (kept for (kept,) in encoder.encode([window] for window in clip.windows))
                 for values in encoder.pooled(clip, pieces):
                     yield job.place, values
-        except (MediaError, ClipError, OSError) as error:
+                for _ in stream:  # up to its end, where it is said whether all was right
+                    pass
+            for damage in found:
+                yield from ((job.place, damaged) for damaged in _damaged(job, damage))
+        except UNREADABLE as error:
             yield job.place, _failure(job, error)
 
     def _prepare(self, job: Job) -> list[Ready]:
         """For each of the job's encoders; what is decoded is decoded once."""
         source = job.clip.source
+        damage = None
         try:
             if isinstance(source, str):
                 given: Any = source
             else:
                 assert self._decoders is not None
-                with local_copy(source) as path:
-                    given = self._decoders.decode(path)
+                with local_copy(source, job.content_hash or None) as path:
+                    given = self._decoders.decode(path, _known_hash(job))
                 if given.data is None:
                     return [None] * len(job.encoders)
-        except (MediaError, ClipError, OSError) as error:
+                damage = given.damage
+        except UNREADABLE as error:
             return [error] * len(job.encoders)
-        return [self._prepared(self._encoders[number], given) for number in job.encoders]
+        return [self._prepared(self._encoders[number], given, damage) for number in job.encoders]
 
     @staticmethod
-    def _prepared(encoder: LoadedEncoder, given: Any) -> Ready:
+    def _prepared(encoder: LoadedEncoder, given: Any, damage: Damage | None) -> Ready:
         try:
-            return encoder.prepare(given)
-        except (MediaError, ClipError, OSError) as error:
+            return encoder.prepare(given), damage
+        except UNREADABLE as error:
             return error
 
 
@@ -204,8 +225,18 @@ class Arriving:
             yield None  # nothing more is known yet: finish what is in hand
 
 
+def _known_hash(job: Job) -> str | None:
+    """Of the file's bytes; an object's is one of its version, and clips that are only predicted have none."""
+    return job.content_hash if isinstance(job.clip.source, Path) and job.content_hash else None
+
+
+def _damaged(job: Job, damage: Damage | None) -> list[Damaged]:
+    return [Damaged(job.clip.clip_id, damage.share, one_line(damage.reason))] if damage else []
+
+
 def _failure(job: Job, error: Exception) -> Failure:
-    stage = {MediaError: "decode", ClipError: "encode"}.get(type(error), "read")  # an object that cannot be fetched
+    """The stage of what is no error of the media: reading, as of an object that cannot be fetched."""
+    stage = {MediaError: "decode", SilentError: "silent", ClipError: "encode"}.get(type(error), "read")
     return Failure(job.clip.clip_id, stage, one_line(error))
 
 

@@ -20,10 +20,12 @@ from cache import StoreWriter, WriterMark, attach, read_small
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
-from extract.passes.blocks import Block, Failure, Job, Mark, Result
+from extract.passes.blocks import Block, Damaged, Failure, Job, Mark, Result
 
 T = TypeVar("T")
 ERRORS_SCHEMA = {"clip_id": pl.String, "stage": pl.String, "reason": pl.String}
+DAMAGED = "damaged.parquet"  # in a store, published with its index: clips that lack a share of their media
+DAMAGED_SCHEMA = {"clip_id": pl.String, "share": pl.Float64, "reason": pl.String}
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def run_pass(
         For each encoder every clip that failed, with the stage and the reason; none of them is in its store.
     """
     failures = [list(plan.failures) for _ in writers]
+    damaged = [read_damaged(writer.path) for writer in writers]
     for writer, part in zip(writers, plan.parts, strict=True):
         for clip_id in part.drop:
             writer.drop(clip_id)
@@ -133,26 +136,45 @@ def run_pass(
         for block in plan.blocks:
             marks = [writer.mark() for writer in writers]
             try:
-                while (failed := _store_block(block, items, writers)) is None:
+                while (stored := _store_block(block, items, writers)) is None:
                     _rollback(writers, marks)
             except KeyboardInterrupt:
                 _rollback(writers, marks)
-                _commit(writers)
+                _commit(writers, damaged)
                 raise
-            for known, more in zip(failures, failed, strict=True):
-                known += more
+            for number, (failed, found) in enumerate(stored):
+                failures[number] += failed
+                for job in block.jobs:
+                    if number in job.encoders:
+                        damaged[number].pop(job.clip.clip_id, None)
+                damaged[number] |= {each.clip_id: each for each in found}
             progress.update(sum(len(job.encoders) for job in block.jobs))
             if time.monotonic() - last_commit >= commit_seconds:
-                _commit(writers)
+                _commit(writers, damaged)
                 committed()
                 last_commit = time.monotonic()
-    _commit(writers)
+    _commit(writers, damaged)
     return failures
 
 
-def _commit(writers: Sequence[StoreWriter]) -> None:
-    for writer in writers:
-        writer.commit()
+def _commit(writers: Sequence[StoreWriter], damaged: Sequence[Mapping[str, Damaged]]) -> None:
+    """With what is known of the clips' damage: a clip that is stored is not decoded again, so it is now or never."""
+    for writer, known in zip(writers, damaged, strict=True):
+        rows = [vars(known[clip_id]) for clip_id in sorted(known) if clip_id in writer]
+        beside = {}
+        if rows or (writer.path / DAMAGED).is_file():
+            content = BytesIO()
+            pl.DataFrame(rows, schema=DAMAGED_SCHEMA, orient="row").write_parquet(content)
+            beside[DAMAGED] = content.getvalue()
+        writer.commit(beside)
+
+
+def read_damaged(store: Path) -> dict[str, Damaged]:
+    """Of each clip of a store that is damaged, and was taken all the same. Raises StoreError."""
+    if not (store / DAMAGED).is_file():
+        return {}
+    rows = pl.read_parquet(read_small(store, DAMAGED), columns=list(DAMAGED_SCHEMA)).iter_rows(named=True)
+    return {row["clip_id"]: Damaged(**row) for row in rows}
 
 
 def _rollback(writers: Sequence[StoreWriter], marks: Sequence[WriterMark]) -> None:
@@ -174,24 +196,25 @@ class _FailedError(Exception):
 
 def _store_block(
     block: Block, items: Iterator[Result | Mark], writers: Sequence[StoreWriter]
-) -> list[list[Failure]] | None:
-    """Append the block's clips to each store; None where it has to begin anew."""
+) -> list[tuple[list[Failure], list[Damaged]]] | None:
+    """Append the block's clips to each store, with what was said of them; None where it has to begin anew."""
     jobs = {job.place: job for job in block.jobs}
-    failures: list[list[Failure]] = []
+    told: list[tuple[list[Failure], list[Damaged]]] = []
     for number, writer in enumerate(writers):
-        failed, mark = _store_part(jobs, items, writer)
+        failed, damaged, mark = _store_part(jobs, items, writer)
         if mark is Mark.RESTART:
             return None
         assert mark is (Mark.END if number == len(writers) - 1 else Mark.NEXT)
-        failures.append(failed)
-    return failures
+        told.append((failed, damaged))
+    return told
 
 
 def _store_part(
     jobs: Mapping[int, Job], items: Iterator[Result | Mark], writer: StoreWriter
-) -> tuple[list[Failure], Mark]:
+) -> tuple[list[Failure], list[Damaged], Mark]:
     """Append the clips that follow, up to the next mark, which is given, too."""
     failures: list[Failure] = []
+    damaged: list[Damaged] = []
     item = next(items)
 
     def features(place: int) -> Iterator[np.ndarray]:
@@ -201,7 +224,10 @@ def _store_part(
             item = next(items)
             if isinstance(values, Failure):
                 raise _FailedError(values)
-            yield values
+            if isinstance(values, Damaged):
+                damaged.append(values)
+            else:
+                yield values
         if item is Mark.RESTART:
             raise _RestartError
 
@@ -211,7 +237,7 @@ def _store_part(
             writer.append(job.clip.clip_id, features(job.place), job.content_hash)
             continue
         except _RestartError:
-            return failures, Mark.RESTART
+            return failures, damaged, Mark.RESTART
         except _FailedError as error:
             failures.append(error.failure)
         except ValueError as error:
@@ -220,7 +246,7 @@ def _store_part(
                 item = next(items)
         if job.clip.clip_id in writer:  # its content changed: features of the former must not stay
             writer.drop(job.clip.clip_id)
-    return failures, item
+    return failures, damaged, item
 
 
 def in_background(items: Iterable[T], ahead: int) -> Generator[T, None, None]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,22 @@ from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
 from extract.encoders.text import join_texts
 from extract.media.sources import Clip, Sources
-from extract.passes.blocks import Failure, shares_decoding
-from extract.passes.engine import Plan, hash_clips, open_writer, plan_pass, run_pass, write_errors
+from extract.passes.blocks import Damaged, Failure, shares_decoding
+from extract.passes.engine import (
+    DAMAGED,
+    Plan,
+    hash_clips,
+    open_writer,
+    plan_pass,
+    read_damaged,
+    run_pass,
+    write_errors,
+)
 from extract.passes.means import Means, computing
 
 Reads = tuple[str, bool]  # a modality, and whether texts are joined
 Hashed = tuple[dict[str, str], list[Failure]]  # what hash_clips gives
+MOST_LINES = 20  # printed of clips that failed
 BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
 
 
@@ -153,12 +163,14 @@ def _extract(
     seconds = time.perf_counter() - started
     too_many = []
     for member, part, failed in zip(members, plan.parts, failures, strict=True):
-        write_receipt(profile.receipt_path(member.name), member.link, clips, failed)
+        damaged = [each for clip_id, each in read_damaged(member.link).items() if clip_id in contents]
+        write_receipt(profile.receipt_path(member.name), member.link, clips, failed, len(damaged))
         end(member.link, f"{profile.name}.{member.name}")
         rate = f" ({part.n_compute / seconds:.1f} clips/s)" if part.n_compute else ""
         print(
             f"{member.name}: {len(clips) - len(failed)} of {len(clips)} clips in {member.link}, {seconds:.1f} s{rate}"
         )
+        _report_damaged(member, damaged)
         too_many += _report_failures(member, failed, len(clips), profile.store.max_error_share)
     return too_many
 
@@ -240,7 +252,7 @@ def clips_with_media(manifest: Manifest, spec: Encoder) -> list[Clip]:
     return [Clip(clip_id, manifest.media(path)) for clip_id, path in rows]
 
 
-def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: list[Failure]) -> None:
+def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: list[Failure], n_damaged: int = 0) -> None:
     """A few lines that change whenever what the store holds of these clips does: DVC watches them, and never touches
     the store."""
     store = Store(store_path)
@@ -253,6 +265,8 @@ def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: lis
         "stored": len(clips) - len(failures),
         "failed": len(failures),
     }
+    if n_damaged:
+        receipt["damaged"] = n_damaged
     path.parent.mkdir(parents=True, exist_ok=True)
     with explained(path):
         write_sealed_json(path, receipt)
@@ -266,17 +280,33 @@ def _describe(members: list[Member], plan: Plan) -> None:
         )
 
 
+def _report_damaged(member: Member, damaged: list[Damaged]) -> None:
+    if damaged:
+        print(f"damaged in part, and taken without that: {len(damaged)} ({member.link / DAMAGED})")
+    _report((each.clip_id, f"{each.share:.1%}: {each.reason}") for each in damaged)
+
+
 def _report_failures(member: Member, failures: list[Failure], n_clips: int, max_share: float) -> list[str]:
-    if not failures:
+    """What to say where too many failed. A sound track without sound is missing, and no failure."""
+    silent = [failure for failure in failures if failure.stage == "silent"]
+    failed = [failure for failure in failures if failure.stage != "silent"]
+    table = member.link / "errors.parquet"
+    if silent:
+        print(f"silent from end to end, and therefore missing for this encoder: {len(silent)} ({table})")
+    if not failed:
         return []
-    print(f"failed, and therefore missing for this encoder: {len(failures)} ({member.link / 'errors.parquet'})")
-    for failure in failures[:20]:
-        print(f"  {failure.clip_id}  {failure.stage}: {failure.reason}")
-    if len(failures) > 20:
-        print(f"  ... and {len(failures) - 20} more")
-    if len(failures) <= max_share * n_clips:
+    print(f"failed, and therefore missing for this encoder: {len(failed)} ({table})")
+    _report((failure.clip_id, f"{failure.stage}: {failure.reason}") for failure in failed)
+    if len(failed) <= max_share * n_clips:
         return []
     return [
-        f"{member.name}: {len(failures)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} "
+        f"{member.name}: {len(failed)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} "
         "allows; what could be read is stored"
     ]
+
+
+def _report(clips: Iterable[tuple[str, str]]) -> None:
+    lines = [f"  {clip_id}  {what}" for clip_id, what in clips]
+    print("\n".join(lines[:MOST_LINES]), end="\n" * bool(lines))
+    if len(lines) > MOST_LINES:
+        print(f"  ... and {len(lines) - MOST_LINES} more")

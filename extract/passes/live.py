@@ -11,7 +11,7 @@ from cache import Header, all_finite, differing_fields
 from configs import Profile, UserError
 from extract.encoders.loading import load_encoder
 from extract.media.sources import Clip
-from extract.passes.blocks import Block, BlockComputer, Failure, Job, Mark
+from extract.passes.blocks import Block, BlockComputer, Damaged, Failure, Job, Mark
 from extract.passes.extraction import block_clips
 
 __all__ = ["LiveEncoder", "LiveFeatures"]
@@ -54,17 +54,20 @@ class LiveEncoder:
     def __exit__(self, *_: object) -> None:
         self._computer.__exit__()
 
-    def encode(self, clips: Sequence[Clip]) -> tuple[LiveFeatures, list[Failure]]:
-        """The features of some clips, as they would be stored, and why others have none."""
+    def encode(self, clips: Sequence[Clip]) -> tuple[LiveFeatures, list[Failure], list[Damaged]]:
+        """The features of some clips, as they would be stored, why others have none, and what is damaged."""
         jobs = [Job(clip, "", place) for place, clip in enumerate(clips)]
         blocks = [Block(jobs[i : i + self._block_clips]) for i in range(0, len(jobs), self._block_clips)]
         pieces: dict[int, list[np.ndarray]] = {}
         failures: list[Failure] = []
+        damaged: list[Damaged] = []
         for result in self._computer.compute(blocks):
             if isinstance(result, Mark):
                 continue
             place, values = result
-            if isinstance(values, Failure):
+            if isinstance(values, Damaged):
+                damaged.append(values)
+            elif isinstance(values, Failure):
                 failures.append(values)
                 pieces.pop(place, None)
             else:
@@ -77,4 +80,4 @@ class LiveEncoder:
                 features[clips[place].clip_id] = values
             else:
                 failures.append(Failure(clips[place].clip_id, "store", f"features exceed {self._stored.dtype}"))
-        return features, failures
+        return features, failures, damaged

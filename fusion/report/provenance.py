@@ -38,6 +38,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Clips that an encoder took without a share of them, 0 to 1, which could not be decoded; the worst first."""
+
+    encoder: str
+    clips: list[tuple[str, float, str]]  # clip id, share, reason
+
+
+@dataclass(frozen=True)
 class Audit:
     """What the leak audit found; ``checks`` is empty where it was not run."""
 
@@ -61,6 +69,7 @@ class Run:
     stores: list[Store] = field(default_factory=list)
     trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: encoder: fingerprint
     failures: list[Failure] = field(default_factory=list)  # the most frequent first, of each encoder
+    damage: list[Damage] = field(default_factory=list)  # of each encoder that met any
     manifest: Path | None = None  # where the units' text and media are named
     audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
 
@@ -124,6 +133,11 @@ def gather(
             for encoder in profile.encoders
             for failure in _failures(encoder, profile.store_path(encoder), clips)
         ],
+        damage=[
+            damage
+            for encoder in profile.encoders
+            if (damage := _damage(encoder, profile.store_path(encoder), clips)).clips
+        ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
         **common,
@@ -168,16 +182,25 @@ def _stores(profile: Profile) -> list[Store]:
 
 
 def _failures(encoder: str, store: Path, ours: pl.DataFrame | None) -> list[Failure]:
-    """Of the manifest's clips, where it is there: others may use the store, too."""
-    if not (store / "errors.parquet").is_file():
-        return []
-    rows = pl.read_parquet(read_small(store, "errors.parquet"), columns=["clip_id", "stage", "reason"])
-    if ours is not None:
-        rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
     clips: dict[tuple[str, str], list[str]] = {}
-    for clip_id, stage, reason in rows.iter_rows():
+    for clip_id, stage, reason in _rows(store, "errors.parquet", ["clip_id", "stage", "reason"], ours):
         clips.setdefault((str(stage), str(reason)), []).append(str(clip_id))
     return [Failure(encoder, *key, ids) for key, ids in sorted(clips.items(), key=lambda item: -len(item[1]))]
+
+
+def _damage(encoder: str, store: Path, ours: pl.DataFrame | None) -> Damage:
+    rows = _rows(store, "damaged.parquet", ["clip_id", "share", "reason"], ours)
+    return Damage(encoder, sorted(rows, key=lambda row: (-row[1], row[0])))
+
+
+def _rows(store: Path, name: str, columns: list[str], ours: pl.DataFrame | None) -> list[tuple[Any, ...]]:
+    """Of a store's table, if there is one, and of the manifest's clips, if it is there: others may use it, too."""
+    if not (store / name).is_file():
+        return []
+    rows = pl.read_parquet(read_small(store, name), columns=columns)
+    if ours is not None:
+        rows = rows.join(ours, on="clip_id", how="semi", maintain_order="left")
+    return rows.rows()
 
 
 def _audit(path: Path, command: str, manifest: str | None) -> Audit:

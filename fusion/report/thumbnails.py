@@ -17,8 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from extract.corpora.manifest import misplaced
-from extract.media.decoding import AudioTask, Decoders, VideoTask
+from extract.media.decoding import Decoders
 from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
+from extract.media.tasks import AudioTask, VideoTask
 
 FRAMES = 3  # evenly spaced over the clip
 SIZE = 112  # pixels, square, around the middle

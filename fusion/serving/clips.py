@@ -74,11 +74,22 @@ def _media(path: Path) -> list[Path]:
         if not os.path.exists(path):  # noqa: PTH110
             raise UserError(f"{str(path)[:300]}: no such file")
         return [path]
-    shown = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    found = [file for file in shown if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+    found = _media_in(path)
     if not found:
-        raise UserError(f"{path}: no media file in this folder (it has {some(f.name for f in shown) or 'nothing'})")
+        raise UserError(f"{path}: no media file in this folder (it has {some(left_out(path)) or 'nothing'})")
     return found
+
+
+def _media_in(folder: Path) -> list[Path]:
+    shown = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return [file for file in shown if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+
+
+def left_out(folder: Path) -> list[str]:
+    """What of a folder is no media file right in it, by name; hidden files nobody would miss."""
+    taken = {*_media_in(folder)}
+    rest = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path not in taken)
+    return [f"{path.name}/" if path.is_dir() else path.name for path in rest]
 
 
 def _single_clips(

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from configs import Profile
 from extract.corpora.manifest import Manifest, Unit
-from extract.passes.blocks import Failure
+from extract.passes.blocks import Damaged, Failure
 from extract.passes.extraction import clips_with_media
 from extract.passes.live import LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
@@ -21,7 +21,7 @@ from heads.fitting.saved import TrainedHead, predict
 from heads.models.presence import field_value, found_inputs
 
 CONVERSATIONS = 32  # answered together: what is in memory at a time
-Failures = Mapping[tuple[str, str], str]  # (encoder, clip id): why there is nothing
+Failures = Mapping[tuple[str, str], str]  # (encoder, clip id): why there is nothing, or less than there should be
 Answer = dict[str, Any]
 
 
@@ -132,10 +132,15 @@ class Predictor:
         failures: dict[tuple[str, str], str] = {}
         for name in dict.fromkeys(name for head in self.heads for name in head.settings.stores):
             clips = clips_with_media(manifest, self._profile.encoders[name])
-            sources[name], failed = LiveFeatures(self._bundle.stored[name].dim), list[Failure]()
+            sources[name], failed, damaged = (
+                LiveFeatures(self._bundle.stored[name].dim),
+                list[Failure](),
+                list[Damaged](),
+            )
             if clips:
-                sources[name], failed = self._encoder(name).encode(clips)
+                sources[name], failed, damaged = self._encoder(name).encode(clips)
             failures |= {(name, failure.clip_id): failure.reason for failure in failed}
+            failures |= {(name, each.clip_id): f"damaged, the rest is used: {each.reason}" for each in damaged}
         return sources, failures
 
     def _encoder(self, name: str) -> LiveEncoder:

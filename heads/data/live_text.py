@@ -38,7 +38,7 @@ class LiveText:
     def encode(self, texts: Sequence[str | None]) -> list[np.ndarray | None]:
         """(time, dim) of each text in the store's precision; None for no text, or one that the encoder cannot take."""
         new = [text for text in dict.fromkeys(texts) if text is not None and text not in self._known]
-        features, _ = self._encoder.encode([Clip(str(place), text) for place, text in enumerate(new)])
+        features, *_ = self._encoder.encode([Clip(str(place), text) for place, text in enumerate(new)])
         self._known |= {text: features.get(str(place)) for place, text in enumerate(new)}
         return [None if text is None else self._known[text] for text in texts]
 

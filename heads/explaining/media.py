@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from configs import UserError, one_line
 from configs.schema import FaceCrop
-from extract.media.decoding import AudioTask, Decoders, Task, VideoTask
+from extract.media.decoding import Decoders
 from extract.media.reading import ClipError, MediaError
 from extract.media.sources import RemoteFile, local_copy
+from extract.media.tasks import AudioTask, Task, VideoTask
 
 OUTLINE = 320  # points of a waveform
 THUMBNAIL = 112  # pixels square

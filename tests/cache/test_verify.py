@@ -252,7 +252,13 @@ def test_info_says_what_a_store_is(tmp_path, capsys):
     for expected in ("4 min, 5.5 median, 7 max", "14: 11 live, 3 dead", "float16, 8 a time step, zarr", "by process"):
         assert expected in said
     cache.info.main(tmp_path / "s")
-    assert "2 decode, 1 read" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 decode, 1 read" in said
+    assert "damaged " not in said
+    damaged = pa.table({"clip_id": ["a"], "share": [0.1], "reason": ["x"]})
+    attach(tmp_path / "s", "damaged.parquet", lambda file: pq.write_table(damaged, file))
+    cache.info.main(tmp_path / "s")
+    assert "1 clips, stored without what could not be decoded" in capsys.readouterr().out
 
 
 def test_zarr_to_hdf5_and_back_gives_the_same_bytes(written, tmp_path):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.media.decoding import MEMORY_BYTES, AudioTask, Decoded, VideoTask
+from extract.media.decoding import MEMORY_BYTES
 from extract.media.reading import Beat
+from extract.media.tasks import AudioTask, Decoded, VideoTask
 
 
 @dataclass(frozen=True)

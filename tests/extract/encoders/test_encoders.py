@@ -29,7 +29,8 @@ from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
 from extract.encoders import weights
 from extract.encoders.encoder import LoadedEncoder, pool_time
-from extract.media.reading import ClipError, resize_and_crop
+from extract.media.reading import DECODING, ClipError, resize_and_crop
+from extract.media.tasks import AudioTask
 from extract.passes.blocks import batches_of
 from extract.passes.engine import open_writer
 
@@ -568,3 +569,36 @@ def test_bfloat16_is_near_and_has_a_fingerprint_of_its_own(
     assert fingerprint(encoder.fields) != fingerprint(exact.fields)
     for features, source in zip(extract(sources, encoder, tmp_path / "store"), sources, strict=True):
         assert 0 < relative_error(features, exact.alone(source)) < 0.1
+
+
+def test_settings_of_reading_enter_the_fingerprint_where_they_are_not_the_default(load: Load) -> None:
+    """Stores from before there were such settings stay valid."""
+    plain = load("wav2vec2").fields
+    assert plain["decoding"] == DECODING
+    assert not {"max_damage", "silent_audio", "channel"} & plain.keys()
+    changed = load("wav2vec2", channel="left", max_damage=0.2, silent_audio="kept")
+    assert changed.fields == plain | {
+        "decoding": DECODING | {"downmix": "channel 1"},
+        "max_damage": 0.2,
+        "silent_audio": "kept",
+    }
+    assert changed.task == AudioTask(load("wav2vec2").task.short_samples, 0.2, 1, True)  # type: ignore[union-attr]
+    assert load("wav2vec2", channel=1).fields == load("wav2vec2", channel="left").fields
+    assert "max_damage" not in load("resnet").fields
+    assert load("resnet", max_damage=0).fields["max_damage"] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "line"),
+    [
+        ("image", {"channel": "left"}, "only audio has channels"),
+        ("image", {"silent_audio": "kept"}, "only audio has channels"),
+        ("transformer", {"max_damage": 0.1}, "max_damage: texts are not decoded"),
+        ("wav2vec2", {"channel": 0}, "channel"),
+        ("wav2vec2", {"channel": "centre"}, "channel"),
+        ("wav2vec2", {"max_damage": 1.5}, "max_damage"),
+    ],
+)
+def test_settings_of_reading_that_mean_nothing_are_refused(family: str, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Encoder(family=family, model="./somewhere", **settings)

@@ -19,8 +19,9 @@ from media_tools import decode_audio, decode_frames, greys, write_audio, write_m
 from shells import REPOSITORY
 
 from configs.schema import FaceCrop
-from extract.media.decoding import AudioTask, Decoded, Decoders, Streamed, Task, VideoTask
+from extract.media.decoding import Decoders
 from extract.media.reading import SAMPLE_RATE, ClipError, MediaError, resize_and_crop
+from extract.media.tasks import AudioTask, Decoded, Streamed, Task, VideoTask
 
 HELPERS = REPOSITORY / "tests" / "helpers"
 AUDIO = AudioTask(short_samples=30 * SAMPLE_RATE)
@@ -269,6 +270,7 @@ PARENT = """
 import os, sys, threading
 from pathlib import Path
 from extract.media.decoding import Decoders
+from extract.media.tasks import AudioTask, Decoded, Streamed, Task, VideoTask
 from faulty_tasks import FaultyTask
 decoders = Decoders(FaultyTask(), 2, 600)
 print(int(decoders.decode(Path("good")).data[0]), flush=True)

@@ -17,6 +17,7 @@ from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import make_manifest, misplaced, read_manifest, write_manifest
 from extract.corpora.table import read_table
 from extract.media import sources
+from extract.media.hashing import ChangedError
 from extract.media.sources import Clip, RemoteFile, Sources, local_copy
 
 Hash = Callable[..., list[tuple[str | None, str]]]
@@ -195,6 +196,17 @@ def test_an_object_is_on_disk_only_while_it_is_needed(s3, tmp_path, monkeypatch)
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_an_object_that_was_replaced_since_it_was_listed_is_not_taken(s3):
+    s3.write("media/a.wav", b"first")
+    clip = Clip("a", RemoteFile(ROOT, "a.wav"))
+    ((content_hash, _),) = Sources(None).content_hashes([clip], 1)
+    with local_copy(clip.source, content_hash) as path:
+        assert path.read_bytes() == b"first"
+    s3.write("media/a.wav", b"other")
+    with pytest.raises(ChangedError, match="changed while it was read"), local_copy(clip.source, content_hash):
+        pass
 
 
 def test_what_concerns_every_object_ends_the_pass(s3, monkeypatch):

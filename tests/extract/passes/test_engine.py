@@ -12,16 +12,17 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_tools import Load, relative_error
+from media_tools import Load, relative_error, write_audio
 from passes import plan_alone, run_alone
 
 from cache import Store
+from cache.checks import inspect
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder, Prepared
 from extract.media.reading import ClipError
 from extract.media.sources import Clip
 from extract.passes.blocks import BlockComputer, Failure
-from extract.passes.engine import Plan, open_writer, write_errors
+from extract.passes.engine import Plan, open_writer, read_damaged, write_errors
 
 SETTINGS = StoreSettings(dtype="float32", chunk_mb=0.001)
 
@@ -56,7 +57,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[Clip, str, str]]:
     files = {name: tmp_path / f"{name}.wav" for name in ("missing", "empty", "text", "blip", "poison")}
     files["empty"].touch()
     files["text"].write_text("not a sound")
-    soundfile.write(files["blip"], np.full(100, 0.1), 16000)
+    soundfile.write(files["blip"], np.linspace(0, 0.1, 100), 16000)
     soundfile.write(files["poison"], np.full(1600, np.nan), 16000, subtype="FLOAT")
     folder = tmp_path / "folder.wav"
     folder.mkdir()
@@ -211,6 +212,116 @@ def test_an_interrupted_pass_goes_on_to_the_same_bytes(
     assert {*batches} <= {*at_once}
     if calls == 4:
         assert len(batches) < len(at_once)  # what was committed is not computed again
+
+
+@pytest.fixture
+def hurt(good: list[Clip], tmp_path: Path) -> list[Clip]:
+    """The good clips, of which the second and the sixth are sounds with a damaged packet."""
+    clips = list(good)
+    wave = np.random.default_rng(0).normal(scale=0.1, size=(20_000, 1))
+    for i in (1, 5):
+        path = tmp_path / f"hurt{i}.aac"
+        write_audio(path, wave, 16000, "aac")
+        content = bytearray(path.read_bytes())
+        at = len(content) // 2
+        content[at : at + 40] = bytes(byte ^ 0x5A for byte in content[at : at + 40])
+        path.write_bytes(content)
+        clips[i] = Clip(f"good{i}", path)
+    return clips
+
+
+def test_what_is_damaged_is_taken_and_stays_listed(
+    hurt: list[Clip], good: list[Clip], load: Load, tmp_path: Path
+) -> None:
+    encoder, path = load("wav2vec2", max_damage=0.2), tmp_path / "store"
+    _, failures = do_pass(hurt, encoder, path)
+    assert failures == []
+    assert len(Store(path)) == 8
+    listed = read_damaged(path)
+    assert sorted(listed) == ["good1", "good5"]
+    assert all(0.03 < each.share < 0.1 for each in listed.values())
+    assert inspect(path).whole
+    do_pass(hurt, encoder, path)  # computes nothing
+    assert read_damaged(path) == listed
+    do_pass([hurt[0], good[1], *hurt[2:]], encoder, path)  # one was downloaded again
+    assert sorted(read_damaged(path)) == ["good5"]
+    do_pass(hurt[:5], encoder, path)
+    assert sorted(read_damaged(path)) == ["good1"]
+    do_pass(good, encoder, path)
+    assert read_damaged(path) == {}
+    strict = load("wav2vec2", max_damage=0.01)
+    _, failures = do_pass(hurt, strict, tmp_path / "strict")
+    assert [(failure.clip_id, failure.stage) for failure in failures] == [("good1", "decode"), ("good5", "decode")]
+    assert read_damaged(tmp_path / "strict") == {}
+    assert not (tmp_path / "strict" / "damaged.parquet").exists()  # nothing to say: the store is as it always was
+
+
+@pytest.mark.parametrize("calls", [1, 3, 4])
+def test_damage_is_known_of_all_that_is_stored_whenever_a_pass_ends(
+    hurt: list[Clip], load: Load, tmp_path: Path, calls: int
+) -> None:
+    encoder = load("wav2vec2", batch_tokens=20, max_damage=0.2)
+    n_calls = 0
+
+    def watched(inputs: Any, lengths: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > calls:
+            raise KeyboardInterrupt
+        return encoder.hidden(inputs, lengths)
+
+    with pytest.raises(KeyboardInterrupt):
+        do_pass(hurt, replace(encoder, hidden=watched), tmp_path / "cut")
+    stored = set(Store(tmp_path / "cut").clip_ids)
+    assert stored & {"good1", "good5"} <= read_damaged(tmp_path / "cut").keys()
+    do_pass(hurt, encoder, tmp_path / "cut")
+    do_pass(hurt, encoder, tmp_path / "whole")
+    assert all_files(tmp_path / "cut") == all_files(tmp_path / "whole")
+
+
+def test_the_damage_of_long_clips_is_listed(load: Load, tmp_path: Path) -> None:
+    """They are streamed, and what is wrong with them is known at the end."""
+    path = tmp_path / "long.aac"
+    write_audio(path, np.random.default_rng(0).normal(scale=0.1, size=(100_000, 1)), 16000, "aac")
+    content = bytearray(path.read_bytes())
+    at = len(content) // 2
+    content[at : at + 40] = bytes(byte ^ 0x5A for byte in content[at : at + 40])
+    path.write_bytes(content)
+    _, failures = do_pass([Clip("long", path)], load("wav2vec2", window_seconds=1), tmp_path / "store")
+    assert failures == []
+    assert read_damaged(tmp_path / "store")["long"].share == pytest.approx(0.064 / 6.27, rel=0.02)
+
+
+@pytest.mark.parametrize("how", ["replaced", "rewritten", "and back"])
+@pytest.mark.parametrize("seconds", [1, 20])
+def test_a_file_that_changes_between_hash_and_features_is_never_stored(
+    good: list[Clip], load: Load, tmp_path: Path, how: str, seconds: float
+) -> None:
+    path = Path(good[2].source)
+    other = tmp_path / "other.wav"
+    soundfile.write(path, np.random.default_rng(1).normal(scale=0.1, size=8000 * seconds), 16000)
+    soundfile.write(other, np.random.default_rng(2).normal(scale=0.1, size=8000 * seconds), 16000)
+    encoder = load("wav2vec2", window_seconds=1)
+    with open_writer(tmp_path / "store", encoder, SETTINGS) as writer, BlockComputer([encoder], 1) as computer:
+        plan = plan_alone(good, writer.content_hashes, 3)
+        before = path.read_bytes()
+        if how == "replaced":
+            other.replace(path)
+        elif how == "rewritten":
+            path.write_bytes(other.read_bytes())
+        else:
+            kept = path.rename(tmp_path / "kept.wav")
+            other.replace(path)
+        failures = run_alone(plan, computer.compute(plan.blocks), writer)
+        if how == "and back":
+            kept.replace(path)
+            assert path.read_bytes() == before
+    assert [(each.clip_id, each.stage, each.reason) for each in failures] == [
+        ("good2", "read", "changed while it was read")
+    ]
+    assert len(Store(tmp_path / "store")) == 7
+    plan, failures = do_pass(good, encoder, tmp_path / "store")
+    assert (to_compute(plan), failures) == (["good2"], [])
 
 
 def test_the_number_of_workers_changes_nothing(good: list[Clip], load: Load, tmp_path: Path) -> None:

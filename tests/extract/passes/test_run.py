@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import soundfile
 import yaml
-from media_tools import Run
+from media_tools import Run, write_audio
 
 from cache import Store
 from cache.disk.unfinished import begun
@@ -209,6 +210,41 @@ def test_too_many_errors_end_in_exit_code_3_and_the_rest_is_stored(profile: dict
     assert run(*AUDIO)[0] == 0
     assert sorted(Store(STORE).clip_ids) == READ
     assert pl.read_parquet(STORE / "errors.parquet").height == 0
+
+
+def test_silent_sound_tracks_are_missing_and_counted_but_no_failures(profile: dict[str, Any], run: Run) -> None:
+    for i in (1, 2, 4):
+        soundfile.write(f"data/{i}.wav", np.zeros(8000), 16000)
+    code, out, err = run(*AUDIO, "store.max_error_share=0")
+    assert (code, err) == (0, "")
+    assert f"silent from end to end, and therefore missing for this encoder: 3 ({STORE / 'errors.parquet'})" in out
+    assert "failed" not in out
+    assert sorted(Store(STORE).clip_ids) == ["c0", "c3", "c5", "c6"]
+    errors = pl.read_parquet(STORE / "errors.parquet")
+    assert errors.rows() == [(f"c{i}", "silent", "its sound track is silent from end to end") for i in (1, 2, 4)]
+    code, out, _ = run(*AUDIO, "encoders.audio.silent_audio=kept")
+    assert "silent" not in out.partition("settings changed")[2].partition("to compute")[2]
+    assert sorted(Store(STORE).clip_ids) == READ
+
+
+def test_damaged_clips_are_taken_listed_and_counted(profile: dict[str, Any], run: Run) -> None:
+    write_audio(Path("data/1.aac"), np.random.default_rng(0).normal(scale=0.1, size=(64_000, 1)), 16000, "aac")
+    content = bytearray(Path("data/1.aac").read_bytes())
+    at = len(content) // 2
+    content[at : at + 40] = bytes(byte ^ 0x5A for byte in content[at : at + 40])
+    Path("data/1.wav").write_bytes(content)
+    code, out, err = run(*AUDIO)
+    assert (code, err) == (0, "")
+    assert f"damaged in part, and taken without that: 1 ({STORE / 'damaged.parquet'})" in out
+    assert "  c1  1.6%: 0.064 of 4.096 s: Invalid data" in out
+    assert json.loads(Path("runs/tiny/extracted/audio.json").read_text())["damaged"] == 1
+    _, out, _ = run(*AUDIO)
+    assert "damaged in part, and taken without that: 1" in out  # though nothing was decoded
+    code, out, err = run(*AUDIO, "encoders.audio.max_damage=0.01")
+    assert code == 3
+    assert "c1  decode: damaged: 1.6% of it, more than max_damage = 0.01 (0.064 of 4.096 s: " in out
+    assert "settings changed (max_damage)" in out  # what one share lets in, a stricter one does not find
+    assert "c1" not in Store(STORE)
 
 
 def test_what_the_listener_answers_is_not_computed(profile: dict[str, Any], run: Run) -> None:

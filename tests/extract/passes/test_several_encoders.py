@@ -79,9 +79,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = Decoders.decode
 
-    def note(self: Decoders, path: Path) -> Any:
+    def note(self: Decoders, path: Path, content_hash: str | None = None) -> Any:
         names.append(path.name)
-        return decode(self, path)
+        return decode(self, path, content_hash)
 
     monkeypatch.setattr(Decoders, "decode", note)
     return names

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from checkpoints import save_checkpoints
-from media_tools import write_mp4
+from media_tools import write_audio, write_mp4
 from safetensors.numpy import load_file, save_file
 
 from cache import write_sums
@@ -278,6 +278,8 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     for name, source in (("b.mp4", "1_0.mp4"), ("a.mp4", "2_1.mp4"), ("c.mp4", "broken.mp4")):
         shutil.copy(clip(project, source), tmp_path / name)
     (tmp_path / "notes.txt").write_text("no media")
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "takes").mkdir()
     code, answers, err = predict(str(tmp_path))
     assert [Path(answer["unit"]).name for answer in answers] == ["a.mp4", "b.mp4", "c.mp4"]
     assert [answer["error"] is None for answer in answers] == [True, True, False]
@@ -286,7 +288,20 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     assert code == 3
     assert "1 of 3 units could not be answered" in err
     assert "c.mp4: nothing to go on (audio: Invalid data found" in err
-    assert len(err.strip().splitlines()) == 1
+    said, _ = err.strip().splitlines()
+    assert said == f"{tmp_path}: 2 left out, no media by their names: notes.txt, takes/"
+
+
+def test_a_damaged_clip_is_answered_and_said_to_be(predict, tmp_path):
+    write_audio(tmp_path / "a.aac", np.random.default_rng(0).normal(scale=0.1, size=(64_000, 1)), 16000, "aac")
+    content = bytearray((tmp_path / "a.aac").read_bytes())
+    at = len(content) // 2
+    content[at : at + 40] = bytes(byte ^ 0x5A for byte in content[at : at + 40])
+    (tmp_path / "a.aac").write_bytes(content)
+    code, (answer,), _ = predict(str(tmp_path / "a.aac"))
+    assert (code, answer["error"]) == (0, None)
+    (said,) = [each for each in answer["missing"] if each["what"] == "audio"]
+    assert said["why"].startswith("damaged, the rest is used: 0.064 of 4.096 s: ")
 
 
 def test_every_answer_has_the_same_keys(project, predict, tmp_path):
@@ -388,7 +403,7 @@ def test_only_encoders_with_something_to_read_are_loaded(project, monkeypatch):
     bundle = open_bundle(project.bundle)
     asked: list[str] = []
     monkeypatch.setattr("fusion.serving.live.LiveEncoder.__init__", lambda self, _, name, *rest: asked.append(name))
-    monkeypatch.setattr("fusion.serving.live.LiveEncoder.encode", lambda self, clips: ({}, []))
+    monkeypatch.setattr("fusion.serving.live.LiveEncoder.encode", lambda self, clips: ({}, [], []))
     monkeypatch.setattr("fusion.serving.live.LiveEncoder.__exit__", lambda *_: None)
     with Predictor(bundle, bundle.profile, "cpu") as predictor:
         (manifest,) = manifests([], "so", None, {}, None, bundle.profile, predictor.fields)

@@ -56,8 +56,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pass
     errors = {"clip_id": ["c1", "c2"], "stage": ["decode", "decode"], "reason": ["<b>not a text</b>"] * 2}
     attach(store, "errors.parquet", pl.DataFrame(errors).write_parquet)
-    told = {"clip_id": ["c1", "c2"], "conversation_id": ["d", "d"], "index": [0, 1]}
-    told |= {name: [None, None] for name in TOLD}
+    damaged = {"clip_id": ["c3", "c4"], "share": [0.01, 0.04], "reason": ["<i>gaps</i>"] * 2}
+    attach(store, "damaged.parquet", pl.DataFrame(damaged).write_parquet)
+    told = {"clip_id": ["c1", "c2", "c3", "c4"], "conversation_id": ["d"] * 4, "index": [0, 1, 2, 3]}
+    told |= {name: [None] * 4 for name in TOLD}
     about = {"root": ".", "classes": [], "counts": {"dropped": {"label tired": 3}}}
     clips = pl.DataFrame(told, schema_overrides=dict.fromkeys(TOLD, pl.String))
     write_sealed_parquet(folder / "runs/mine/manifest.parquet", clips, {"emocache": json.dumps(about)})
@@ -126,6 +128,8 @@ def test_the_report_tells_where_the_numbers_come_from(run: Path) -> None:
     assert "privileged" in re.search("<title>(.*)</title>", html)[1]  # type: ignore[index]
     assert Store(run / "runs/mine/stores/text").fingerprint in html
     assert "&lt;b&gt;not a text&lt;/b&gt;" in html
+    assert html.index("c4</td><td>4.00%") < html.index("c3</td><td>1.00%")
+    assert "&lt;i&gt;gaps&lt;/i&gt;" in html
     assert "dropped › label tired" in html
     assert "python heads/train.py --config mine.yaml --head h1" in html
     assert "python fusion/stack.py --config mine.yaml fusion.bootstrap=200" in html

@@ -2,19 +2,23 @@
 
 A file that lost its end in a download or a crash often decodes without complaint up to where it was cut. What is read
 here is the container's outermost structure: a few bytes, whatever the file's size. Containers that state no length
-(MP3 without a Xing header, ADTS, MPEG-TS, what was streamed) cannot be judged.
+(MP3 without a Xing header, ADTS, MPEG-TS, what was streamed) cannot be judged. Writers that count a few bytes too many
+(the header's, a padding byte) are believed: ``SLACK``.
 """
 
 import os
 from collections.abc import Callable
+
+from extract.media.containers.ogg import last_page_problem
 
 _UNKNOWN_TO_RIFF = (
     range(1),
     range(0x7FFFF000, 0x80000001),
     range(0xFFFFF000, 0x100000000),
 )  # written by streaming tools
-_LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
 _MAX_BOXES = 1_000_000
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+SLACK = 64  # bytes by which writers miscount
 
 
 def missing_end(descriptor: int, format_name: str) -> str | None:
@@ -28,8 +32,8 @@ def missing_end(descriptor: int, format_name: str) -> str | None:
     return judge(descriptor, os.fstat(descriptor).st_size) if judge else None
 
 
-def _ends_after(size: int, end: int) -> str | None:
-    return f"{size} of at least {end} bytes" if end > size else None
+def _ends_after(size: int, end: int, slack: int = SLACK) -> str | None:
+    return f"{size} of at least {end} bytes" if end > size + slack else None
 
 
 def _riff(descriptor: int, size: int) -> str | None:
@@ -48,9 +52,67 @@ def _riff(descriptor: int, size: int) -> str | None:
                 length = long_size
             elif any(length in sizes for sizes in _UNKNOWN_TO_RIFF):
                 return None
-            return _ends_after(size, at + 8 + length)
+            # Some count what stands before the samples as well, or all of the file.
+            slack = SLACK if name == b"LIST" else min(max(SLACK, at + 8), 4096)
+            return _ends_after(size, at + 8 + length, slack)
         at += 8 + length + length % 2
     return None
+
+
+def _w64(descriptor: int, size: int) -> str | None:
+    """Sony Wave64: a GUID and the size of the whole, in 8 bytes; unknown is all bits set."""
+    stated = int.from_bytes(os.pread(descriptor, 8, 16), "little")
+    return None if stated >= 1 << 62 else _ends_after(size, stated)
+
+
+def _caf(descriptor: int, size: int) -> str | None:
+    """Apple's Core Audio Format: chunks of a name, a size of 8 bytes (-1: to the file's end) and content."""
+    at = 8
+    for _ in range(_MAX_BOXES):
+        header = os.pread(descriptor, 12, at)
+        if len(header) < 12:
+            return None
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if header[:4] == b"data" or length < 0:
+            return None if length < 0 else _ends_after(size, at + 12 + length)
+        at += 12 + length
+    return None
+
+
+def _voc(descriptor: int, size: int) -> str | None:
+    """Creative Voice: blocks of a type, a size of 3 bytes and content; type 0 ends the file."""
+    at = int.from_bytes(os.pread(descriptor, 2, 20), "little")
+    for _ in range(_MAX_BOXES):
+        header = os.pread(descriptor, 4, at)
+        if len(header) < 4 or header[0] == 0:
+            return None
+        at += 4 + int.from_bytes(header[1:], "little")
+        if missing := _ends_after(size, at):
+            return missing
+    return None
+
+
+def _rm(descriptor: int, size: int) -> str | None:
+    """RealMedia: chunks of a name, a size of 4 bytes that counts all of the chunk, and content."""
+    at = 0
+    for _ in range(_MAX_BOXES):
+        header = os.pread(descriptor, 8, at)
+        length = int.from_bytes(header[4:], "big")
+        if len(header) < 8 or length < 8:
+            return None
+        if header[:4] == b"DATA":
+            return _ends_after(size, at + length)
+        at += length
+    return None
+
+
+def _asf(descriptor: int, size: int) -> str | None:
+    """ASF (WMA, WMV): the File Properties object in the header states the file's size, unless it was streamed."""
+    head = os.pread(descriptor, 1 << 16, 0)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92 or head[at + 88] & 1:
+        return None
+    return _ends_after(size, int.from_bytes(head[at + 40 : at + 48], "little"))
 
 
 def _mp4(descriptor: int, size: int) -> str | None:
@@ -88,17 +150,8 @@ def _matroska(descriptor: int, size: int) -> str | None:
 
 
 def _ogg(descriptor: int, size: int) -> str | None:
-    """RFC 3533: the last page must be whole and carry the flag that ends its stream."""
-    start = max(0, size - 2 * _LONGEST_OGG_PAGE)
-    tail = os.pread(descriptor, size - start, start)
-    at = tail.rfind(b"OggS")
-    page = tail[at:]
-    if at < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return "its last page is not whole"
-    length = 27 + page[26] + sum(page[27 : 27 + page[26]])
-    if len(page) < length:
-        return "its last page is not whole"
-    return None if page[5] & 4 else "its last page does not end the stream"
+    """RFC 3533: the last page must be whole. The flag that ends its stream is forgotten by some writers."""
+    return last_page_problem(descriptor, size)
 
 
 def _mp3(descriptor: int, size: int) -> str | None:
@@ -115,13 +168,19 @@ def _mp3(descriptor: int, size: int) -> str | None:
     if header[:4] not in (b"Xing", b"Info") or not header[7] & 2:
         return None
     start = 12 if header[7] & 1 else 8
-    return _ends_after(size, at + int.from_bytes(header[start : start + 4], "big"))
+    # Some count a tag at the end that was taken away later.
+    return _ends_after(size, at + int.from_bytes(header[start : start + 4], "big"), 256)
 
 
 _JUDGES: dict[str, Callable[[int, int], str | None]] = {
     "wav": _riff,
     "avi": _riff,
     "aiff": _riff,
+    "w64": _w64,
+    "caf": _caf,
+    "voc": _voc,
+    "rm": _rm,
+    "asf": _asf,
     "mov,mp4,m4a,3gp,3g2,mj2": _mp4,
     "matroska,webm": _matroska,
     "ogg": _ogg,

@@ -1,0 +1,46 @@
+"""The hash by which a file's content is known, and reading a file that stays the one with that hash."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class ChangedError(Exception):
+    """A file that is no longer what it was when it was hashed."""
+
+
+def new_content_hash() -> Any:
+    """BLAKE2b with 16 bytes."""
+    return hashlib.blake2b(digest_size=16)
+
+
+@contextmanager
+def held(path: Path, content_hash: str | None) -> Iterator[Path]:
+    """A file to decode, held open: whatever happens to its name, it is this one that is read; then it is hashed.
+
+    Args:
+        content_hash: None: it is not known, and the file is not looked at.
+    Raises:
+        ChangedError: at the end, where it is not, or no longer, the one whose hash is known.
+        OSError: it cannot be opened, or not be read any more.
+    """
+    if content_hash is None:
+        yield path
+        return
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe must not be waited for
+        before = _state(file.fileno())
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ChangedError("changed while it was read: it is no regular file any more")
+        yield Path(f"/dev/fd/{file.fileno()}")
+        digest = hashlib.file_digest(file, new_content_hash)
+        if digest.hexdigest() != content_hash or _state(file.fileno()) != before:
+            raise ChangedError("changed while it was read")
+
+
+def _state(descriptor: int) -> tuple[int, ...]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
