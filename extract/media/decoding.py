@@ -27,6 +27,7 @@ import numpy as np
 from configs import UserError
 from configs.schema import FaceCrop
 from extract.media.child import Child, LostError, parent, receive, send
+from extract.media.framing import MIDDLE_SQUARE, Framing, resize_and_crop
 from extract.media.reading import (
     SAMPLE_RATE,
     Beat,
@@ -35,7 +36,6 @@ from extract.media.reading import (
     audio_blocks,
     frames_at,
     middles,
-    resize_and_crop,
     time_span,
 )
 
@@ -118,7 +118,8 @@ class AudioTask:
 
 @dataclass(frozen=True)
 class VideoTask:
-    """``n_frames`` a segment, ``size`` pixels square, around the face where ``face_crop`` says so.
+    """``n_frames`` a segment, ``size`` pixels square, cut out as ``framing`` says, of the face where there is a
+    ``face_crop``.
 
     A clip longer than ``segment_seconds`` is cut into ceil(seconds / segment_seconds) equal segments; one of at most
     ``short_segments`` comes in one piece.
@@ -129,6 +130,7 @@ class VideoTask:
     segment_seconds: float
     short_segments: int
     face_crop: FaceCrop | None
+    framing: Framing = MIDDLE_SQUARE
 
     def decode(self, path: Path, beat: Beat) -> Decoded:
         first, seconds = time_span(path, beat)
@@ -155,7 +157,7 @@ class VideoTask:
                 from extract.media.faces import crop_face
 
                 images = crop_face(images, self.face_crop)
-            yield resize_and_crop(images, self.size)
+            yield resize_and_crop(images, self.size, self.framing)
 
 
 class Decoders:

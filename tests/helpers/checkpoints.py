@@ -117,6 +117,7 @@ def _save_processor(name: str, folder: Path) -> None:
         hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=with_mask).save_pretrained(folder)
     elif modality == "video":
         stated = {
+            "image_processor_type": "VideoMAEImageProcessor",
             "do_center_crop": True,
             "size": {"shortest_edge": SIZE},
             "crop_size": {"height": SIZE, "width": SIZE},

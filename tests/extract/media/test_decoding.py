@@ -20,7 +20,8 @@ from shells import REPOSITORY
 
 from configs.schema import FaceCrop
 from extract.media.decoding import AudioTask, Decoded, Decoders, Streamed, Task, VideoTask
-from extract.media.reading import SAMPLE_RATE, ClipError, MediaError, resize_and_crop
+from extract.media.framing import resize_and_crop
+from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
 
 HELPERS = REPOSITORY / "tests" / "helpers"
 AUDIO = AudioTask(short_samples=30 * SAMPLE_RATE)
