@@ -147,9 +147,11 @@ def _per_frame(pixels: torch.Tensor, backbone: Network) -> torch.Tensor:
 def pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor:
     """Average over the patches of each frame (TimeSformer) or tube of frames (VideoMAE): (batch, time, dim).
 
-    TimeSformer's tokens are a class token, then patch after patch with time running fastest; VideoMAE's are tube
-    after tube, without a class token.
+    TimeSformer's tokens are a class token, then patch after patch with time running fastest; without attention over
+    time (``space_only``) each frame is a row of its own. VideoMAE's are tube after tube, without a class token.
     """
     if family == "timesformer":
+        if config.attention_type == "space_only":
+            return tokens[:, 1:].mean(dim=1).unflatten(0, (-1, config.num_frames))
         return tokens[:, 1:].unflatten(1, (-1, config.num_frames)).mean(dim=1)
     return tokens.unflatten(1, (config.num_frames // config.tubelet_size, -1)).mean(dim=2)

@@ -12,6 +12,7 @@ from configs.schema import Encoder
 from extract.encoders.checkpoints.network import FAULTS, cannot_be_loaded
 
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "bpe.codes")
+SAMPLE = "A b, \u00e9 \u4f60 \U0001f642 12"  # letters of several scripts: an unknown one must have a token
 UNLIMITED = 512  # tokens of a window where a network names no limit; those of this kind were trained on as many
 
 
@@ -28,12 +29,16 @@ def load_tokenizer(spec: Encoder, folder: Path) -> Any:
         raise UserError(f"{folder / 'tokenizer_config.json'}: must be a JSON object, the settings of a tokenizer")
     if not (folder / "tokenizer.json").is_file():
         for path in sorted(folder.glob("*.model")):
+            content = read_outside(path)
             try:
-                sentencepiece.SentencePieceProcessor(model_proto=read_outside(path))
-            except RuntimeError as error:
-                raise UserError(f"{path}: is no SentencePiece model, and there is no tokenizer.json") from error
+                pieces = sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size() if content else 0
+            except RuntimeError:
+                pieces = 0
+            if not pieces:
+                raise UserError(f"{path}: is no SentencePiece model, and there is no tokenizer.json")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer(SAMPLE)
     except FAULTS as error:
         if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
             raise UserError(f"model {spec.model!r}: holds no tokenizer ({', '.join(TOKENIZERS)})") from error

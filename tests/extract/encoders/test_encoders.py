@@ -45,7 +45,8 @@ def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.n
 def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
     """The same clip through transformers by hand: (time, dim)."""
     modality, family = MODALITIES[name]
-    network = hf.AutoModel.from_pretrained(folder).eval()
+    network = (hf.T5EncoderModel if name == "t5" else hf.AutoModel).from_pretrained(folder).eval()
+    network = network.vision_model if name == "clip" else network
     with torch.inference_mode():
         if modality == "text":
             tokens = hf.AutoTokenizer.from_pretrained(folder)(source, return_tensors="pt")
@@ -81,7 +82,8 @@ def test_batched_equals_alone_and_both_equal_the_plain_call(
         assert features.shape[1] == encoder.dim
         assert relative_error(features, by_one[i]) <= 1e-5
         assert relative_error(features, plain_call(name, checkpoints / name, sources[i], -1)) <= 1e-5
-    assert relative_error(by_one[0], by_one[2]) > 1e-3  # same length, other content: other features
+    shorter = min(len(by_one[0]), len(by_one[2]))
+    assert relative_error(by_one[0][:shorter], by_one[2][:shorter]) > 1e-3  # other content: other features
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -371,7 +373,8 @@ def test_a_file_that_is_missing_from_the_folder(name: str, file: str, expected: 
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    stated = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**stated, **changes}))
 
 
 def test_processors_that_do_not_fit_are_refused(load: Load, copy: Any) -> None:
