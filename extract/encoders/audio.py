@@ -18,6 +18,7 @@ from extract.encoders.encoder import (
     Stream,
     Window,
     choose_hidden,
+    does_not_take,
     fingerprint_fields,
     run_by,
     try_out,
@@ -97,7 +98,10 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 
     def noise(n_samples: int) -> Window:
         samples = np.random.default_rng(0).normal(scale=0.1, size=n_samples).astype(np.float32)
-        return next(iter(prepare(Decoded(n_samples / SAMPLE_RATE, n_samples, samples)).windows))
+        try:
+            return next(iter(prepare(Decoded(n_samples / SAMPLE_RATE, n_samples, samples)).windows))
+        except FAULTS as error:
+            raise does_not_take(spec, error) from error
 
     padded = not is_whisper and device.type == "cuda"  # batches of several lengths are made there only
     steps, dim = try_out(hidden, [noise(2 * MIN_SAMPLES), noise((2 - padded) * MIN_SAMPLES)], spec, device)

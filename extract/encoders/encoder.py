@@ -220,9 +220,11 @@ def try_out(
         given = hidden({name: torch.from_numpy(array).to(device) for name, array in inputs.items()}, lengths)
         n_rows, n_steps, dim = given.shape
     except FAULTS as error:
-        raise _does_not_take(spec, error) from error
+        raise does_not_take(spec, error) from error
+    if not torch.isfinite(given).all():
+        raise does_not_take(spec, "gives values that are no numbers")
     if n_rows != len(windows):
-        raise _does_not_take(spec, f"{n_rows} rows come of a batch of {len(windows)}")
+        raise does_not_take(spec, f"{n_rows} rows come of a batch of {len(windows)}")
     return n_steps, dim
 
 
@@ -243,7 +245,7 @@ def try_positions(network: Any, window: Window, spec: Encoder, device: torch.dev
     except _EnoughError:
         pass
     except FAULTS as error:
-        raise _does_not_take(spec, f"{window.n_tokens} tokens: {error}") from error
+        raise does_not_take(spec, f"{window.n_tokens} tokens: {error}") from error
     finally:
         if hook is not None:
             hook.remove()
@@ -257,7 +259,7 @@ def _stop(*_: Any) -> None:
     raise _EnoughError
 
 
-def _does_not_take(spec: Encoder, reason: object) -> UserError:
+def does_not_take(spec: Encoder, reason: object) -> UserError:
     return UserError(f"model {spec.model!r}: does not take what its processor gives: {one_line(reason, 300)}")
 
 

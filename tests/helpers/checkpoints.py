@@ -72,6 +72,14 @@ def save_checkpoints(root: Path, names: list[str] | None = None) -> Path:
     return root
 
 
+def network_of(name: str, folder: Path) -> Any:
+    """What of a checkpoint is its encoder, as transformers itself gives it."""
+    if name == "t5":
+        return hf.T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
+    network = hf.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    return {"whisper": lambda: network.encoder, "clip": lambda: network.vision_model}.get(name, lambda: network)()
+
+
 def _networks() -> dict[str, Any]:
     whisper = hf.WhisperConfig(
         d_model=16,
@@ -118,6 +126,11 @@ def _networks() -> dict[str, Any]:
         "resnet": hf.ResNetModel(
             hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
         ),
+        "bert": hf.BertModel(hf.BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=24)),
+        "distilbert": hf.DistilBertModel(distilled),
+        "roberta": hf.RobertaModel(
+            hf.RobertaConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=22, pad_token_id=1)
+        ),
         "clip": hf.CLIPModel(both),
         "deberta": hf.DebertaV2Model(
             hf.DebertaV2Config(
@@ -136,11 +149,6 @@ def _networks() -> dict[str, Any]:
         "albert": hf.AlbertModel(hf.AlbertConfig(**pieces, embedding_size=8, max_position_embeddings=64)),
         "xlnet": hf.XLNetModel(hf.XLNetConfig(vocab_size=160, d_model=16, n_layer=2, n_head=2, d_inner=32)),
         "t5": hf.T5Model(hf.T5Config(vocab_size=160, d_model=16, num_layers=2, num_heads=2, d_ff=32, d_kv=8)),
-        "bert": hf.BertModel(hf.BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=24)),
-        "distilbert": hf.DistilBertModel(distilled),
-        "roberta": hf.RobertaModel(
-            hf.RobertaConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=22, pad_token_id=1)
-        ),
     }
 
 

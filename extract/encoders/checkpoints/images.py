@@ -132,11 +132,16 @@ def _processor(path: Path, stated: dict[str, Any], model_type: str) -> Any:
 def _size(path: Path, stated: dict[str, Any], processor: Any) -> int:
     """Pixels of a side of what the processor gives. A size that is stated outdoes a default of its kind's to cut."""
     crops = processor.do_center_crop and (stated.get("crop_size") or not stated.get("size"))
-    meant = dict(processor.crop_size if crops else processor.size)
-    sides = {meant.get(side) for side in ("height", "width")} - {None} or {meant.get("shortest_edge")} - {None}
-    if len(sides) != 1:
+    meant = dict((processor.crop_size if crops else processor.size) or {})
+    sides = [meant.get("height"), meant.get("width")]
+    if sides == [None, None]:
+        sides = [meant.get("shortest_edge")] * 2
+    if sides[0] != sides[1] or sides[0] is None:
         raise UserError(f"{path}: must give one size for both sides of an image (size, or crop_size)")
-    (size,) = sides
+    return _pixels(path, sides[0])
+
+
+def _pixels(path: Path, size: Any) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST:
         raise UserError(f"{path}: size: {size!r} is no number of pixels from 1 to {LARGEST}")
     return size
@@ -184,19 +189,24 @@ def _framing(path: Path, processor: Any, size: int) -> Framing:
         raise UserError(
             f"{path}: do_resize: false leaves frames in their own size, and this network takes one: {other}"
         )
-    sides, name = dict(processor.size), type(processor).__name__
-    edge = sides.get("shortest_edge")
-    if edge is None:
+    sides, name = dict(processor.size or {}), type(processor).__name__
+    if sides.get("shortest_edge") is None:
         if sides.get("height") is None or sides["height"] != sides.get("width"):
             raise UserError(f"{path}: size: scales frames in a way that is not followed: {other}")
-        squeeze, scaled = True, sides["height"]
-    elif name.startswith("ConvNext"):
-        squeeze = edge >= CONVNEXT_SQUEEZES
-        scaled = edge if squeeze else int(edge / processor.crop_pct)
-    elif not processor.do_center_crop:
-        raise UserError(f"{path}: keeps a frame's shape and cuts nothing away, and this network takes squares: {other}")
+        squeeze, scaled = True, _pixels(path, sides["height"])
     else:
-        squeeze, scaled = False, int(256 / 224 * edge) if name.startswith("Levit") else edge
+        squeeze, scaled = False, _pixels(path, sides["shortest_edge"])
+        if name.startswith("ConvNext"):
+            squeeze = scaled >= CONVNEXT_SQUEEZES
+            if not _is_number(processor.crop_pct) or processor.crop_pct <= 0:
+                raise UserError(f"{path}: crop_pct: {processor.crop_pct!r} is no number above 0")
+            scaled = scaled if squeeze else _pixels(path, int(scaled / processor.crop_pct))
+        elif not processor.do_center_crop:
+            raise UserError(
+                f"{path}: keeps a frame's shape and cuts nothing away, and this network takes squares: {other}"
+            )
+        elif name.startswith("Levit"):
+            scaled = int(256 / 224 * scaled)
     if scaled < size:
         raise UserError(f"{path}: crop_size: {size} pixels of {scaled}, the rest black, is not followed: {other}")
     return Framing(squeeze, scaled)
@@ -227,14 +237,14 @@ def _try_out(path: Path, processor: Any, given: ImageFormat, follows: bool) -> N
 def _levels(path: Path, processor: Any, given: ImageFormat, frame: np.ndarray, shown: bool) -> Any:
     """By how many grey levels the processor's picture differs from ours; ``shown``: every pixel of it, (3, size, size),
     None where it has another size; otherwise its middle."""
-    try:
-        pixels = np.asarray(processor(frame, return_tensors="np")["pixel_values"], dtype=np.float64)
-        theirs = pixels.reshape(3, *pixels.shape[-2:])
-    except FAULTS as error:
-        raise UserError(f"{path}: makes no image processor: {one_line(error, 300)}") from error
     (ours,) = resize_and_crop([frame], given.size, given.framing)
     mean, std = (np.array(values)[:, None, None] for values in (given.mean, given.std))
-    levels = (theirs * std + mean) * 255
+    try:
+        pixels = np.asarray(processor(frame, return_tensors="np")["pixel_values"], dtype=np.float64)
+        levels = (pixels.reshape(3, *pixels.shape[-2:]) * std + mean) * 255
+        middle = levels[:, levels.shape[1] // 2, levels.shape[2] // 2]
+    except FAULTS as error:
+        raise UserError(f"{path}: makes no image processor: {one_line(error, 300)}") from error
     if shown:
         return levels - ours.transpose(2, 0, 1) if levels.shape[1:] == ours.shape[:2] else None
-    return levels[:, levels.shape[1] // 2, levels.shape[2] // 2] - ours[given.size // 2, given.size // 2]
+    return middle - ours[given.size // 2, given.size // 2]

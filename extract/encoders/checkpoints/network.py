@@ -27,6 +27,7 @@ FAULTS = (
     RuntimeError,
     ImportError,
     AssertionError,
+    MemoryError,
     SafetensorError,
     StrictDataclassError,
 )

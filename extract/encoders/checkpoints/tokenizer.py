@@ -13,6 +13,7 @@ from extract.encoders.checkpoints.network import FAULTS, cannot_be_loaded
 
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "bpe.codes")
 SAMPLE = "A b, \u00e9 \u4f60 \U0001f642 12"  # letters of several scripts: an unknown one must have a token
+LONGEST = 10**6  # tokens that any network takes
 UNLIMITED = 512  # tokens of a window where a network names no limit; those of this kind were trained on as many
 
 
@@ -68,13 +69,16 @@ def most_tokens(spec: Encoder, tokenizer: Any, network: Any) -> int:
             f"model {spec.model!r}: its tokenizer and its network do not fit: token {largest}, but {rows} embeddings"
         )
     limit = getattr(network.config, "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length]
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not longest >= 1:
+        raise UserError(f"model {spec.model!r}: model_max_length: {longest!r} of its tokenizer is no number of tokens")
+    limits = [longest]
     if isinstance(limit, int) and limit > 0:  # XLNet's is -1: none
         # RoBERTa and its kin number positions from one past the padding index.
         padding = getattr(getattr(network, "embeddings", None), "padding_idx", None)
         limits.append(limit - (0 if padding is None else padding + 1))
-    most = min(limits)
-    if most > 10**6:  # transformers writes 10**30 for "not stated"
+    most = int(min(*limits, LONGEST))
+    if most == LONGEST:  # transformers writes 10**30 for "not stated"
         most = UNLIMITED
     room = most - tokenizer.num_special_tokens_to_add()
     if room < 1:
@@ -83,4 +87,4 @@ def most_tokens(spec: Encoder, tokenizer: Any, network: Any) -> int:
         raise UserError(
             f"overlap = {spec.overlap:g}: of windows of {most} tokens, of which {room} are text; make it smaller"
         )
-    return int(most)
+    return most

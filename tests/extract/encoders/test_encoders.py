@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from checkpoints import MODALITIES, N_FRAMES, SIZE
+from checkpoints import MODALITIES, N_FRAMES, SIZE, network_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -45,8 +45,7 @@ def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.n
 def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
     """The same clip through transformers by hand: (time, dim)."""
     modality, family = MODALITIES[name]
-    network = (hf.T5EncoderModel if name == "t5" else hf.AutoModel).from_pretrained(folder).eval()
-    network = network.vision_model if name == "clip" else network
+    network = network_of(name, folder).eval()
     with torch.inference_mode():
         if modality == "text":
             tokens = hf.AutoTokenizer.from_pretrained(folder)(source, return_tensors="pt")
@@ -54,7 +53,6 @@ def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
         if modality == "audio":
             samples, rate = soundfile.read(source, dtype="float32")
             inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(samples, sampling_rate=rate, return_tensors="pt")
-            network = network.encoder if family == "whisper" else network
             states = network(**inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
             return states[: int(np.ceil(len(samples) / 320))] if family == "whisper" else states
         frames = resize_and_crop(decode_frames(source, 8 if family == "image" else N_FRAMES).images, SIZE)

