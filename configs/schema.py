@@ -194,6 +194,10 @@ class Encoder(Section):
     channel: Literal["mix", "left", "right"] | PositiveInt = "mix"  # audio: all averaged, or one (1 is left, 2 right)
     silent_audio: Literal["missing", "kept"] = "missing"  # a sound track that is digital silence from end to end
     face_crop: FaceCrop | None = None
+    # Video: what of a frame the network sees. processor: what the checkpoint's own image processor shows (scaled and
+    # the middle cut out, or all of it squeezed into a square; packaged networks: square); square: the middle, as large
+    # as it goes; whole: all of it, squeezed. With a face_crop it is the face's square, all of it.
+    frame: Literal["processor", "square", "whole"] = "processor"
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
     boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
     conversation: bool = False  # text: what a labelled clip says is read together with what was said before it
@@ -213,6 +217,10 @@ class Encoder(Section):
     def _fits_its_modality(self) -> "Encoder":
         if self.face_crop and self.modality != "video":
             raise ValueError("face_crop: only video has faces")
+        if self.frame != "processor" and self.modality != "video":
+            raise ValueError("frame: only video has frames")
+        if self.frame != "processor" and self.face_crop:
+            raise ValueError("frame: with a face_crop the network sees the face's square: leave frame out")
         if self.conversation and self.modality != "text":
             raise ValueError("conversation: only texts are joined")
         if self.max_damage != MAX_DAMAGE and self.modality == "text":

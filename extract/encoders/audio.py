@@ -9,22 +9,22 @@ from transformers import AutoFeatureExtractor
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.encoders.checkpoints.network import FAULTS, cannot_be_loaded, load_network
+from extract.encoders.checkpoints.packaged import WHISPER_TINY, whisper_tiny
+from extract.encoders.checkpoints.weights import find_folder, model_files
 from extract.encoders.encoder import (
     LoadedEncoder,
     Prepared,
     Stream,
     Window,
-    cannot_be_loaded,
     choose_hidden,
+    does_not_take,
     fingerprint_fields,
-    load_network,
     run_by,
     try_out,
 )
 from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork, steps_after
-from extract.encoders.packaged import WHISPER_TINY, whisper_tiny
-from extract.encoders.weights import find_folder, model_files
 from extract.media.reading import DECODING, SAMPLE_RATE, ClipError, MediaError
 from extract.media.tasks import AudioTask, Decoded
 
@@ -45,7 +45,7 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
             network = network.encoder
         try:
             extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise cannot_be_loaded(spec, error) from error
     keep_needed_layers(network, spec)
     if extractor.sampling_rate != SAMPLE_RATE:
@@ -98,9 +98,16 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 
     def noise(n_samples: int) -> Window:
         samples = np.random.default_rng(0).normal(scale=0.1, size=n_samples).astype(np.float32)
-        return next(iter(prepare(Decoded(n_samples / SAMPLE_RATE, n_samples, samples)).windows))
+        try:
+            return next(iter(prepare(Decoded(n_samples / SAMPLE_RATE, n_samples, samples)).windows))
+        except FAULTS as error:
+            raise does_not_take(spec, error) from error
 
-    _, dim = try_out(hidden, noise(MIN_SAMPLES).inputs, spec, device)
+    padded = not is_whisper and device.type == "cuda"  # batches of several lengths are made there only
+    steps, dim = try_out(hidden, [noise(2 * MIN_SAMPLES), noise((2 - padded) * MIN_SAMPLES)], spec, device)
+    if not is_whisper and steps != n_steps(2 * MIN_SAMPLES):
+        wanted = n_steps(2 * MIN_SAMPLES)
+        raise UserError(f"model {spec.model!r}: gives {steps} time steps where its convolutions make {wanted}")
     run, runtime = run_by(hidden, ready.network, spec, [(noise(MIN_SAMPLES), 2), (noise(16000), 3)])
     processor = json.loads(extractor.to_json_string())
     cutting = {"window_seconds": spec.window_seconds, "overlap": spec.overlap}

@@ -3,18 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PretrainedConfig
-from transformers.utils.logging import disable_progress_bar
 
 from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
-from extract.encoders.weights import weights_hash
+from extract.encoders.checkpoints.network import FAULTS
+from extract.encoders.checkpoints.weights import weights_hash
 from extract.media.damage import Damage
 from extract.media.tasks import Task
 
@@ -22,7 +19,6 @@ Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
 Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
 
 ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
-UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
 
 
 @dataclass(frozen=True)
@@ -190,43 +186,6 @@ def pool_time(
             yield (sums[:complete] / lengths[:, None]).astype(np.float32)
 
 
-def load_network(
-    spec: Encoder, folder: Path, model_types: tuple[str, ...], **changes: Any
-) -> tuple[Any, PretrainedConfig]:
-    """``AutoModel.from_pretrained`` on a folder, in fp32; the folder's architecture must be the family's.
-
-    Args:
-        changes: entries of the configuration that replace the folder's; those that it does not have change nothing.
-
-    Raises:
-        UserError: it cannot be read, is of another family, or lacks weights, which would silently be random.
-    """
-    disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changes)
-        if model_types and config.model_type not in model_types:
-            raise UserError(f"model {spec.model!r}: holds a {config.model_type} model, but family is {spec.family}")
-        network, report = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except UnpicklingError as error:
-        raise UserError(f"model {spec.model!r}: its .bin file holds more than tensors, and is not unpickled") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise cannot_be_loaded(spec, error) from error
-    absent = sorted(name for name in report["missing_keys"] if not any(part in name for part in UNUSED_WEIGHTS))
-    if absent:
-        raise UserError(
-            f"model {spec.model!r}: not a whole {config.model_type} checkpoint: {len(absent)} of its weights are "
-            f"missing, {absent[0]} for one"
-        )
-    return network, config
-
-
 def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[str, Any]:
     """What every encoder's fingerprint is made of, and what a modality adds; where the files lie does not enter."""
     common = {
@@ -246,30 +205,66 @@ def fingerprint_fields(spec: Encoder, files: list[Path], **more: Any) -> dict[st
     return common | more
 
 
-def cannot_be_loaded(spec: Encoder, error: Exception) -> UserError:
-    return UserError(f"model {spec.model!r}: cannot be loaded: {one_line(error, 300)}")
-
-
 @torch.inference_mode()
 def try_out(
     hidden: Hidden,
-    inputs: dict[str, np.ndarray],
+    windows: list[Window],
     spec: Encoder,
     device: torch.device,
+    pad_values: dict[str, int] | None = None,
 ) -> tuple[int, int]:
-    """Time steps and width of a window's features, by running it: a layer or a processor that does not fit ends here,
-    before any work.
+    """Time steps and width of a batch's features, by running it: a layer or a processor that does not fit, or a
+    network that takes one window only, ends here, before any work.
 
     Raises:
-        UserError: the network refuses the window, or has no such layer.
+        UserError: the network refuses the windows, gives something else for them, or has no such layer.
     """
     try:
-        batch = {name: torch.from_numpy(array)[None].to(device) for name, array in inputs.items()}
-        _, n_steps, dim = hidden(batch, None).shape
-    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        reason = one_line(error, 300)
-        raise UserError(f"model {spec.model!r}: does not take what its processor gives: {reason}") from error
+        inputs, lengths = stack(windows, pad_values or {})
+        given = hidden({name: torch.from_numpy(array).to(device) for name, array in inputs.items()}, lengths)
+        n_rows, n_steps, dim = given.shape
+    except FAULTS as error:
+        raise does_not_take(spec, error) from error
+    if not torch.isfinite(given).all():
+        raise does_not_take(spec, "gives values that are no numbers")
+    if n_rows != len(windows):
+        raise does_not_take(spec, f"{n_rows} rows come of a batch of {len(windows)}")
     return n_steps, dim
+
+
+@torch.inference_mode()
+def try_positions(network: Any, window: Window, spec: Encoder, device: torch.device) -> None:
+    """Whether a network takes a window as long as they come: up to its first layer, where positions have been looked
+    up. The layers, which take seconds, know no lengths.
+
+    Raises:
+        UserError: it refuses the window.
+    """
+    stacks = (module for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module))
+    layers = max(stacks, key=len, default=None)
+    hook = None if layers is None else layers[0].register_forward_pre_hook(_stop)
+    inputs, _ = stack([window], {})
+    try:
+        network(**{name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+    except _EnoughError:
+        pass
+    except FAULTS as error:
+        raise does_not_take(spec, f"{window.n_tokens} tokens: {error}") from error
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+class _EnoughError(Exception):
+    """What is wanted of a network has been computed."""
+
+
+def _stop(*_: Any) -> None:
+    raise _EnoughError
+
+
+def does_not_take(spec: Encoder, reason: object) -> UserError:
+    return UserError(f"model {spec.model!r}: does not take what its processor gives: {one_line(reason, 300)}")
 
 
 def run_by(

@@ -53,6 +53,8 @@ def places_of_tail(network: Any, spec: Encoder) -> tuple[str, str | None]:
     if config.model_type not in LAYERS or getattr(config, "is_decoder", False) or getattr(config, "add_adapter", False):
         known = ", ".join(LAYERS)
         raise UserError(f"{key}: {spec.model} is a {config.model_type} network that cannot be cut; these can: {known}")
+    if getattr(config, "attention_type", None) == "space_only":
+        raise UserError(f"{key}: {spec.model} looks at each frame by itself (space_only) and cannot be cut")
     layers = LAYERS[config.model_type]
     n = len(network.get_submodule(layers))
     if spec.boundary is None or spec.boundary >= n:
@@ -72,5 +74,7 @@ def drop_unused_layers(network: Any, layer: int) -> None:
     for owner in network.modules():
         for name in ("layer", "layers"):
             stack = getattr(owner, name, None)
-            if isinstance(stack, torch.nn.ModuleList) and len(stack) == n_layers and 0 <= layer < n_layers:
+            if not isinstance(stack, torch.nn.ModuleList) or len({type(each) for each in stack}) != 1:
+                continue  # a layer of T5 has a list of its parts, under this name
+            if len(stack) == n_layers and 0 <= layer < n_layers:
                 setattr(owner, name, stack[: layer + 1])

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModel
 from configs import UserError
 from configs.schema import Encoder
 from configs.schema import Tail as Settings
-from extract.encoders.encoder import load_network
+from extract.encoders.checkpoints.network import load_network
+from extract.encoders.checkpoints.weights import find_folder, model_files, weights_hash
 from extract.encoders.layers import places_of_tail
 from extract.encoders.networks import FusedTimesformerAttention
 from extract.encoders.video import pool_patches
-from extract.encoders.weights import find_folder, model_files, weights_hash
 
 HIDDEN_DROPOUTS = ("hidden_dropout_prob", "hidden_dropout", "dropout")  # what architectures call it
 OTHER_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "activation_dropout")
@@ -48,7 +48,7 @@ def load_tail(encoder: Encoder, settings: Settings, stored: dict[str, Any]) -> "
     if stored.get("weights") != weights_hash(model_files(folder)):
         raise UserError(f"model = {encoder.model}: the store was computed with other weights: {again}")
     types = () if encoder.family == "transformer" else (encoder.family,)
-    dropouts = (
+    dropouts: dict[str, Any] = (
         dict.fromkeys(HIDDEN_DROPOUTS, settings.dropout) | dict.fromkeys(OTHER_DROPOUTS, 0.0) | {"drop_path_rate": 0}
     )
     network, config = load_network(encoder, folder, types, **dropouts)

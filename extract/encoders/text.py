@@ -6,27 +6,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.encoders.checkpoints.network import load_network
+from extract.encoders.checkpoints.tokenizer import load_tokenizer, most_tokens
+from extract.encoders.checkpoints.weights import find_folder, model_files
 from extract.encoders.encoder import (
     LoadedEncoder,
     Prepared,
     Window,
-    cannot_be_loaded,
     choose_hidden,
     fingerprint_fields,
-    load_network,
     run_by,
     try_out,
+    try_positions,
 )
 from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
-from extract.encoders.weights import find_folder, model_files
 from extract.media.reading import ClipError
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # a folder holds one of these
 BETWEEN_TEXTS = "\x1f"  # between the texts of a conversation until the tokenizer is known: the unit separator of ASCII
 
 
@@ -35,21 +34,13 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     if isinstance(spec.pooling, float):
         raise UserError(f"pooling = {spec.pooling:g}: a text has no duration; use none or mean")
     folder = find_folder(spec)
-    network, config = load_network(spec, folder, ())
-    keep_needed_layers(network, spec)
-    if not any(list(folder.glob(pattern)) for pattern in TOKENIZERS):  # transformers would make up an empty vocabulary
-        raise UserError(f"model {spec.model!r}: holds no tokenizer ({', '.join(TOKENIZERS)})")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise cannot_be_loaded(spec, error) from error
+    files = model_files(folder)
+    network, _ = load_network(spec, folder, (), part="text")
+    tokenizer = load_tokenizer(spec, folder)
     if spec.conversation and tokenizer.sep_token is None:
         raise UserError(f"conversation: the tokenizer of {spec.model} has no sep_token to put between texts")
-    positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    # RoBERTa and its kin number positions from one past the padding index.
-    padding = getattr(getattr(network, "embeddings", None), "padding_idx", None)
-    max_tokens = min(tokenizer.model_max_length, positions - (0 if padding is None else padding + 1))
-
+    max_tokens = most_tokens(spec, tokenizer, network)
+    keep_needed_layers(network, spec)
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
     one_at_a_time = threading.Lock()  # a call that truncates would cut another thread's text, too
@@ -76,12 +67,14 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
         return choose_hidden(ready.hidden_states(inputs, lengths), spec)  # (batch, tokens, dim)
 
+    pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
     short, longer = (next(iter(prepare(text).windows)) for text in ("a", "a b c d " * 10))
-    _, dim = try_out(hidden, short.inputs, spec, device)
+    mixed = [short, longer] if pad_values and device.type == "cuda" else [short, short]  # as batches are made there
+    _, dim = try_out(hidden, mixed, spec, device, pad_values)
+    try_positions(ready.network, next(iter(prepare("a b c d " * max_tokens).windows)), spec, device)
     run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
     more = runtime | ({"conversation": True} if spec.conversation else {})  # only where it is set, as the boundary is
-    fields = fingerprint_fields(spec, model_files(folder), overlap=spec.overlap, **more)  # the tokenizer's, too
-    pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
+    fields = fingerprint_fields(spec, files, overlap=spec.overlap, **more)  # the tokenizer's, too
     return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
 
 

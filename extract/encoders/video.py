@@ -3,9 +3,8 @@
 Below a ``boundary`` a time step is a token: of each segment of a clip, a class token and every patch of every frame.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,10 @@ import torch
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.encoders.checkpoints.images import ImageFormat, framed, read_image_format
+from extract.encoders.checkpoints.network import load_network
+from extract.encoders.checkpoints.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
+from extract.encoders.checkpoints.weights import find_folder, model_files
 from extract.encoders.encoder import (
     LoadedEncoder,
     Prepared,
@@ -21,14 +24,11 @@ from extract.encoders.encoder import (
     Window,
     choose_hidden,
     fingerprint_fields,
-    load_network,
     run_by,
     try_out,
 )
 from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
-from extract.encoders.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
-from extract.encoders.weights import find_folder, model_files
 from extract.media.faces import face_detector
 from extract.media.reading import DECODING
 from extract.media.tasks import Decoded, VideoTask
@@ -40,15 +40,6 @@ DEFAULT_IMAGE_FRAMES = 8  # frames for image backbones, which have no number of 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class ImageFormat:
-    """What a network wants an image to be: ``size`` pixels square, and per channel ``(x / 255 - mean) / std``."""
-
-    size: int
-    mean: list[float]
-    std: list[float]
-
-
 LITE0_FORMAT = ImageFormat(size=224, mean=[127 / 255] * 3, std=[128 / 255] * 3)
 
 
@@ -56,11 +47,11 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     """Args: spec, a ``video`` encoder of a profile. Raises UserError where it cannot be loaded."""
     if spec.face_crop:
         face_detector()  # where it is not installed, that is said now and not after the first clips
-    network, states, image_format, n_frames, files = (
+    network, states, form, n_frames, files = (
         _packaged(spec, device) if spec.model == EFFICIENTNET_LITE0 else _from_folder(spec, device)
     )
-    mean = torch.tensor(image_format.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(image_format.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(form.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(form.std, device=device).view(3, 1, 1)
 
     def prepare(clip: Decoded) -> Prepared:
         assert clip.data is not None
@@ -71,28 +62,35 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         return Prepared((window(images) for images in stream), about.n * n_steps, about.seconds)
 
     def window(images: np.ndarray) -> Window:
-        patches = n_frames * (image_format.size // PATCH) ** 2
+        patches = n_frames * (form.size // PATCH) ** 2
         return Window({"images": images}, slice(0, n_steps), patches)
 
     def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:  # all of one length
         pixels = inputs["images"].permute(0, 1, 4, 2, 3).float() / 255  # (batch, frames, 3, height, width)
         return states((pixels - mean) / std)
 
-    blank = np.zeros((n_frames, image_format.size, image_format.size, 3), dtype=np.uint8)
-    n_steps, dim = try_out(hidden, {"images": blank}, spec, device)
-    run, runtime = run_by(hidden, network, spec, [(window(blank), 1), (window(blank), 2)])
+    n_steps = 0
+    blank = window(np.zeros((n_frames, form.size, form.size, 3), dtype=np.uint8))
+    if spec.family == "image":  # frames go through it one by one, so that two clips of one are as good as whole ones
+        one = window(blank.inputs["images"][:1])
+        n_steps, dim = try_out(hidden, [one, one], spec, device)
+        n_steps *= n_frames
+    else:  # what these two do with a batch is known
+        n_steps, dim = try_out(hidden, [blank], spec, device)
+    run, runtime = run_by(hidden, network, spec, [(blank, 1), (blank, 2)])
     fields = fingerprint_fields(
         spec,
         files,
         n_frames=n_frames,
         window_seconds=spec.window_seconds,
         decoding=DECODING,
-        processor=asdict(image_format),
+        processor=form.fields,
         face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
         **runtime,
     )
-    size, seconds = image_format.size, spec.window_seconds
-    task = VideoTask(n_frames, size, seconds, SHORT_SEGMENTS, spec.face_crop, spec.max_damage)
+    task = VideoTask(
+        n_frames, form.size, spec.window_seconds, SHORT_SEGMENTS, spec.face_crop, spec.max_damage, form.framing
+    )
     return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
 
 
@@ -108,13 +106,16 @@ def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageF
     def states(pixels: torch.Tensor) -> torch.Tensor:
         return _per_frame(pixels, lambda images: ready.call(network.extract_features, inputs=images))
 
-    return network, states, LITE0_FORMAT, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
+    form = replace(LITE0_FORMAT, framing=framed(spec, LITE0_FORMAT.size, LITE0_FORMAT.framing))
+    return network, states, form, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
 
 
 def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     folder = find_folder(spec)
     types = () if spec.family == "image" else (spec.family,)
-    network, config = load_network(spec, folder, types)
+    files = model_files(folder)
+    network, config = load_network(spec, folder, types, part="vision")
+    form = read_image_format(spec, folder, config.model_type)
     keep_needed_layers(network, spec)
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
     n_frames: int = spec.n_frames or getattr(config, "num_frames", None) or DEFAULT_IMAGE_FRAMES
@@ -131,24 +132,7 @@ def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, Ima
             return chosen(pixels)  # every token: layers above the boundary need them all
         return pool_patches(chosen(pixels), spec.family, config)
 
-    return network, states, _image_format(folder, config), n_frames, model_files(folder)
-
-
-def _image_format(folder: Path, config: Any) -> ImageFormat:
-    """Input size and normalisation from the model's own ``preprocessor_config.json``."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; it says how images are scaled and normalised")
-    stated = json.loads(path.read_text(encoding="utf-8"))
-    size = stated["crop_size"] if stated.get("do_center_crop", True) and "crop_size" in stated else stated.get("size")
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    size = size or getattr(config, "image_size", None)
-    if not isinstance(size, int) or "image_mean" not in stated or "image_std" not in stated:
-        raise UserError(f"{path}: must give image_mean, image_std, and one size for both sides")
-    if not stated.get("do_normalize", True) or stated.get("rescale_factor", 1 / 255) != 1 / 255:
-        raise UserError(f"{path}: only images scaled by 1/255 and normalised are supported")
-    return ImageFormat(size, stated["image_mean"], stated["image_std"])
+    return network, states, form, n_frames, files
 
 
 def _per_frame(pixels: torch.Tensor, backbone: Network) -> torch.Tensor:
@@ -165,9 +149,11 @@ def _per_frame(pixels: torch.Tensor, backbone: Network) -> torch.Tensor:
 def pool_patches(tokens: torch.Tensor, family: str, config: Any) -> torch.Tensor:
     """Average over the patches of each frame (TimeSformer) or tube of frames (VideoMAE): (batch, time, dim).
 
-    TimeSformer's tokens are a class token, then patch after patch with time running fastest; VideoMAE's are tube
-    after tube, without a class token.
+    TimeSformer's tokens are a class token, then patch after patch with time running fastest; without attention over
+    time (``space_only``) each frame is a row of its own. VideoMAE's are tube after tube, without a class token.
     """
     if family == "timesformer":
+        if config.attention_type == "space_only":
+            return tokens[:, 1:].mean(dim=1).unflatten(0, (-1, config.num_frames))
         return tokens[:, 1:].unflatten(1, (-1, config.num_frames)).mean(dim=1)
     return tokens.unflatten(1, (config.num_frames // config.tubelet_size, -1)).mean(dim=2)

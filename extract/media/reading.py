@@ -5,12 +5,11 @@ Everything here streams: memory does not grow with a clip's length. What is deci
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import soxr
 
@@ -181,24 +180,6 @@ def middles(first: float, seconds: float, parts: int) -> list[float]:
     """The middle of each of so many equal parts of a clip."""
     step = seconds / parts
     return [first + (k + 0.5) * step for k in range(parts)]
-
-
-def resize_and_crop(images: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """Scale the shorter side to ``size`` and cut the middle square: (h, w, 3) each -> (n, size, size, 3) uint8.
-
-    Takes one image after the other, so a generator's are never held all at once.
-    """
-    return np.stack([_middle_square(image, size) for image in images])
-
-
-def _middle_square(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = size / min(height, width)
-    new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    top, left = (new_height - size) // 2, (new_width - size) // 2
-    resized = cv2.resize(image, (new_width, new_height), interpolation=method)
-    return resized[top : top + size, left : left + size]
 
 
 def _sounds(

@@ -11,7 +11,8 @@ import numpy as np
 
 from configs.schema import FaceCrop
 from extract.media.damage import Damage, Heard, MediaError, Seen, SilentError
-from extract.media.reading import SAMPLE_RATE, Beat, audio_blocks, frames_at, middles, resize_and_crop, time_span
+from extract.media.framing import MIDDLE_SQUARE, Framing, resize_and_crop
+from extract.media.reading import SAMPLE_RATE, Beat, audio_blocks, frames_at, middles, time_span
 
 BLOCK_SAMPLES = 10 * SAMPLE_RATE  # of long audio, sent at a time
 
@@ -117,7 +118,8 @@ class AudioTask:
 
 @dataclass(frozen=True)
 class VideoTask:
-    """``n_frames`` a segment, ``size`` pixels square, around the face where ``face_crop`` says so.
+    """``n_frames`` a segment, ``size`` pixels square, cut out as ``framing`` says, of the face where there is a
+    ``face_crop``.
 
     A clip longer than ``segment_seconds`` is cut into ceil(seconds / segment_seconds) equal segments; one of at most
     ``short_segments`` comes in one piece. Of the frames, a share of ``max_damage`` may be damaged.
@@ -129,6 +131,7 @@ class VideoTask:
     short_segments: int
     face_crop: FaceCrop | None
     max_damage: float = 1
+    framing: Framing = MIDDLE_SQUARE
 
     def decode(self, path: Path, beat: Beat) -> Decoded:
         seen = Seen()
@@ -161,7 +164,7 @@ class VideoTask:
                 from extract.media.faces import crop_face
 
                 images = crop_face(images, self.face_crop)
-            yield resize_and_crop(images, self.size)
+            yield resize_and_crop(images, self.size, self.framing)
 
 
 def _allowed(damage: Damage | None, most: float) -> Damage | None:

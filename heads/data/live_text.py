@@ -7,8 +7,9 @@ import numpy as np
 from cache import Header, Store
 from configs import Profile
 from extract.corpora.manifest import Unit
+from extract.encoders.checkpoints.tokenizer import load_tokenizer
+from extract.encoders.checkpoints.weights import find_folder
 from extract.encoders.text import BETWEEN_TEXTS, join_texts
-from extract.encoders.weights import find_folder
 from extract.media.sources import Clip
 from extract.passes.live import LiveEncoder
 
@@ -51,9 +52,7 @@ class LiveText:
         Returns:
             (tokens,), or None where that cannot be told: the tokenizer is not a fast one, or gives another number.
         """
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(find_folder(self._spec), local_files_only=True)
+        tokenizer = load_tokenizer(self._spec, find_folder(self._spec))
         separator = tokenizer.sep_token if self._spec.conversation else None
         texts = [text.replace(BETWEEN_TEXTS, " ") for text in parts.values()] if separator else list(parts.values())
         if not tokenizer.is_fast or (separator and any(separator in text for text in texts)):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from configs import UserError, one_line
 from configs.schema import FaceCrop
 from extract.media.decoding import Decoders
+from extract.media.framing import framing_of
 from extract.media.reading import ClipError, MediaError
 from extract.media.sources import RemoteFile, local_copy
 from extract.media.tasks import AudioTask, Task, VideoTask
@@ -73,7 +74,8 @@ def look(
     found = Media()
     crop = FaceCrop(**fields["face_crop"]) if fields.get("face_crop") else None
     n_frames, seconds = fields.get("n_frames") or DEFAULT_FRAMES, fields.get("window_seconds") or 30.0
-    frames = VideoTask(n_frames, THUMBNAIL, seconds, 0, crop)
+    framing = framing_of(fields.get("processor") or {}, THUMBNAIL)
+    frames = VideoTask(n_frames, THUMBNAIL, seconds, 0, crop, framing=framing)
 
     def decode(task: Task, what: str, files: Mapping[str, Path | RemoteFile], into: dict[str, T], make: Any) -> None:
         with closing(Decoders(task, 1, timeout)) as decoders:

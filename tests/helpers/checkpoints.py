@@ -1,10 +1,12 @@
 """Tiny checkpoints with random weights, for tests only: what is checked is that nothing between a file and a store
 changes what the network says."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -25,6 +27,21 @@ SMALL: dict[str, Any] = {
 CONVOLUTIONS = {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 1}
 WAVES: dict[str, Any] = {**SMALL, **CONVOLUTIONS}
 IMAGES: dict[str, Any] = {**SMALL, "image_size": SIZE, "patch_size": 16, "num_channels": 3}
+# What SentencePiece models of published checkpoints begin with; the file's name, too, is the architecture's own.
+PIECES: dict[str, tuple[str, dict[str, Any]]] = {
+    "deberta": (
+        "spm.model",
+        {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+        | {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"},
+    ),
+    "xlm-roberta": ("sentencepiece.bpe.model", {}),
+    "albert": (
+        "spiece.model",
+        {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]},
+    ),
+    "xlnet": ("spiece.model", {"control_symbols": ["<cls>", "<sep>", "<pad>", "<mask>"]}),
+    "t5": ("spiece.model", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
+}
 MODALITIES = {  # checkpoint: (modality, family)
     "wav2vec2": ("audio", "wav2vec2"),
     "wav2vec2-layer": ("audio", "wav2vec2"),
@@ -37,9 +54,11 @@ MODALITIES = {  # checkpoint: (modality, family)
     "videomae": ("video", "videomae"),
     "vit": ("video", "image"),
     "resnet": ("video", "image"),
+    "clip": ("video", "image"),
     "bert": ("text", "transformer"),
     "distilbert": ("text", "transformer"),
     "roberta": ("text", "transformer"),
+    **dict.fromkeys(PIECES, ("text", "transformer")),
 }
 
 
@@ -51,6 +70,14 @@ def save_checkpoints(root: Path, names: list[str] | None = None) -> Path:
             network.save_pretrained(root / name)
             _save_processor(name, root / name)
     return root
+
+
+def network_of(name: str, folder: Path) -> Any:
+    """What of a checkpoint is its encoder, as transformers itself gives it."""
+    if name == "t5":
+        return hf.T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
+    network = hf.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    return {"whisper": lambda: network.encoder, "clip": lambda: network.vision_model}.get(name, lambda: network)()
 
 
 def _networks() -> dict[str, Any]:
@@ -73,6 +100,14 @@ def _networks() -> dict[str, Any]:
     )
     distilled = hf.DistilBertConfig(vocab_size=len(WORDS), dim=16, n_layers=2, n_heads=2, hidden_dim=32)
     video = {**IMAGES, "num_frames": N_FRAMES}
+    pieces: dict[str, Any] = {**SMALL, "vocab_size": 160}
+    few = {
+        name: SMALL[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    }
+    both = hf.CLIPConfig(
+        text_config={**few, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        vision_config={**few, "image_size": SIZE, "patch_size": 16},
+    )
     return {
         "wav2vec2": hf.Wav2Vec2Model(hf.Wav2Vec2Config(**WAVES, feat_extract_norm="group")),
         "wav2vec2-layer": hf.Wav2Vec2Model(
@@ -96,6 +131,24 @@ def _networks() -> dict[str, Any]:
         "roberta": hf.RobertaModel(
             hf.RobertaConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=22, pad_token_id=1)
         ),
+        "clip": hf.CLIPModel(both),
+        "deberta": hf.DebertaV2Model(
+            hf.DebertaV2Config(
+                **pieces,
+                relative_attention=True,
+                position_buckets=8,
+                norm_rel_ebd="layer_norm",
+                share_att_key=True,
+                pos_att_type=["p2c", "c2p"],
+                position_biased_input=False,
+                max_position_embeddings=64,
+                type_vocab_size=0,
+            )
+        ),
+        "xlm-roberta": hf.XLMRobertaModel(hf.XLMRobertaConfig(**pieces, max_position_embeddings=66)),
+        "albert": hf.AlbertModel(hf.AlbertConfig(**pieces, embedding_size=8, max_position_embeddings=64)),
+        "xlnet": hf.XLNetModel(hf.XLNetConfig(vocab_size=160, d_model=16, n_layer=2, n_head=2, d_inner=32)),
+        "t5": hf.T5Model(hf.T5Config(vocab_size=160, d_model=16, num_layers=2, num_heads=2, d_ff=32, d_kv=8)),
     }
 
 
@@ -117,6 +170,7 @@ def _save_processor(name: str, folder: Path) -> None:
         hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=with_mask).save_pretrained(folder)
     elif modality == "video":
         stated = {
+            "image_processor_type": "VideoMAEImageProcessor",
             "do_center_crop": True,
             "size": {"shortest_edge": SIZE},
             "crop_size": {"height": SIZE, "width": SIZE},
@@ -124,8 +178,25 @@ def _save_processor(name: str, folder: Path) -> None:
             "image_std": [0.2, 0.25, 0.3],
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    elif name in PIECES:
+        file, symbols = PIECES[name]
+        (folder / file).write_bytes(sentence_pieces(**symbols))
     else:
         _word_pieces().save_pretrained(folder)
+
+
+def sentence_pieces(**symbols: Any) -> bytes:
+    """A SentencePiece model of a few dozen pieces; ``symbols``: the trainer's options for special ones."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["I am so very happy today, and you are not!", "sad. angry. A very sad day it is"] * 9),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **symbols,
+    )
+    return model.getvalue()
 
 
 def _word_pieces() -> hf.PreTrainedTokenizerFast:

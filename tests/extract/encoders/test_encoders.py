@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from checkpoints import MODALITIES, N_FRAMES, SIZE
+from checkpoints import MODALITIES, N_FRAMES, SIZE, network_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -27,9 +27,10 @@ from safetensors.torch import load_file, save_file
 from cache import fingerprint
 from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
-from extract.encoders import weights
+from extract.encoders.checkpoints import weights
 from extract.encoders.encoder import LoadedEncoder, pool_time
-from extract.media.reading import DECODING, ClipError, resize_and_crop
+from extract.media.framing import resize_and_crop
+from extract.media.reading import DECODING, ClipError
 from extract.media.tasks import AudioTask
 from extract.passes.blocks import batches_of
 from extract.passes.engine import open_writer
@@ -45,7 +46,7 @@ def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.n
 def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
     """The same clip through transformers by hand: (time, dim)."""
     modality, family = MODALITIES[name]
-    network = hf.AutoModel.from_pretrained(folder).eval()
+    network = network_of(name, folder).eval()
     with torch.inference_mode():
         if modality == "text":
             tokens = hf.AutoTokenizer.from_pretrained(folder)(source, return_tensors="pt")
@@ -53,7 +54,6 @@ def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
         if modality == "audio":
             samples, rate = soundfile.read(source, dtype="float32")
             inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(samples, sampling_rate=rate, return_tensors="pt")
-            network = network.encoder if family == "whisper" else network
             states = network(**inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
             return states[: int(np.ceil(len(samples) / 320))] if family == "whisper" else states
         frames = resize_and_crop(decode_frames(source, 8 if family == "image" else N_FRAMES).images, SIZE)
@@ -81,7 +81,8 @@ def test_batched_equals_alone_and_both_equal_the_plain_call(
         assert features.shape[1] == encoder.dim
         assert relative_error(features, by_one[i]) <= 1e-5
         assert relative_error(features, plain_call(name, checkpoints / name, sources[i], -1)) <= 1e-5
-    assert relative_error(by_one[0], by_one[2]) > 1e-3  # same length, other content: other features
+    shorter = min(len(by_one[0]), len(by_one[2]))
+    assert relative_error(by_one[0][:shorter], by_one[2][:shorter]) > 1e-3  # other content: other features
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -153,7 +154,7 @@ def test_whisper_gives_the_steps_of_the_clip_and_refuses_what_it_would_cut(load:
 
 
 def test_audio_too_short_for_the_network_is_a_clip_error(load: Load, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "blip.wav", np.ones(399) * 0.1, 16000)
+    soundfile.write(tmp_path / "blip.wav", np.linspace(-0.1, 0.1, 399), 16000)
     for name in ("wav2vec2", "whisper"):
         with pytest.raises(ClipError, match="399 samples, shorter than 25 ms"):
             load(name).alone(tmp_path / "blip.wav")
@@ -371,7 +372,8 @@ def test_a_file_that_is_missing_from_the_folder(name: str, file: str, expected: 
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    stated = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**stated, **changes}))
 
 
 def test_processors_that_do_not_fit_are_refused(load: Load, copy: Any) -> None:
@@ -383,13 +385,7 @@ def test_processors_that_do_not_fit_are_refused(load: Load, copy: Any) -> None:
     with pytest.raises(UserError, match="does not take what its processor gives") as caught:
         load("whisper", whisper)
     one_line(caught)
-    edit(video / "preprocessor_config.json", rescale_factor=1 / 127.5)
-    with pytest.raises(UserError, match="only images scaled by 1/255"):
-        load("vit", video)
-    edit(video / "preprocessor_config.json", rescale_factor=1 / 255, image_mean=None)
-    settings = json.loads((video / "preprocessor_config.json").read_text())
-    del settings["image_mean"]
-    (video / "preprocessor_config.json").write_text(json.dumps(settings))
+    edit(video / "preprocessor_config.json", image_mean=None)
     with pytest.raises(UserError, match="must give image_mean"):
         load("vit", video)
 
@@ -408,7 +404,7 @@ def test_a_hub_id_needs_a_revision() -> None:
 
 def test_without_the_hub_a_hub_id_ends_in_one_line(tmp_path: Path) -> None:
     code = (
-        "from configs.schema import Encoder; from extract.encoders.weights import find_folder\n"
+        "from configs.schema import Encoder; from extract.encoders.checkpoints.weights import find_folder\n"
         "from configs import UserError\n"
         "try: find_folder(Encoder(family='wav2vec2', model='someone/some-model', revision='0' * 40))\n"
         "except UserError as error: print(error)"

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import IMAGES, MODALITIES, N_FRAMES, SIZE, WORDS
+from checkpoints import IMAGES, MODALITIES, N_FRAMES, SIZE, WORDS, network_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, TimesformerConfig, TimesformerModel
+from transformers import TimesformerConfig, TimesformerModel
 
 from configs import UserError
 from extract.encoders.layers import drop_unused_layers
@@ -29,8 +29,7 @@ text_lengths = st.lists(st.integers(3, 20), min_size=2, max_size=5)
 
 def as_loaded(checkpoints: Path, name: str) -> Any:
     """As transformers loads it and runs it."""
-    network = AutoModel.from_pretrained(checkpoints / name, dtype=torch.float32).eval()
-    return network.encoder if name == "whisper" else network
+    return network_of(name, checkpoints / name).eval()
 
 
 def made_ready(checkpoints: Path, name: str, precision: Any = "float32", device: torch.device = CPU) -> ReadyNetwork:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import MODALITIES, SIZE, WORDS
-from transformers import AutoModel
+from checkpoints import MODALITIES, SIZE, WORDS, network_of
 
 from configs import UserError
 from extract.encoders.networks import ReadyNetwork
@@ -21,8 +20,7 @@ needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openv
 
 
 def loaded(checkpoints: Path, name: str, precision: Any = "float32", layer: int = 1) -> tuple[Any, Callable]:
-    network = AutoModel.from_pretrained(checkpoints / name, dtype=torch.float32)
-    ready = ReadyNetwork(network.encoder if name == "whisper" else network, precision, CPU, "openvino")
+    ready = ReadyNetwork(network_of(name, checkpoints / name), precision, CPU, "openvino")
     return ready.network, lambda inputs: ready.hidden_states(inputs)[layer]
 
 

@@ -29,7 +29,7 @@ from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.layers import LAYERS, keep_needed_layers
 from extract.encoders.loading import load
 from extract.encoders.tail import Tail, build_tail, load_tail
-from extract.media.reading import resize_and_crop
+from extract.media.framing import resize_and_crop
 
 N_LAYERS, CLASSES, TOLERANCE = 4, 3, 1e-5
 DEEP = {"num_hidden_layers": N_LAYERS}

@@ -20,7 +20,8 @@ from shells import REPOSITORY
 
 from configs.schema import FaceCrop
 from extract.media.decoding import Decoders
-from extract.media.reading import SAMPLE_RATE, ClipError, MediaError, resize_and_crop
+from extract.media.framing import resize_and_crop
+from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
 from extract.media.tasks import AudioTask, Decoded, Streamed, Task, VideoTask
 
 HELPERS = REPOSITORY / "tests" / "helpers"

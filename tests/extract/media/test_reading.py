@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from media_tools import decode_audio, decode_frames, greys, write_audio, write_mp4, write_video
 
 from extract.media.damage import Damage, Heard
+from extract.media.framing import resize_and_crop
 from extract.media.reading import (
     SAMPLE_RATE,
     MediaError,
     audio_blocks,
     frames_at,
     middles,
-    resize_and_crop,
     time_span,
 )
 
@@ -321,24 +321,6 @@ def test_a_matrix_without_sense_turns_nothing(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", greys([60]))
     show_as(tmp_path / "a.mp4", 0, 0, 0, 0)
     assert decode_frames(tmp_path / "a.mp4", 1).images.shape == (1, 32, 48, 3)
-
-
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 64), grey=st.integers(0, 255))
-def test_the_crop_is_square_and_a_constant_stays(height: int, width: int, size: int, grey: int) -> None:
-    cropped = resize_and_crop(np.full((2, height, width, 3), grey, dtype=np.uint8), size)
-    assert cropped.shape == (2, size, size, 3)
-    assert cropped.dtype == np.uint8
-    assert (cropped == grey).all()
-
-
-def test_the_crop_is_the_middle_of_the_picture_undistorted() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (2, 40, 100, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize_and_crop(picture, 40), picture[:, :, 30:70])
-    tall = picture.transpose(0, 2, 1, 3)
-    np.testing.assert_array_equal(resize_and_crop(tall, 40), tall[:, 30:70])
-    blocks = picture[:, :20, :50].repeat(2, axis=1).repeat(2, axis=2)
-    np.testing.assert_array_equal(resize_and_crop(blocks, 20), picture[:, :20, 15:35])
 
 
 # What cannot be read

@@ -16,7 +16,7 @@ from torch import nn
 
 from configs.schema import Encoder
 from configs.sections import TAKEN_NAMES
-from extract.encoders.weights import find_folder, model_files, weights_hash
+from extract.encoders.checkpoints.weights import find_folder, model_files, weights_hash
 from heads.data.batches import ROLES, Batch, Frames, UnitData
 from heads.fitting.training import fit_fold
 from heads.models.cross_modal import CrossModalHead

