@@ -216,8 +216,8 @@ def command(main: Callable[..., None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"error: {where}{error.strerror or one_line(error)}", file=sys.stderr)
+            where = error.filename or "the operating system refused a file"
+            print(f"error: {where}: {error.strerror or one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from error
 
     for stream in (sys.stdout, sys.stderr):

@@ -32,6 +32,8 @@ def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = F
         StoreError: the disk is full, or the system refuses; the former folder is whole.
     """
     fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is there and is no folder: move it away")
     try:
         with explained(folder):
             if old.is_dir() and not folder.exists():

@@ -28,8 +28,9 @@ def take_lock(path: Path, doing: str = "another extraction is writing this store
             if os.path.samestat(os.fstat(lock), _lock_path(path).stat()):
                 break
         os.close(lock)  # whoever held it has removed the file meanwhile
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds, too; it only cannot say whose it is
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock
 
 
