@@ -79,6 +79,19 @@ def shortened(text: object, longest: int = 80) -> str:
     return shown if len(shown) <= longest else f"{shown[:longest]}... ({len(str(text)):,} characters)"
 
 
+def plain(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula: with an apostrophe before ``=``, ``+``, ``@``."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell) else cell
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def lookalikes(name: str, column: pl.Series, rows: pl.Series, place: str = "row") -> Iterator[str]:
     """A warning where values of a column are the same once case, white space and spelling of characters are ignored.
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from cache import claimed, explained, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs.tables import plain
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, Missing, MissingMedia, write_manifest
 from extract.corpora.table import read_table
@@ -49,7 +50,8 @@ def _list_missing(missing: Sequence[Missing], path: Path) -> None:
         path.unlink(missing_ok=True)
         if missing:
             path.parent.mkdir(parents=True, exist_ok=True)
-            table = pl.DataFrame(missing, schema=Missing._fields, orient="row")
+            rows = [tuple(plain(str(cell)) for cell in row) for row in missing]
+            table = pl.DataFrame(rows, schema=Missing._fields, orient="row")
             write_text_atomically(path, table.write_csv())
 
 

@@ -56,6 +56,8 @@ NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
 FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
 TO_PREDICT = "to predict"  # the only class, and every unit's label, in a manifest of clips that are new
 
+UNCLEAN = r"^$|^/|^[A-Za-z]:|\\|\x00|(^|/)\.{0,2}(/|$)"  # what a media path must not look like; see misplaced
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -289,9 +291,14 @@ def _check(manifest: Manifest, where: str) -> None:
     if len(groups) != manifest.counts.get("groups_across_splits", 0):
         raise UserError(f"{where}: more than one split has clips of group: {some(groups)}; choose another group")
     for name in ("audio", "video"):
-        problems = [f"{clips['clip_id'][at]}: {why}" for at, why in misplaced(clips.get_column(name), manifest.root)]
-        if problems:
-            raise UserError(f"{where}: {name} of {some(problems)}")
+        confine(clips, name, manifest.root, where)
+
+
+def confine(clips: pl.DataFrame, name: str, root: Path | str, where: str) -> None:
+    """Refuse media paths, of the column ``name``, that are not below root; a string looks at their spelling alone."""
+    problems = [f"{clips['clip_id'][at]}: {why}" for at, why in misplaced(clips.get_column(name), root)]
+    if problems:
+        raise UserError(f"{where}: {name} of {some(problems)}")
 
 
 def _check_columns(clips: pl.DataFrame, where: str) -> None:
@@ -331,7 +338,8 @@ def read_manifest(path: Path | str) -> Manifest:
     """Read a manifest, ours or one that follows docs/design.md.
 
     Raises:
-        UserError: the file is missing or broken, or lacks a column, a type or the ``emocache`` metadata.
+        UserError: the file is missing or broken, lacks a column, a type or the ``emocache`` metadata, or names media
+            outside of its root.
     """
     path = Path(path)
     if not path.is_file():
@@ -350,4 +358,6 @@ def read_manifest(path: Path | str) -> Manifest:
             raise TypeError("classes are names")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its metadata 'emocache' must be JSON with root, classes and counts") from error
+    for name in ("audio", "video"):  # it may come from elsewhere; links are looked at by whoever opens files
+        confine(clips.filter(pl.col(name).str.contains(UNCLEAN)), name, str(root), str(path))
     return Manifest(clips, root, classes, counts)

@@ -15,7 +15,7 @@ from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
 from configs.schema import Encoder
-from extract.corpora.manifest import Manifest
+from extract.corpora.manifest import Manifest, confine
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
 from extract.encoders.text import join_texts
@@ -67,6 +67,8 @@ def extract(
         StoreError: another process writes a store, or it is damaged.
     """
     clips: dict[Reads, list[Clip]] = {}
+    for modality in {profile.encoders[name].modality for name in names} - {"text"}:
+        confine(manifest.clips, modality, manifest.root, str(profile.manifest_path))
     for name in names:
         spec = profile.encoders[name]
         if _reads(spec) not in clips:

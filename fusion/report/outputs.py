@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from configs.tables import plain
 from fusion.report.findings import Findings, Gate, Row, Weight
 from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
@@ -24,10 +25,9 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
 
     is_headline = found.units.splits == found.headline
     predicted = found.log_p[found.chosen][is_headline].argmax(axis=1)
-    actual = found.units.where(is_headline).label_names
-    pl.DataFrame({"actual": actual, "predicted": [found.units.classes[i] for i in predicted]}).write_csv(
-        folder / "confusion.csv"
-    )
+    actual = [plain(name) for name in found.units.where(is_headline).label_names]
+    confusion = pl.DataFrame({"actual": actual, "predicted": [plain(found.units.classes[i]) for i in predicted]})
+    (folder / "confusion.csv").write_text(confusion.write_csv(), encoding="utf-8")
     save(found.fitted, folder / "model")
     inputs = {"heads": found.units.heads, "classes": found.units.classes}  # what the model's axes mean, in order
     (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")

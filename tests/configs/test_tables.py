@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs import UserError
-from configs.tables import Cells, filled, lookalikes, read_cells, said, suspicious, tidy
+from configs.tables import Cells, filled, lookalikes, plain, read_cells, said, suspicious, tidy
 
 HEADER = "id,emotion,words\n"
 BODY = HEADER + "1,sad,hello\n2,happy,yes\n"
@@ -207,3 +207,14 @@ def test_words_for_nothing_are_told_with_their_rows() -> None:
     told = list(suspicious("label", column, pl.Series(range(1, 10))))
     assert [line.split("'")[1] for line in told] == ["nan", "NA", "N/A", "none", "-"]
     assert "(2 rows, the first 2)" in told[0]
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
+    assert [plain(cell) for cell in ("=1+1", "+cmd", "-x", "@SUM(A1)", "\tx")] == [
+        "'=1+1",
+        "'+cmd",
+        "'-x",
+        "'@SUM(A1)",
+        "'\tx",
+    ]
+    assert [plain(cell) for cell in ("happy", "-1", "+0.5", "a=b", "")] == ["happy", "-1", "+0.5", "a=b", ""]

@@ -205,7 +205,7 @@ def small_disk(project: Path) -> Iterator[Path]:
         shutil.move("elsewhere", "runs")
         pytest.skip("needs the right to mount a disk")
     yield Path("runs")
-    subprocess.run(["umount", "runs"], check=True)
+    subprocess.run(["umount", "--lazy", "runs"], check=True)
     Path("runs").rmdir()
     shutil.move("elsewhere", "runs")
 

@@ -177,6 +177,18 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "path", ["../secret.wav", "/etc/passwd", "a/../../b.wav", "C:/x.wav", "a\\b.wav", "a//b.wav", ""]
+)
+def test_a_manifest_from_elsewhere_reads_nothing_outside_of_its_root(tmp_path: Path, path: str) -> None:
+    write_manifest(build({}), tmp_path / "ours.parquet")
+    about = pl.read_parquet_metadata(tmp_path / "ours.parquet")["emocache"]
+    clips = pl.read_parquet(tmp_path / "ours.parquet").with_columns(audio=pl.lit(path))
+    clips.write_parquet(tmp_path / "theirs.parquet", metadata={"emocache": about})
+    with pytest.raises(UserError, match=r"theirs\.parquet: audio of "):
+        read_manifest(tmp_path / "theirs.parquet")
+
+
 def test_columns_types_and_metadata_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "manifest.parquet"
     about = {"emocache": json.dumps({"root": "r", "classes": ["happy", "sad"], "counts": {}})}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -453,6 +454,23 @@ def test_a_file_that_is_changed_or_missing_is_named(copied, predict, pattern, ho
 def test_a_file_too_many_is_named(copied):
     (copied / "heads" / "extra.json").write_text("{}")
     with pytest.raises(UserError, match=r"heads/extra.json: is none of this folder's files"):
+        open_bundle(copied)
+
+
+def test_what_is_no_file_is_named(copied):
+    (copied / "heads" / "pipe").symlink_to(copied)
+    with pytest.raises(UserError, match=r"heads/pipe: a link that leads to no file, which does not belong here"):
+        open_bundle(copied)
+    (copied / "heads" / "pipe").unlink()
+    os.mkfifo(copied / "heads" / "pipe")
+    with pytest.raises(UserError, match=r"heads/pipe: no regular file"):
+        open_bundle(copied)
+
+
+def test_a_bundle_that_lacks_what_its_heads_need_is_refused_though_its_sums_are_right(copied):
+    (copied / "heads" / "joint" / "fold1.safetensors").unlink()
+    write_sums(copied)
+    with pytest.raises(UserError, match=r"joint/fold1\.safetensors: missing, by .*head\.json: make the bundle again"):
         open_bundle(copied)
 
 
