@@ -140,7 +140,7 @@ def _ready(home: Path, n: int, length: int) -> dict[str, Read]:
         "np.memmap": at(flat),
         "Store, zarr": lambda i: stores["zarr"][f"clip{i}"],
         "Store, hdf5": lambda i: stores["hdf5"][f"clip{i}"],
-        "Store, zarr, verify_reads=False": lambda i: unchecked[f"clip{i}"],
+        "Store, zarr, unchecked": lambda i: unchecked[f"clip{i}"],
         "zarr-python": at(by_zarr),
         "tensorstore": lambda i: cached[i * length : (i + 1) * length].read().result(),
         "tensorstore, no cache": lambda i: uncached[i * length : (i + 1) * length].read().result(),

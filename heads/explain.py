@@ -12,6 +12,7 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, claimed
+from cache import explained as writable
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.manifest import Manifest, Unit, read_manifest
 
@@ -75,14 +76,14 @@ def main(
         raise refused[0]
 
     folder = out or profile.run_dir / "explain" / _folder_name(unit)
-    with claimed(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     option = ["--config", config] if config else []
-    for each in found:
-        others = [other.head for other in found if other is not each]
-        again = ["python", "heads/explain.py", unit, *option, "--head", each.head, *(overrides or [])]
-        write_page(folder, each, media, shlex.join(again), others)
-        print(in_words(each) + "\n")
+    with claimed(folder), writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in found:
+            others = [other.head for other in found if other is not each]
+            again = ["python", "heads/explain.py", unit, *option, "--head", each.head, *(overrides or [])]
+            write_page(folder, each, media, shlex.join(again), others)
+            print(in_words(each) + "\n")
     for reason in refused:
         print(f"left out: {reason}")
     print(f"written to {folder}: {', '.join(f'{each.head}.html' for each in found)}, and a .png and a .json of each")
