@@ -19,6 +19,13 @@ from configs.errors import UserError, first_line, one_line
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
 
+# Read when torch loads OpenMP. Where a team of threads is smaller than torch counts on - by the load, or by a limit -
+# convolutions give wrong values without a word: a third off, or NaN.
+os.environ["OMP_DYNAMIC"] = "false"
+os.environ.pop("OMP_MAX_ACTIVE_LEVELS", None)
+if limit := os.environ.pop("OMP_THREAD_LIMIT", None):
+    os.environ.setdefault("OMP_NUM_THREADS", limit)
+
 __all__ = [
     "ConfigOption",
     "OverrideArgument",

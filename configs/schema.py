@@ -167,7 +167,7 @@ class Encoder(Section):
     # longer text into overlapping windows of the model's own limit.
     window_seconds: Annotated[float, Field(ge=1)] = 30
     overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
-    decode_timeout: PositiveFloat = 60  # seconds without a sign of life after which a decoder is stopped
+    decode_timeout: PositiveFloat = 60  # seconds that a decoder could run, without a sign of life; it is then stopped
     face_crop: FaceCrop | None = None
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
     boundary: Annotated[int, Field(ge=0)] | None = None

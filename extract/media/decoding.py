@@ -161,8 +161,8 @@ class VideoTask:
 class Decoders:
     """Children that decode, one for each of ``workers`` calls at a time; further callers wait.
 
-    Children start at the first call, and again after one was lost. A child is lost, and its clip refused, when it dies
-    or gives no sign of life for ``timeout`` seconds while it is waited for.
+    Children start at the first call, and again after one was lost: it died, or gave no sign of life for ``timeout``
+    seconds while it was waited for and could run. A clip that loses two is refused; a long one that loses one.
     """
 
     def __init__(self, task: Task, workers: int, timeout: float) -> None:
@@ -178,10 +178,18 @@ class Decoders:
         """A clip in one piece, or the news that it is long.
 
         Raises:
-            MediaError: it cannot be decoded, or took the decoder down.
+            MediaError: it cannot be decoded, or took two decoders down.
             ClipError: no face in it.
+            UserError: no decoder can be started.
         """
-        (decoded,) = self._answers("decode", path)
+        try:
+            (decoded,) = self._answers("decode", path)
+        except MediaError as error:
+            if not isinstance(error.__cause__, LostError):
+                raise
+            (decoded,) = self._answers(
+                "decode", path
+            )  # the machine may be to blame: it is low on memory, or stood still
         return decoded
 
     def stream(self, path: Path) -> Iterator[Any]:
@@ -242,9 +250,12 @@ class Decoders:
         except BaseException as error:
             self._lose(child)
             self._free.put(None)
-            if isinstance(error, LostError):
+            if isinstance(error, LostError | OSError):  # no clip is to blame, and none must be missing for it
                 self._refuse_closed()
-                raise RuntimeError(f"{error} before it began; what it says stands above") from error
+                reason = (
+                    f"{error} before it began; what it says stands above" if isinstance(error, LostError) else error
+                )
+                raise UserError(f"no decoder can be started: {reason}; run the same command to go on") from error
             raise
         return child
 
