@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from cache import write_text_atomically
+from cache import claimed, write_text_atomically
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from extract.corpora.manifest import read_manifest
 
@@ -39,15 +39,16 @@ def main(
     # torch and optuna take seconds to import: help and mistakes should not wait for them
     from heads.fitting.study import Search
 
-    search = Search(profile, manifest, head)
-    try:
-        search.run(trials)
-    finally:  # Ctrl-C too
-        if search.best():
-            options = [f"--config {shlex.quote(config)}"] if config else []
-            again = " ".join([f"python heads/train.py --head {head}", *options, *map(shlex.quote, overrides or [])])
-            print(_summary(search))
-            print(f"use it: {again} {_write_best(search, again)}")
+    with claimed(profile.search_path(head)):  # its study, too, is made by one process
+        search = Search(profile, manifest, head)
+        try:
+            search.run(trials)
+        finally:  # Ctrl-C too
+            if search.best():
+                options = [f"--config {shlex.quote(config)}"] if config else []
+                again = " ".join([f"python heads/train.py --head {head}", *options, *map(shlex.quote, overrides or [])])
+                print(_summary(search))
+                print(f"use it: {again} {_write_best(search, again)}")
 
 
 def _write_best(search: "Search", again: str) -> Path:

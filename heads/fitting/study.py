@@ -1,13 +1,9 @@
 """A search for one head's settings, by its score on training units out of fold."""
 
-import fcntl
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -121,9 +117,9 @@ class Search:
         """Go on until ``n_trials`` trials have ended, those of earlier calls included.
 
         Raises:
-            UserError: another process searches here; draw after draw cannot be trained.
+            UserError: draw after draw cannot be trained.
         """
-        with _only_here(self.path.parent), tqdm(total=n_trials, desc=f"search {self.name}", disable=None) as bar:
+        with tqdm(total=n_trials, desc=f"search {self.name}", disable=None) as bar:
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self.study.tell(trial.number, state=TrialState.FAIL)  # killed: it will be drawn again
             bar.update(min(len(self.ended), n_trials))
@@ -247,17 +243,3 @@ def _draw(trial: Trial, setting: str, choices: list[Any] | Range) -> None:
         trial.suggest_int(setting, choices.low, choices.high, log=choices.log)
     else:
         trial.suggest_float(setting, choices.low, choices.high, log=choices.log)
-
-
-@contextmanager
-def _only_here(folder: Path) -> Iterator[None]:
-    """One search at a time; the kernel frees the lock however the process ends."""
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another search is running here") from error
-    else:
-        yield
-    finally:
-        os.close(lock)

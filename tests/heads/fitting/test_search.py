@@ -17,8 +17,8 @@ import pytest
 import yaml
 from shells import REPOSITORY
 
-from cache import Store
-from configs import UserError, load
+from cache import Store, claimed
+from configs import load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest
 from heads.fitting import study
@@ -300,10 +300,18 @@ def test_other_data_or_another_space_is_another_study(
     assert len(optuna.get_all_study_names(f"sqlite:///{FOLDER}/pooled/study.db")) == 3
 
 
-def test_two_searches_at_once_are_refused(workspace: Path) -> None:
-    first = search("pooled")
-    with study._only_here(first.path.parent), pytest.raises(UserError, match="another search is running here"):
-        search("pooled").run(1)
+def test_a_second_search_at_once_is_refused_and_writes_nothing(
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--head", "pooled", "--trials", "1")
+    before = {path: path.read_bytes() for path in (FOLDER / "pooled").iterdir()}
+    capsys.readouterr()
+    with claimed(FOLDER / "pooled"):
+        assert run("--head", "pooled", "--trials", "2") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: runs/tiny/search/pooled: another process makes it at this moment")
+    assert printed.endswith(f"(process {os.getpid()})\n")
+    assert {path: path.read_bytes() for path in (FOLDER / "pooled").iterdir()} == before
 
 
 def test_default_spaces_draw_what_their_kinds_accept(tools: SimpleNamespace) -> None:
