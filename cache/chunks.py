@@ -11,6 +11,7 @@ the virtual dataset in ``values.h5`` joins them. HDF5 readers take no notice of 
 
 import functools
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,8 +22,9 @@ from typing import Any, ClassVar
 import google_crc32c
 import h5py
 import numpy as np
+import pyarrow as pa
 
-from cache.disk.writing import StoreError, sync, write_atomically
+from cache.disk.writing import StoreError, readable, sync, write_atomically
 
 _CHECKSUM_BYTES = 4
 
@@ -83,9 +85,11 @@ class Chunks(ABC):
         Raises StoreError where the file is missing or too short.
         """
         self.check_size(i, n_rows)
-        shape = (n_rows, self.dim)
-        mapped = np.memmap(self.path(i), dtype=self.dtype, mode="r", offset=self.head_bytes, shape=shape)
-        return mapped.view(np.ndarray)  # slicing a plain array costs a fraction of slicing np.memmap
+        path = self.path(i)
+        with readable(path, "run the extraction again to restore it"), pa.memory_map(os.fsencode(path)) as file:
+            content = file.read_buffer()  # outlives the file's descriptor, of which there are few: np.memmap holds it
+        n_values = n_rows * self.dim
+        return np.frombuffer(content, self.dtype, n_values, self.head_bytes).reshape(n_rows, self.dim)
 
     def check_size(self, i: int, n_rows: int) -> None:
         """Raises StoreError where chunk ``i`` is missing or cannot hold ``n_rows``."""

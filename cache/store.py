@@ -1,7 +1,6 @@
 """Reading a store: memory-mapped, by clip."""
 
 import hashlib
-import resource
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from cache.chunks import open_chunks
 from cache.disk.writing import StoreError
 from cache.layout import Header, live_chunks, new_values_hash, read_index_table
 
-_OPEN_CHUNKS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # each map holds a descriptor
+_OPEN_CHUNKS = 256  # maps that a store keeps for the next clip
 
 
 class Store:

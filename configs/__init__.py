@@ -7,8 +7,11 @@ fusion strategy is found before the first encoder runs, not after the last one.
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +23,13 @@ from configs.advice import completed, remember
 from configs.errors import UserError, first_line, one_line
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
+
+# Read when torch loads OpenMP. Where a team of threads is smaller than torch counts on - by the load, or by a limit -
+# convolutions give wrong values without a word: a third off, or NaN.
+os.environ["OMP_DYNAMIC"] = "false"
+os.environ.pop("OMP_MAX_ACTIVE_LEVELS", None)
+if limit := os.environ.pop("OMP_THREAD_LIMIT", None):
+    os.environ.setdefault("OMP_NUM_THREADS", limit)
 
 __all__ = [
     "ConfigOption",
@@ -198,17 +208,20 @@ def command(main: Callable[..., None]) -> None:
     """Run a script's ``main`` as a command line; its signature gives the options, its docstring the help.
 
     ``UserError`` and what the operating system refuses (a full disk, permissions) end in one line on stderr and exit
-    code 2, or the error's own; Ctrl-C in 130. Anything else is a bug and keeps its traceback.
+    code 2, or the error's own. Ctrl-C ends in 130, SIGTERM in 143, SIGHUP (a closed terminal) in 129:
+    what is complete is committed, and nothing half made stays. Anything else is a bug and keeps its traceback.
     """
 
     @wraps(main)
     def run(**arguments: Any) -> None:
         remember(arguments)
         try:
-            main(**arguments)
-        except KeyboardInterrupt:
-            print("interrupted: what was committed is kept; run the same command to go on", file=sys.stderr)
-            raise SystemExit(130) from None
+            with _stopped_by(signal.SIGTERM, signal.SIGHUP):
+                main(**arguments)
+        except KeyboardInterrupt as stop:
+            with suppress(OSError):  # the terminal may be gone
+                print("interrupted: what was committed is kept; run the same command to go on", file=sys.stderr)
+            raise SystemExit(128 + next(iter(stop.args), signal.SIGINT)) from None
         except UserError as error:
             print(f"error: {completed(str(error))}", file=sys.stderr)
             raise SystemExit(error.exit_code) from error
@@ -226,3 +239,21 @@ def command(main: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(run)
     app()
+
+
+@contextmanager
+def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
+    """Let signals that would end the process on the spot do what Ctrl-C does; what is ignored (nohup) stays so."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    is_main = threading.current_thread() is threading.main_thread()  # others cannot
+    ours = [number for number in signals if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

@@ -187,7 +187,7 @@ class Encoder(Section):
     # longer text into overlapping windows of the model's own limit.
     window_seconds: Annotated[float, Field(ge=1, le=86_400)] = 30
     overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of audio and text windows, as a share of a window
-    # Seconds without a sign of life after which a decoder is stopped.
+    # Seconds that a decoder could run, without a sign of life; it is then stopped.
     decode_timeout: Annotated[float, Field(gt=0, le=86_400)] = 60
     # A clip of which a larger share cannot be decoded is refused; below, it is taken and listed in damaged.parquet.
     max_damage: Share = MAX_DAMAGE

@@ -39,7 +39,7 @@ def main(
     # torch and optuna take seconds to import: help and mistakes should not wait for them
     from heads.fitting.study import Search
 
-    with claimed(profile.search_path(head)):
+    with claimed(profile.search_path(head)):  # its study, too, is made by one process
         search = Search(profile, manifest, head)
         try:
             search.run(trials)

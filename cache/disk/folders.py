@@ -123,9 +123,13 @@ def verify_whole(folder: Path, remedy: str) -> str:
     Raises:
         StoreError: there are no sums; a file is missing, changed, or not among those that were published; named.
     """
-    if not (folder / SUMS).is_file():
-        raise StoreError(f"{folder / SUMS}: not there, so nothing says that the folder is whole: {remedy}")
-    stated, found = stated_digests(folder), digests_below(folder)
+    for _ in range(3):  # the folder may be replaced meanwhile
+        if not (folder / SUMS).is_file():
+            raise StoreError(f"{folder / SUMS}: not there, so nothing says that the folder is whole: {remedy}")
+        with readable(folder, remedy):
+            stated, found = stated_digests(folder), digests_below(folder)
+            if stated == stated_digests(folder):
+                break
     for problem, paths in (
         ("missing", stated.keys() - found.keys()),
         ("is none of this folder's files", found.keys() - stated.keys()),

@@ -259,10 +259,18 @@ def _try_grouped_convolutions(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _fold_weight_norms(network: nn.Module) -> None:
-    """Replace ``w = g * v / |v|`` by w itself where a convolution's weight is written so: the same bits."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv1d) and parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+    """Replace ``w = g * v / |v|`` by w itself where a convolution's weight is written so.
+
+    By one thread: the last bits of a norm are those of the number of threads that sum it, and w enters every clip.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for module in network.modules():
+            if isinstance(module, nn.Conv1d) and parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _pack_linear_layers(network: nn.Module, dtype: torch.dtype) -> None:

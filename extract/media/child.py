@@ -12,12 +12,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _LENGTH_BYTES = 8
+_GLANCE = 1.0  # seconds of silence between two looks at how a child gets on
 
 
 class LostError(Exception):
@@ -45,18 +46,36 @@ class Child:
         """Raises LostError."""
         try:
             send(self._socket, message)
-        except (ConnectionError, TimeoutError) as error:
+        except ConnectionError as error:
             raise LostError(self._how_it_ended()) from error
 
     def receive(self, timeout: float | None) -> Any:
-        """The next message. Only time spent waiting here counts, and any byte is a sign of life. Raises LostError."""
-        self._socket.settimeout(timeout)
+        """The next message. Any byte is a sign of life; silence counts only while it is waited for here, and while the
+        child could have run: a machine that is busy, or was stopped as a whole, loses none. Raises LostError."""
         try:
-            return receive(self._socket)
-        except TimeoutError as error:
-            raise LostError(f"no sign of life from {self._what} for {timeout:g} s") from error
+            return receive(self._socket, None if timeout is None else lambda: self._hear(timeout))
         except (EOFError, ConnectionError) as error:
             raise LostError(self._how_it_ended()) from error
+
+    def _hear(self, timeout: float) -> None:
+        """Return when a byte has come, or the child's end. Raises LostError."""
+        watch = select.poll()
+        watch.register(self._socket, select.POLLIN)
+        silent, queued = 0.0, self.queued_seconds()
+        while silent < timeout:
+            glance = min(_GLANCE, timeout - silent)
+            if watch.poll(glance * 1000):
+                return
+            before, queued = queued, self.queued_seconds()
+            silent += max(0.01, glance - (queued - before))  # never the clock: this process may have been stopped
+        raise LostError(f"no sign of life from {self._what} for {timeout:g} s")
+
+    def queued_seconds(self) -> float:
+        """For how long the child has wanted a processor and got none; 0 where the system does not say."""
+        try:
+            return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
 
     def end(self) -> None:
         self.process.kill()
@@ -95,14 +114,17 @@ def send(to: socket.socket, message: Any) -> None:
     to.sendall(content)
 
 
-def receive(source: socket.socket) -> Any:
-    return pickle.loads(_read(source, int.from_bytes(_read(source, _LENGTH_BYTES), "little")))
+def receive(source: socket.socket, wait: Callable[[], object] | None = None) -> Any:
+    """The next message; ``wait`` is called before each read, and may give up by raising."""
+    return pickle.loads(_read(source, int.from_bytes(_read(source, _LENGTH_BYTES, wait), "little"), wait))
 
 
-def _read(source: socket.socket, n_bytes: int) -> bytearray:
+def _read(source: socket.socket, n_bytes: int, wait: Callable[[], object] | None) -> bytearray:
     content = bytearray(n_bytes)
     rest = memoryview(content)
     while rest:
+        if wait:
+            wait()
         n = source.recv_into(rest)
         if n == 0:
             raise EOFError

@@ -34,8 +34,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 class Decoders:
     """Children that decode, one for each of ``workers`` calls at a time; further callers wait.
 
-    Children start at the first call, and again after one was lost. A child is lost, and its clip refused, when it dies
-    or gives no sign of life for ``timeout`` seconds while it is waited for.
+    Children start at the first call, and again after one was lost: it died, or gave no sign of life for ``timeout``
+    seconds while it was waited for and could run. A clip that loses two is refused; a long one that loses one.
     """
 
     def __init__(self, task: Task, workers: int, timeout: float) -> None:
@@ -53,11 +53,18 @@ class Decoders:
         Args:
             content_hash: of the file's bytes, as :mod:`extract.media.sources` gives it.
         Raises:
-            MediaError: it cannot be decoded, too much of it is damaged, or it took the decoder down.
+            MediaError: it cannot be decoded, too much of it is damaged, or it took two decoders down.
             ClipError: no face in it, no sound, no such channel.
             ChangedError: what was decoded does not have that hash.
+            UserError: no decoder can be started.
         """
-        (decoded,) = self._answers("decode", path, content_hash)
+        try:
+            (decoded,) = self._answers("decode", path, content_hash)
+        except MediaError as error:
+            if not isinstance(error.__cause__, LostError):
+                raise
+            # the machine may be to blame: it is low on memory, or stood still
+            (decoded,) = self._answers("decode", path, content_hash)
         return decoded
 
     def stream(
@@ -127,9 +134,12 @@ class Decoders:
         except BaseException as error:
             self._lose(child)
             self._free.put(None)
-            if isinstance(error, LostError):
+            if isinstance(error, LostError | OSError):  # no clip is to blame, and none must be missing for it
                 self._refuse_closed()
-                raise RuntimeError(f"{error} before it began; what it says stands above") from error
+                reason = (
+                    f"{error} before it began; what it says stands above" if isinstance(error, LostError) else error
+                )
+                raise UserError(f"no decoder can be started: {reason}; run the same command to go on") from error
             raise
         return child
 

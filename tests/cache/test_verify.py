@@ -1,5 +1,6 @@
 """No bit of a store flips unnoticed, repair costs only the clips that are damaged, and a copy is the same store."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,23 @@ def test_zarr_to_hdf5_and_back_gives_the_same_bytes(written, tmp_path):
         convert(written, written)
     with pytest.raises(StoreError, match="is no store"):
         convert(written, tmp_path)
+
+
+def test_a_store_of_more_chunks_than_a_process_may_open_files(written, tmp_path):
+    """Read by five readers, with every value in hand, and copied."""
+    backend, other = Store(written).backend, "hdf5" if Store(written).backend == "zarr" else "zarr"
+    clips = {f"clip{i}": np.full((4, 64), i, dtype=np.float32) for i in range(350)}
+    write(tmp_path / "s", clips, every=1000, backend=backend, chunk_mb=0.0005)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        stores = [Store(tmp_path / "s") for _ in range(5)]
+        held = [{clip_id: store[clip_id] for clip_id in clips} for store in stores]
+        convert(tmp_path / "s", tmp_path / "copy", other)
+        assert inspect(tmp_path / "copy").whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert all((values[clip_id] == clips[clip_id]).all() for values in held for clip_id in clips)
 
 
 def test_a_copy_leaves_dead_rows_out_and_goes_on_where_it_was(written, tmp_path):

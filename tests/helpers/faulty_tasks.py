@@ -18,7 +18,7 @@ from extract.media.tasks import AudioTask, Decoded, VideoTask
 
 @dataclass(frozen=True)
 class FaultyTask:
-    """Does what the file's name says; a decoded clip holds the child's process id, and the file is not opened."""
+    """Does what the file's name says; a decoded clip holds the child's process id, and no file is read."""
 
     def decode(self, path: Path, beat: Beat) -> Decoded:
         match path.name:
@@ -34,6 +34,11 @@ class FaultyTask:
                 np.ones(MEMORY_BYTES, dtype=np.uint8)
             case "bug":
                 return {}["no such key"]
+            case "killed once" if not path.exists():
+                path.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "silent":
+                time.sleep(1)
             case "slow":
                 for _ in range(6):
                     time.sleep(0.4)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shells import REPOSITORY
 
+import extract.manifest
+from cache import StoreError
 from configs import UserError
 from extract.corpora.manifest import COLUMNS, Manifest, make_manifest, misplaced, read_manifest, write_manifest
+
+ROWS = [("happy", "train"), ("sad", "train"), ("happy", "train"), ("sad", "train"), ("happy", "test"), ("sad", "test")]
+TABLE_PROFILE = """
+name: mine
+dataset:
+  {adapter: table, root: ., table: t.csv, columns: {clip_id: id, conversation_id: dialogue, text: said, label: label,
+   split: split}}
+encoders: {text: {family: transformer, model: ./model}}
+heads: {words: {kind: bag_of_words, inputs: [text]}}
+"""
 
 ROOT = Path("data/set")
 
@@ -270,3 +283,23 @@ def test_the_script_lists_all_missing_media_and_says_where_groups_are_too_few(tm
         (tmp_path / f"gone{i}.wav").touch()
     assert run().returncode == 0
     assert not listed.exists()
+
+
+def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"c{i},d{i},so it goes,{label},{split}\n" for i, (label, split) in enumerate(ROWS))
+    Path("t.csv").write_text(f"id,dialogue,said,label,split\n{rows}")
+    Path("mine.yaml").write_text(TABLE_PROFILE)
+    refused = []
+
+    def amid(*arguments: Any) -> None:
+        with pytest.raises(StoreError, match=rf"another process makes it .*\(process {os.getpid()}\)") as caught:
+            extract.manifest.main(config="mine.yaml")
+        refused.append(caught)
+        write_manifest(*arguments)
+
+    monkeypatch.setattr(extract.manifest, "write_manifest", amid)
+    extract.manifest.main(config="mine.yaml")
+    assert len(refused) == 1
+    assert read_manifest(Path("runs/mine/manifest.parquet")).clips.height == len(ROWS)
+    assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json"}

@@ -1,5 +1,6 @@
 """Children that decode: the same arrays as in this process, and a clip that takes one down costs that clip alone."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from faulty_tasks import FaultyTask, MeasuredAudio, MeasuredVideo
 from media_tools import decode_audio, decode_frames, greys, write_audio, write_mp4, write_video
 from shells import REPOSITORY
 
+from configs import UserError
 from configs.schema import FaceCrop
+from extract.media.child import Child
 from extract.media.decoding import Decoders
 from extract.media.framing import resize_and_crop
 from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
@@ -158,18 +161,32 @@ def test_a_stream_that_is_left_early_costs_nothing_else(tmp_path: Path, start: S
         ("crash", r"^the decoder crashed \(SIGSEGV\)$"),
         ("abort", r"^the decoder crashed \(SIGABRT\)$"),
         ("leave", r"^the decoder ended \(3\)$"),
-        ("hang", r"^no sign of life from the decoder for 1.5 s$"),
+        ("hang", r"^no sign of life from the decoder for 1 s$"),
         ("memory", r"^decoding it takes more than 4 GiB of memory$"),
     ],
 )
 def test_a_clip_that_takes_the_decoder_down(start: Start, name: str, reason: str) -> None:
-    decoders = start(FaultyTask(), timeout=1.5)
+    decoders = start(FaultyTask(), timeout=1)
     before = pid_of(decoders.decode(Path("good")))
     with pytest.raises(MediaError, match=reason):
         decoders.decode(Path(name))
     after = pid_of(decoders.decode(Path("good")))
     assert (before == after) == (name == "memory")
     assert pid_of(decoders.decode(Path("good"))) == after
+
+
+def test_a_clip_is_tried_again_when_somebody_killed_its_decoder(tmp_path: Path, start: Start) -> None:
+    assert start(FaultyTask()).decode(tmp_path / "killed once").n == 1
+
+
+def test_a_child_that_gets_no_processor_is_not_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoders = start(FaultyTask(), timeout=0.4)
+    decoders.decode(Path("good"))
+    monkeypatch.setattr(Child, "queued_seconds", lambda _: 0.9 * time.monotonic())
+    assert decoders.decode(Path("silent")).n == 1  # for a second, of which it could run for a tenth
+    monkeypatch.setattr(Child, "queued_seconds", lambda _: 0.0)
+    with pytest.raises(MediaError, match=r"no sign of life from the decoder for 0\.4 s"):
+        list(decoders._answers("decode", Path("silent")))
 
 
 @pytest.mark.parametrize("side", [24_000, 65_535])
@@ -185,7 +202,7 @@ def test_pictures_larger_than_any_memory(tmp_path: Path, start: Start, side: int
 
 
 def test_other_clips_go_on_beside_one_that_hangs(start: Start) -> None:
-    decoders = start(FaultyTask(), workers=2, timeout=3)
+    decoders = start(FaultyTask(), workers=2, timeout=1.5)
     with ThreadPoolExecutor(2) as pool:
         hanging = pool.submit(decoders.decode, Path("hang"))
         for _ in range(20):
@@ -235,7 +252,16 @@ def test_a_fault_of_the_program_is_no_broken_clip(start: Start) -> None:
 
 def test_a_child_that_cannot_start_ends_the_pass(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "")  # the task cannot be found
-    with pytest.raises(RuntimeError, match="before it began"):
+    with pytest.raises(UserError, match=r"no decoder can be started: the decoder ended .* before it began"):
+        start(FaultyTask()).decode(Path("good"))
+
+
+def test_no_clip_is_missing_because_the_system_gave_no_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", no_more)
+    with pytest.raises(UserError, match=r"no decoder can be started: .*Resource temporarily unavailable"):
         start(FaultyTask()).decode(Path("good"))
 
 

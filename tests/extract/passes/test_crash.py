@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of an extraction costs no more than what was not committed yet."""
+"""SIGKILL at any moment of an extraction costs no more than what was not committed yet, a busy machine nothing."""
 
 import os
 import random
@@ -11,11 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from passes import plan_alone, run_alone
 
 from cache import Store
 from cache.checks import inspect
+from configs.schema import Encoder, StoreSettings
+from extract.encoders.loading import LOADERS
+from extract.media.sources import Clip
+from extract.passes.blocks import BlockComputer
+from extract.passes.engine import open_writer
 
 N_CLIPS, BLOCK = 48, 4
+CPU = torch.device("cpu")
 
 # A pass over a folder of sounds, as an extraction does it; it logs each clip that goes through the network.
 PASS = """
@@ -118,6 +126,57 @@ def stored_bytes(store: Path) -> dict[str, bytes]:
 def test_a_killed_pass_goes_on_to_the_same_bytes(checkpoints: Path, sounds: Path, tmp_path: Path) -> None:
     random.seed(0)
     kill_and_resume("zarr", 2, checkpoints / "wav2vec2", sounds, tmp_path)
+
+
+BUSY = "import os\nwhile os.getppid() == {}: pass"  # it ends with who started it, too
+
+
+def test_beside_six_busy_processes_a_pass_writes_the_same_bytes(
+    checkpoints: Path, sounds: Path, tmp_path: Path
+) -> None:
+    def a_pass(store: Path) -> dict[str, bytes]:
+        torch.set_num_threads(2)
+        try:
+            encoder = LOADERS["audio"](Encoder(family="wav2vec2", model=str(checkpoints / "wav2vec2")), CPU)
+            clips = [Clip(path.stem, path) for path in sorted(sounds.iterdir())[12:32]]
+            with (
+                open_writer(store, encoder, StoreSettings(dtype="float32", chunk_mb=0.005)) as writer,
+                BlockComputer([encoder], workers=2) as computer,
+            ):
+                plan = plan_alone(clips, {}, BLOCK)
+                assert len(run_alone(plan, computer.compute(plan.blocks), writer)) == 1  # the broken one
+        finally:
+            torch.set_num_threads(1)
+        return stored_bytes(store)
+
+    quiet = a_pass(tmp_path / "quiet")
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY.format(os.getpid())]) for _ in range(6)]
+    try:
+        assert a_pass(tmp_path / "busy") == quiet
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [({"OMP_DYNAMIC": "true"}, "2"), ({"OMP_THREAD_LIMIT": "1"}, "1"), ({"OMP_MAX_ACTIVE_LEVELS": "0"}, "2")],
+)
+def test_neither_load_nor_limit_takes_threads_away_that_torch_counts_on(given: dict[str, str], threads: str) -> None:
+    """oneDNN's convolutions would be wrong: a third off, or NaN."""
+    torch_folder = Path(torch.__file__).parent / "lib"
+    (openmp,) = torch_folder.glob("libgomp*.so*")
+    code = f"""
+import extract, ctypes
+openmp = ctypes.CDLL({str(openmp)!r})
+print(openmp.omp_get_dynamic(), openmp.omp_get_max_threads(), openmp.omp_get_thread_limit() > 99,
+      openmp.omp_get_max_active_levels() > 0)
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    environment = plain | ({} if threads == "1" else {"OMP_NUM_THREADS": threads}) | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", threads, "True", "True"]
 
 
 @pytest.mark.soak

@@ -18,7 +18,8 @@ from checkpoints import save_checkpoints
 from media_tools import write_audio, write_mp4
 from safetensors.numpy import load_file, save_file
 
-from cache import write_sums
+import fusion.serving.bundle
+from cache import StoreError, write_sums
 from configs import Profile, UserError, command
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import write_manifest
@@ -537,3 +538,20 @@ def test_a_contribution_is_what_the_fusion_loses_without_the_head():
     found = contributions(mean, outputs, fused)
     np.testing.assert_allclose(found[0], expected, atol=1e-8)
     assert np.isnan(found[1]).all()  # absent, or all there is
+
+
+def test_a_second_bundle_at_once_is_refused(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+
+    def amid(folder: Path) -> Any:
+        with pytest.raises(StoreError, match=rf"twice: another process makes it .*\(process {os.getpid()}\)") as caught:
+            make_bundle(project.profile, tmp_path / "twice")
+        refused.append(caught)
+        return open_bundle(folder)
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(fusion.serving.bundle, "open_bundle", amid)
+    make_bundle(project.profile, tmp_path / "twice")
+    assert len(refused) == 1
+    assert open_bundle(tmp_path / "twice").digest == open_bundle(project.bundle).digest
+    assert {path.name for path in tmp_path.iterdir()} == {"twice"}

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,8 +14,9 @@ import pytest
 from shells import REPOSITORY
 from synthetic_heads import CLASSES, frame_of, make_units
 
-from cache import Store, StoreWriter, attach, write_sealed_parquet
-from configs import UserError
+import fusion.stack
+from cache import Store, StoreError, StoreWriter, attach, verify_whole, write_sealed_parquet
+from configs import UserError, command
 from fusion.report.context import TOLD
 from fusion.stack import main, repeated
 from fusion.strategies.catalogue import load
@@ -213,3 +216,56 @@ def test_a_mistake_on_the_command_line_ends_with_code_2(run: Path) -> None:
     done = stack(run, "--predictions", "a.csv", "--out", "o", ok=False)
     assert done.returncode == 2
     assert done.stderr == "error: a.csv: no such prediction table\n"
+
+
+@pytest.mark.parametrize("how", ["fuse", "write_report"])
+def test_a_second_fusion_into_a_folder_at_once_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    units = make_units(90, test_share=0.3)
+    tables = [tmp_path / f"h{h}.parquet" for h in range(2)]
+    for h, path in enumerate(tables):
+        frame_of(units, h).write_parquet(path)
+    out, refused = tmp_path / "fused", []
+    monkeypatch.setattr("sys.argv", ["stack.py"])
+
+    def amid(*arguments: Any, **settings: Any) -> Any:
+        with pytest.raises(StoreError, match=rf"fused: another process makes it .*\(process {os.getpid()}\)") as caught:
+            main(predictions=tables, out=out, strategy="weighted")
+        refused.append(caught)
+        return original(*arguments, **settings)
+
+    original = getattr(fusion.stack, how)
+    monkeypatch.setattr(fusion.stack, how, amid)
+    main(predictions=tables, out=out, strategy="mean")
+    assert len(refused) == 1
+    verify_whole(out, "")
+    assert json.loads((out / "headline.json").read_text())["strategy"] == "mean"
+    assert {path.name for path in tmp_path.iterdir()} == {"fused", "h0.parquet", "h1.parquet"}
+
+
+def test_sighup_amid_a_fusion_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = make_units(90, test_share=0.3)
+    tables = [tmp_path / f"h{h}.parquet" for h in range(2)]
+    for h, path in enumerate(tables):
+        frame_of(units, h).write_parquet(path)
+    arguments = ["stack.py", "--out", str(tmp_path / "fused"), "--strategy", "mean"]
+    monkeypatch.setattr("sys.argv", arguments + [part for path in tables for part in ("--predictions", str(path))])
+
+    def code() -> Any:
+        with pytest.raises(SystemExit) as ended:
+            command(main)
+        return ended.value.code
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "fused").iterdir() if path.is_file()}
+
+    assert code() == 0
+    former = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(fusion.stack, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+        assert code() == 129
+    assert files() == former
+    assert {path.name for path in tmp_path.iterdir()} == {"fused", "h0.parquet", "h1.parquet"}
+    assert code() == 0
+    assert {name for name, content in files().items() if content != former[name]} <= {"report.html", "SHA256SUMS"}

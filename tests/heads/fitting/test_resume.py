@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ EVERYTHING = {  # that draws random numbers, or keeps something from step to ste
 PREDICTIONS = Path("runs/tiny/heads/both/predictions.parquet")
 PROGRESS = Path("runs/tiny/heads/.both.progress")
 CPU = torch.device("cpu")
+WAYS = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM)
 
 
 class Killed(Exception):
@@ -215,7 +217,7 @@ def test_the_key_holds_all_that_decides(workspace: Path, tools: SimpleNamespace)
     assert key() == key("fusion.bootstrap=200")
 
 
-def kill_at_random(moments: random.Random) -> bool:
+def kill_at_random(moments: random.Random, how: signal.Signals) -> bool:
     """Run the script until a random moment after its first state is written; whether it was killed."""
     script = REPOSITORY / "heads" / "train.py"
     often = "import runpy, sys; from heads.fitting import training; training.SECONDS_BETWEEN = 0.0; "
@@ -226,26 +228,30 @@ def kill_at_random(moments: random.Random) -> bool:
     while process.poll() is None and not [*PROGRESS.glob("*.epoch"), *PROGRESS.glob("*.done")]:
         time.sleep(0.005)
     time.sleep(moments.uniform(0, 1))
-    process.send_signal(signal.SIGKILL)
-    return process.wait() != 0
+    process.send_signal(how)
+    code = process.wait()
+    assert code in (0, -how, 128 + how)
+    assert code != 128 + how or not PROGRESS.with_name(".both.lock").exists()  # it could clean up
+    return code != 0
 
 
-def killed_and_killed_again(times: int, seed: int) -> None:
+def killed_and_killed_again(times: int, seed: int, ways: Sequence[signal.Signals] = WAYS) -> None:
     expected = train()
     PREDICTIONS.unlink()
     moments = random.Random(seed)
     kills = 0
-    while kills < times and kill_at_random(moments):
+    while kills < times and kill_at_random(moments, ways[kills % len(ways)]):
         kills += 1
         assert not PREDICTIONS.exists()
         assert list(PROGRESS.iterdir())
     assert kills
     assert train().equals(expected)
-    assert not PROGRESS.exists()
+    assert {path.name for path in PROGRESS.parent.iterdir()} == {"both"}
 
 
-def test_a_killed_script_goes_on(workspace: Path) -> None:
-    killed_and_killed_again(times=1, seed=0)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+def test_a_killed_script_goes_on(workspace: Path, how: signal.Signals) -> None:
+    killed_and_killed_again(times=1, seed=0, ways=[how])
 
 
 @pytest.mark.soak

@@ -300,13 +300,6 @@ def test_other_data_or_another_space_is_another_study(
     assert len(optuna.get_all_study_names(f"sqlite:///{FOLDER}/pooled/study.db")) == 3
 
 
-def test_two_searches_at_once_are_refused(workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with claimed(FOLDER / "pooled"):
-        assert run("--head", "pooled", "--trials", "1") == 2
-    error, me = capsys.readouterr().err, f"process {os.getpid()}"
-    assert f"search/pooled: another process makes it at this moment: wait until it is done, or stop it ({me})" in error
-
-
 def test_a_changed_bit_in_a_study_is_found_or_changes_nothing(workspace: Path, run: Run) -> None:
     run("--head", "pooled", "--trials", "3")
     path = FOLDER / "pooled" / "study.db"
@@ -326,6 +319,20 @@ def test_a_changed_bit_in_a_study_is_found_or_changes_nothing(workspace: Path, r
     assert refused
     assert all(str(path) in line and "\n" not in line for line in refused)
     path.write_bytes(whole)
+
+
+def test_a_second_search_at_once_is_refused_and_writes_nothing(
+    workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--head", "pooled", "--trials", "1")
+    before = {path: path.read_bytes() for path in (FOLDER / "pooled").iterdir()}
+    capsys.readouterr()
+    with claimed(FOLDER / "pooled"):
+        assert run("--head", "pooled", "--trials", "2") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: runs/tiny/search/pooled: another process makes it at this moment")
+    assert printed.endswith(f"(process {os.getpid()})\n")
+    assert {path: path.read_bytes() for path in (FOLDER / "pooled").iterdir()} == before
 
 
 def test_default_spaces_draw_what_their_kinds_accept(tools: SimpleNamespace) -> None:

@@ -1,6 +1,7 @@
 """The script, from a profile to predictions, metrics and a model that loads again."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache import Store
+from cache import Store, verify_whole
 from configs import UserError
 from extract.corpora.manifest import read_manifest, write_manifest
+from heads.fitting import cross_validation
+from heads.fitting.cross_validation import score
 from heads.fitting.saved import load_head, predict
 from heads.train import main
 
@@ -118,6 +121,36 @@ def test_same_seed_same_bytes_and_other_seed_other_numbers(workspace: Path, run:
     first, again, other = train(), train(), train("seed=7")
     assert first.equals(again)
     assert not first.equals(other)
+
+
+@pytest.mark.parametrize("other", [[], ["seed=7"]])
+def test_a_second_training_of_a_head_at_once_is_refused(
+    workspace: Path,
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    other: list[str],
+) -> None:
+    run("--head", "words")
+    expected = (HEAD / "words/predictions.parquet").read_bytes()
+    second: list[int] = []
+
+    def amid(*arguments: Any, **settings: Any) -> Any:
+        if not second:
+            second.append(run("--head", "words", *other))
+            assert (HEAD / "words/predictions.parquet").read_bytes() == expected
+        return score(*arguments, **settings)
+
+    monkeypatch.setattr(cross_validation, "score", amid)
+    capsys.readouterr()
+    assert run("--head", "words") == 0
+    assert second == [2]
+    printed = capsys.readouterr().err
+    assert "error: runs/tiny/heads/words: another process makes it at this moment" in printed
+    assert f"(process {os.getpid()})" in printed
+    assert (HEAD / "words/predictions.parquet").read_bytes() == expected
+    verify_whole(HEAD / "words", "")
+    assert {path.name for path in HEAD.iterdir()} == {"words"}
 
 
 def test_training_never_sees_val_or_test_labels(workspace: Path, run: Callable[..., int]) -> None:
