@@ -3,5 +3,3 @@
 ``media`` reads files, ``encoders`` are frozen networks, ``corpora`` turn datasets into the manifest, and ``passes`` run
 encoders over it. The scripts: ``manifest.py``, then ``run.py``. ``sample`` is the embedded corpus.
 """
-
-import configs  # noqa: F401 (before torch, also in processes that begin here)

@@ -5,10 +5,13 @@ Media must be where the actors run under the same path, or behind a URL; the dri
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import configs  # noqa: F401 (before torch, which an actor's process would else load first)
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
 
@@ -111,11 +114,13 @@ def ray_workers(settings: Sequence[Encoder], actors: int | None, decoders: int) 
         decoders: of each actor.
     """
     _reach(os.environ.get("RAY_ADDRESS", ""))
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"--engine ray: {reason}; if it wants a token, set RAY_AUTH_MODE=token everywhere") from error
+    signal.signal(signal.SIGTERM, ended_by)  # Ray's own handler ends in an abort, with nothing committed
     try:
         there = ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))

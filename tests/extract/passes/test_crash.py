@@ -168,7 +168,7 @@ def test_neither_load_nor_limit_takes_threads_away_that_torch_counts_on(given: d
     torch_folder = Path(torch.__file__).parent / "lib"
     (openmp,) = torch_folder.glob("libgomp*.so*")
     code = f"""
-import extract, ctypes
+import configs, ctypes
 openmp = ctypes.CDLL({str(openmp)!r})
 print(openmp.omp_get_dynamic(), openmp.omp_get_max_threads(), openmp.omp_get_thread_limit() > 99,
       openmp.omp_get_max_active_levels() > 0)
