@@ -186,7 +186,7 @@ def test_a_child_that_gets_no_processor_is_not_silent(start: Start, monkeypatch:
     assert decoders.decode(Path("silent")).n == 1  # for a second, of which it could run for a tenth
     monkeypatch.setattr(Child, "queued_seconds", lambda _: 0.0)
     with pytest.raises(MediaError, match=r"no sign of life from the decoder for 0\.4 s"):
-        list(decoders._answers("decode", Path("silent")))
+        list(decoders._answers("decode", Path("silent"), None))
 
 
 @pytest.mark.parametrize("side", [24_000, 65_535])
