@@ -13,7 +13,7 @@ from cache.disk.folders import is_published, publish_folder, read_published, ver
 from cache.disk.locks import claimed, writing_process
 from cache.disk.seals import read_sealed_json, read_sealed_parquet, write_sealed_json, write_sealed_parquet
 from cache.disk.unfinished import begin, end
-from cache.disk.writing import StoreError, explained, replace_atomically, write_atomically, write_text_atomically
+from cache.disk.writing import StoreError, replace_atomically, writable, write_atomically, write_text_atomically
 from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
 from cache.writer import StoreWriter, WriterMark
@@ -30,7 +30,6 @@ __all__ = [
     "claimed",
     "differing_fields",
     "end",
-    "explained",
     "fingerprint",
     "is_published",
     "publish_folder",
@@ -42,6 +41,7 @@ __all__ = [
     "settings_header",
     "verify_published",
     "verify_whole",
+    "writable",
     "write_atomically",
     "write_sealed_json",
     "write_sealed_parquet",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cache.disk.locks import locked
-from cache.disk.writing import StoreError, explained, readable, write_atomically
+from cache.disk.writing import StoreError, readable, writable, write_atomically
 
 CHECKSUMS = "checksums.json"
 REMOTE_NOTES = ".remote.jsonl"  # of cache/remote/copies.py
@@ -107,7 +107,7 @@ def attach(store_path: str | Path, name: str, write: Callable[[BinaryIO], object
         raise StoreError(f"{folder}: not a feature store (it has no store.json)")
     content = BytesIO()
     write(content)
-    with locked(folder), explained(folder / name):
+    with locked(folder), writable(folder / name):
         publish(folder, {name: content.getvalue()})
 
 

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from cache.disk.locks import locked
-from cache.disk.writing import explained
+from cache.disk.writing import writable
 from cache.layout import Header, read_index_table
 from configs.schema import SHELF
 
@@ -74,7 +74,7 @@ def settle(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) 
         if path == link or path.name.startswith(f"{link.name}.") or _is(path, wanted):
             _take_over(path, shelf, label)
     found = find(link, label, wanted, contents)
-    with explained(link):
+    with writable(link):
         point(link, found.path)
     return found
 
@@ -166,7 +166,7 @@ def _take_over(path: Path, shelf: Path, label: str) -> None:
         return
     header = Header.read(path)
     new = _free(shelf, _name(header.fields.get("family", label), header))
-    with locked(path), explained(path):
+    with locked(path), writable(path):
         _move(path, new)
         path.with_name(f".{path.name}.lock").unlink()
         if "." not in path.name:  # what was set aside has its fingerprint behind a dot

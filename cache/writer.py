@@ -12,7 +12,7 @@ import numpy as np
 from cache.checksums import publish, settle_checksums
 from cache.chunks import open_chunks
 from cache.disk.locks import take_lock
-from cache.disk.writing import StoreError, explained, sync
+from cache.disk.writing import StoreError, sync, writable
 from cache.layout import (
     INDEX,
     Entry,
@@ -68,7 +68,7 @@ class StoreWriter:
         self._header = settings_header(fields, dim, dtype, backend, chunk_rows)
         self._commits = 0
         self._changes: list[tuple[str, Entry | None]] = []  # since the last commit: clip id, its former entry
-        with explained(self.path):
+        with writable(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.path)
             try:
@@ -174,7 +174,7 @@ class StoreWriter:
         """
         if not self._changed:
             return
-        with explained(self.path):
+        with writable(self.path):
             if self._n_tail:
                 self._publish_tail()
             self._chunks.sync(self._unsynced)
@@ -205,7 +205,7 @@ class StoreWriter:
             self._next_row += len(stored)
             part = part[len(stored) :]
             if self._n_tail == len(self._tail):
-                with explained(self.path):
+                with writable(self.path):
                     self._publish_tail()
                 self._n_tail, self._tail_chunk = 0, self._tail_chunk + 1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from cache import claimed, explained, write_text_atomically
+from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.tables import plain
 from extract.corpora.avamerg import read_avamerg
@@ -46,7 +46,7 @@ def _in_words(value: Any) -> str:
 
 def _list_missing(missing: Sequence[Missing], path: Path) -> None:
     """All files that are named and not there, or no list where there are none."""
-    with explained(path):
+    with writable(path):
         path.unlink(missing_ok=True)
         if missing:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
     with claimed(path):
         write_manifest(manifest, path)
-        with explained(path.with_suffix(".json")):
+        with writable(path.with_suffix(".json")):
             write_text_atomically(path.with_suffix(".json"), counts)
         _list_missing(manifest.missing, missing)
     print(_summary(manifest, path))

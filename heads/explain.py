@@ -11,8 +11,7 @@ import polars as pl
 import typer
 from tqdm import tqdm
 
-from cache import Store, claimed
-from cache import explained as writable
+from cache import Store, claimed, writable
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from extract.corpora.manifest import Manifest, Unit, read_manifest
 

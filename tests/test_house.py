@@ -164,10 +164,8 @@ def test_folders_are_small_and_say_what_they_are() -> None:
         assert (folder / "__init__.py").is_file(), folder  # a wheel holds packages only
     for name, path in MODULES.items():
         if path.name == "__init__.py" and name not in ("cache", "configs"):
-            first, *more = ast.parse(path.read_text()).body
-            assert isinstance(first, ast.Expr), f"{name}: says nothing of itself"
-            # configs says how many threads there are, which must come before torch in every process
-            assert name == "extract" or not more, f"{name}: opens with more than what it says"
+            (only,) = ast.parse(path.read_text()).body
+            assert isinstance(only, ast.Expr), f"{name}: opens with more than what it says"
 
 
 def test_no_module_hides_a_library() -> None:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.disk.writing import StoreError, explained, readable
+from cache.disk.writing import StoreError, readable, writable
 
 SUMS = "SHA256SUMS"
 DEPTH = 4  # how far above a file its folder's sums may lie
@@ -35,7 +35,7 @@ def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = F
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder}: is there and is no folder: move it away")
     try:
-        with explained(folder):
+        with writable(folder):
             if old.is_dir() and not folder.exists():
                 old.rename(folder)
             for leftover in (fresh, old):

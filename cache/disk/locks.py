@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cache.disk.writing import StoreError, explained
+from cache.disk.writing import StoreError, writable
 
 
 def take_lock(path: Path, doing: str = "another extraction is writing this store") -> int:
@@ -37,7 +37,7 @@ def take_lock(path: Path, doing: str = "another extraction is writing this store
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the writer's lock of a store."""
-    with explained(path):
+    with writable(path):
         lock = take_lock(path)
     try:
         yield
@@ -52,7 +52,7 @@ def claimed(path: Path, remedy: str = "wait until it is done, or stop it") -> It
     Raises:
         StoreError: another process makes it at this moment, or the system refuses.
     """
-    with explained(path):
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = take_lock(path, f"another process makes it at this moment: {remedy}")
     try:

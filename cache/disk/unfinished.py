@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cache.disk.writing import explained, write_text_atomically
+from cache.disk.writing import writable, write_text_atomically
 
 
 def begin(path: Path, who: str, n_clips: int) -> None:
@@ -12,13 +12,13 @@ def begin(path: Path, who: str, n_clips: int) -> None:
     Raises:
         StoreError: the system refuses to write.
     """
-    with explained(path):
+    with writable(path):
         write_text_atomically(_note_path(path, who), f"{n_clips}\n")
 
 
 def end(path: Path, who: str) -> None:
     """All that ``who`` wanted of a store was tried."""
-    with explained(path):
+    with writable(path):
         _note_path(path, who).unlink(missing_ok=True)
 
 

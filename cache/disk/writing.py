@@ -14,7 +14,7 @@ class StoreError(UserError):
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def writable(path: Path) -> Iterator[None]:
     """The operating system's refusals (full disk, quota, permissions) as a StoreError about ``path``."""
     try:
         yield

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from cache.checksums import CHECKSUMS, REMOTE_NOTES, Digests, digest, publish, read_checksums, write_checksums
 from cache.chunks import Chunks, open_chunks
 from cache.disk.locks import locked
-from cache.disk.writing import StoreError, explained, write_atomically
+from cache.disk.writing import StoreError, writable, write_atomically
 from cache.layout import INDEX, Header, differing_fields, live_chunks, new_values_hash, read_index_table
 from cache.remote.objects import ConflictError, ObjectError, Objects
 
@@ -342,7 +342,7 @@ def _checksums(files: Digests) -> bytes:
 @contextmanager
 def _at(url: str, folder: Path) -> Iterator[None]:
     try:
-        with explained(folder):
+        with writable(folder):
             try:
                 yield
             except ConflictError as error:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from cache import explained, read_sealed_parquet, write_sealed_parquet
+from cache import read_sealed_parquet, writable, write_sealed_parquet
 from configs import UserError, first_line
 from configs.outside import parse_json
 from configs.tables import shortened, tidy
@@ -329,7 +329,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     root = manifest.root.as_posix() if isinstance(manifest.root, Path) else manifest.root
     about = {"root": root, "classes": list(manifest.classes), "counts": manifest.counts}
     metadata = {"emocache": json.dumps(about, ensure_ascii=False)}
-    with explained(path):
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed_parquet(path, manifest.clips, metadata)
 

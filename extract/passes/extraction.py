@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache import Header, Store, begin, differing_fields, end, explained, settings_header, write_sealed_json
+from cache import Header, Store, begin, differing_fields, end, settings_header, writable, write_sealed_json
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
@@ -270,7 +270,7 @@ def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: lis
     if n_damaged:
         receipt["damaged"] = n_damaged
     path.parent.mkdir(parents=True, exist_ok=True)
-    with explained(path):
+    with writable(path):
         write_sealed_json(path, receipt)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 import typer
 
-from cache import Store, explained, write_atomically, write_text_atomically
+from cache import Store, writable, write_atomically, write_text_atomically
 from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record
@@ -40,7 +40,7 @@ class Progress:
             if any(folder.iterdir()):
                 typer.echo(f"{folder}: left by a training with other settings, data or code: discarded", err=True)
             shutil.rmtree(folder)
-        with explained(folder):
+        with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_text_atomically(note, key)
 
@@ -52,7 +52,7 @@ class Progress:
         """Keep a finished model; its epoch file goes."""
         folder = self._folder / stem
         shutil.rmtree(folder, ignore_errors=True)
-        with explained(folder):
+        with writable(folder):
             folder.mkdir()
             about = model.save(folder, stem)
             digests = {path.name: _digest(path.read_bytes()).hex() for path in sorted(folder.iterdir())}
@@ -114,7 +114,7 @@ def read_state(path: Path | None, device: torch.device) -> dict[str, Any] | None
 
 
 def _write(path: Path, content: Any) -> None:
-    with explained(path):
+    with writable(path):
         write_atomically(path, _digest(content), content)
 
 
