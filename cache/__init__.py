@@ -9,7 +9,15 @@ store["clip1"]                                          # (time, 768), memory-ma
 """
 
 from cache.checksums import attach, read_small
-from cache.disk.folders import is_published, publish_folder, read_published, verify_published, verify_whole, write_sums
+from cache.disk.folders import (
+    copy_published,
+    is_published,
+    publish_folder,
+    read_published,
+    verify_published,
+    verify_whole,
+    write_sums,
+)
 from cache.disk.locks import claimed, writing_process
 from cache.disk.seals import read_sealed_json, read_sealed_parquet, write_sealed_json, write_sealed_parquet
 from cache.disk.unfinished import begin, end
@@ -28,6 +36,7 @@ __all__ = [
     "attach",
     "begin",
     "claimed",
+    "copy_published",
     "differing_fields",
     "end",
     "fingerprint",

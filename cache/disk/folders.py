@@ -115,6 +115,29 @@ def verify_published(folder: Path, remedy: str) -> None:
             read_published(root / name, remedy)
 
 
+def copy_published(source: Path, target: Path, remedy: str) -> None:
+    """Copy a part of a published folder, of one and the same state of it.
+
+    Raises:
+        StoreError: a file is missing or is not what was written, or there are no sums.
+    """
+    for _ in range(3):  # the folder may be replaced meanwhile
+        verify_published(source, remedy)
+        root = _root_of(source)
+        if root is None:
+            continue
+        below = f"{source.relative_to(root).as_posix()}/"
+        stated = {path[len(below) :]: it for path, it in stated_digests(root).items() if path.startswith(below)}
+        with readable(source, remedy):
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        if digests_below(target) == {
+            path[len(below) :]: digest for path, digest in stated.items() if path.startswith(below)
+        }:
+            return
+    raise StoreError(f"{source}: changes while it is copied: {remedy}")
+
+
 def verify_whole(folder: Path, remedy: str) -> str:
     """Check that a published folder holds the files that its sums name, and no others.
 

@@ -12,7 +12,6 @@ Frozen encoders stay outside: the profile says where they come from, and the hea
 import hashlib
 import json
 import platform
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -22,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from cache import (
     Header,
     claimed,
+    copy_published,
     publish_folder,
     read_published,
-    verify_published,
     verify_whole,
     write_sums,
 )
@@ -92,8 +91,6 @@ def _make_bundle(profile: Profile, folder: Path, fused: Path) -> None:
     for name in names:
         if name not in profile.heads:
             raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
-    for name in names:
-        verify_published(profile.head_path(name) / "model", f"train it again with python heads/train.py --head {name}")
     heads = {name: _head_json(profile.head_path(name) / "model") for name in names}
     for name, about in heads.items():
         if tuple(about["classes"]) != classes:
@@ -106,8 +103,9 @@ def _make_bundle(profile: Profile, folder: Path, fused: Path) -> None:
 
     def write(fresh: Path) -> None:
         for name in names:
-            shutil.copytree(profile.head_path(name) / "model", fresh / "heads" / name)
-        shutil.copytree(fused, fresh / "fusion")
+            again = f"train it again with python heads/train.py --head {name}"
+            copy_published(profile.head_path(name) / "model", fresh / "heads" / name, again)
+        copy_published(fused, fresh / "fusion", "fuse again with python fusion/stack.py")
         _write_texts(fresh, profile, names, classes, stored)
         write_sums(fresh)
         open_bundle(fresh)
