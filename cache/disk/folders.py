@@ -131,9 +131,7 @@ def copy_published(source: Path, target: Path, remedy: str) -> None:
         with readable(source, remedy):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target)
-        if digests_below(target) == {
-            path[len(below) :]: digest for path, digest in stated.items() if path.startswith(below)
-        }:
+        if digests_below(target) == stated:
             return
     raise StoreError(f"{source}: changes while it is copied: {remedy}")
 
