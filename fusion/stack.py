@@ -66,6 +66,9 @@ def main(
     if folder is None:
         raise UserError("--predictions without --config: name a folder for the results with --out")
 
+    for head, path in files.items():
+        if is_published(path):  # else it is somebody else's
+            read_published(path, f"make it again with: python heads/train.py --head {head}")
     with claimed(folder):
         settings = profile.fusion if profile else Settings()
         units = read(files)
@@ -105,8 +108,8 @@ def _of_profile(profile: Profile) -> tuple[dict[str, Path], list[str]]:
         if not files[head].is_file() and len(left_out) + 1 < len(wanted) and (reason := all_failed(profile, head)):
             left_out.append(reason)
             del files[head]
-        elif not files[head].is_file() or is_published(files[head]):  # else it was put there by somebody else
-            read_published(files[head], f"make it with: python heads/train.py --head {head}")
+        elif not files[head].is_file():
+            raise UserError(f"{files[head]}: not there yet; make it with: python heads/train.py --head {head}")
     return files, left_out
 
 

@@ -163,8 +163,9 @@ def verify_whole(folder: Path, remedy: str) -> str:
 
 
 def is_published(path: Path) -> bool:
-    """Whether a file lies in a published folder."""
-    return _root_of(path.parent) is not None
+    """Whether a file lies in a published folder and is one of those that were published."""
+    root = _root_of(path.parent)
+    return root is not None and path.relative_to(root).as_posix() in stated_digests(root)
 
 
 def stated_digests(folder: Path) -> dict[str, str]:
