@@ -20,7 +20,7 @@ import typer
 from pydantic import ValidationError
 
 from configs.advice import completed, remember
-from configs.errors import UserError, first_line, one_line
+from configs.errors import UserError, first_line, one_line, some
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
 
@@ -42,6 +42,7 @@ __all__ = [
     "first_line",
     "load",
     "one_line",
+    "some",
 ]
 
 ConfigOption = Annotated[

@@ -1,5 +1,7 @@
 """Errors that a user reads: one line each."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can put right: bad configuration, bad input. The message is one line.
@@ -22,3 +24,10 @@ def one_line(error: object, longest: int | None = None) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, for libraries whose further lines help nobody; its type if it is mute."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def some(values: Iterable[object], show: int = 3) -> str:
+    """The first few of many, for an error of one line: ``a, b, c (and 7 more)``."""
+    listed = [str(value) for value in values]
+    more = f" (and {len(listed) - show} more)" if len(listed) > show else ""
+    return ", ".join(listed[:show]) + more

@@ -12,7 +12,8 @@ from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.tables import plain
 from extract.corpora.avamerg import read_avamerg
-from extract.corpora.manifest import Manifest, Missing, MissingMedia, write_manifest
+from extract.corpora.manifest import Manifest, write_manifest
+from extract.corpora.media_paths import Missing, MissingMedia
 from extract.corpora.table import read_table
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from configs import UserError, changed, command, load
+from configs import UserError, changed, command, load, some
 from fusion.serving.bundle import Bundle, open_bundle
 
 BAR = 30  # characters of a probability of 1
@@ -63,7 +63,6 @@ def main(
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
-    from extract.corpora.manifest import some
     from fusion.serving.clips import left_out, manifests
     from fusion.serving.live import Predictor
 

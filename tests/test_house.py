@@ -47,6 +47,7 @@ DOORS = {
     "extract": [
         "extract.corpora.avamerg",
         "extract.corpora.manifest",
+        "extract.corpora.media_paths",
         "extract.encoders.checkpoints.tokenizer",
         "extract.encoders.checkpoints.weights",
         "extract.encoders.tail",

@@ -21,13 +21,13 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, StrictStr, ValidationError
 from tqdm import tqdm
 
-from configs import UserError, one_line
+from configs import UserError, one_line, some
 from configs.outside import read_json
 from configs.schema import AvamergDataset
 from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
-from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, some, straddling
+from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, straddling
 from extract.corpora.splits import connected
 
 __all__ = ["read_avamerg"]

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from configs import UserError
-from extract.corpora.manifest import Missing, some
+from configs import UserError, some
+from extract.corpora.media_paths import Missing
 from extract.media.sources import remote_files
 
 __all__ = ["MediaIndex", "padded"]

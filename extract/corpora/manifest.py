@@ -5,33 +5,29 @@ columns are described in docs/design.md.
 """
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from cache import read_sealed_parquet, writable, write_sealed_parquet
-from configs import UserError, first_line
+from configs import UserError, first_line, some
 from configs.outside import parse_json
 from configs.tables import shortened, tidy
+from extract.corpora.media_paths import UNCLEAN, Missing, MissingMedia, confine
 from extract.media.sources import RemoteFile
 
 __all__ = [
     "TO_PREDICT",
     "Manifest",
-    "Missing",
-    "MissingMedia",
     "Unit",
     "make_manifest",
-    "misplaced",
     "not_here",
     "read_manifest",
-    "some",
     "straddling",
     "write_manifest",
 ]
@@ -56,8 +52,6 @@ NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
 FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
 TO_PREDICT = "to predict"  # the only class, and every unit's label, in a manifest of clips that are new
 
-UNCLEAN = r"^$|^/|^[A-Za-z]:|\\|\x00|(^|/)\.{0,2}(/|$)"  # what a media path must not look like; see misplaced
-
 
 @dataclass(frozen=True)
 class Unit:
@@ -68,22 +62,6 @@ class Unit:
     label: str
     split: str
     group: str
-
-
-class Missing(NamedTuple):
-    """A media file that is named and not there."""
-
-    kind: str  # audio, video
-    file: str
-    place: str  # where it is named
-
-
-class MissingMedia(UserError):
-    """Media files are not there, and the profile does not allow that; ``missing`` holds all of them."""
-
-    def __init__(self, message: str, missing: Sequence[Missing]) -> None:
-        super().__init__(message)
-        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -223,45 +201,6 @@ def straddling(clips: pl.DataFrame) -> list[str]:
     return sorted(spread.get_column("group"))
 
 
-def misplaced(paths: Iterable[str | None], root: Path | str) -> Iterator[tuple[int, str]]:
-    """Yield (position, why) of each media path that is not a clean path below root; nulls are fine.
-
-    A clean path is relative, uses ``/``, holds no ``.``, ``..`` or empty part, and does not leave root through a
-    symbolic link (object storage has none). Nothing is read, and a file need not exist.
-    """
-    real_root = os.path.realpath(root)
-    folders: dict[str, bool] = {}  # a folder -> lies inside root; there are far fewer folders than files
-
-    def inside(path: str) -> bool:
-        return os.path.commonpath([real_root, os.path.realpath(path)]) == real_root
-
-    for position, path in enumerate(paths):
-        if path is None:
-            continue
-        if not path or "\0" in path or "\\" in path:
-            yield position, f"{shortened(path)} is not a path with / between its parts"
-        elif path.startswith("/") or PureWindowsPath(path).drive:
-            yield position, f"{shortened(path)} is absolute: give it relative to the dataset's root"
-        elif ".." in path.split("/"):
-            yield position, f"{shortened(path)} goes up with '..'"
-        elif not {"", "."}.isdisjoint(path.split("/")):
-            yield position, f"{shortened(path)} is not normalised: write {shortened(PurePosixPath(path).as_posix())}"
-        elif isinstance(root, Path):
-            full = os.path.join(real_root, path)  # noqa: PTH118 (hundreds of thousands of paths)
-            folder = os.path.dirname(full)  # noqa: PTH120
-            if folder not in folders:
-                folders[folder] = inside(folder)
-            if not folders[folder] or (os.path.islink(full) and not inside(full)):  # noqa: PTH114
-                yield position, f"{shortened(path)} leaves the dataset's root {root} through a symbolic link"
-
-
-def some(values: Iterable[object], show: int = 3) -> str:
-    """The first few of many, for an error of one line: ``a, b, c (and 7 more)``."""
-    listed = [str(value) for value in values]
-    more = f" (and {len(listed) - show} more)" if len(listed) > show else ""
-    return ", ".join(listed[:show]) + more
-
-
 def _check(manifest: Manifest, where: str) -> None:
     """Raise UserError, with the first offenders, unless the manifest keeps every promise of docs/design.md."""
     clips = manifest.clips
@@ -292,13 +231,6 @@ def _check(manifest: Manifest, where: str) -> None:
         raise UserError(f"{where}: more than one split has clips of group: {some(groups)}; choose another group")
     for name in ("audio", "video"):
         confine(clips, name, manifest.root, where)
-
-
-def confine(clips: pl.DataFrame, name: str, root: Path | str, where: str) -> None:
-    """Refuse media paths, of the column ``name``, that are not below root; a string looks at their spelling alone."""
-    problems = [f"{clips['clip_id'][at]}: {why}" for at, why in misplaced(clips.get_column(name), root)]
-    if problems:
-        raise UserError(f"{where}: {name} of {some(problems)}")
 
 
 def _check_columns(clips: pl.DataFrame, where: str) -> None:

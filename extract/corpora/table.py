@@ -6,19 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from configs import UserError
+from configs import UserError, some
 from configs.schema import TableDataset
 from configs.tables import LONGEST, Cells, filled, lookalikes, read_cells, shortened, suspicious
 from extract.corpora.manifest import (
     SPLITS,
     Manifest,
-    Missing,
     make_manifest,
-    misplaced,
     not_here,
-    some,
     straddling,
 )
+from extract.corpora.media_paths import Missing, misplaced
 from extract.corpora.splits import connected, make_splits
 from extract.media.sources import remote_files
 

@@ -15,7 +15,8 @@ from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
 from configs.schema import Encoder
-from extract.corpora.manifest import Manifest, confine
+from extract.corpora.manifest import Manifest
+from extract.corpora.media_paths import confine
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
 from extract.encoders.text import join_texts

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from extract.corpora.manifest import misplaced
+from extract.corpora.media_paths import misplaced
 from extract.media.decoding import Decoders
 from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
 from extract.media.tasks import AudioTask, VideoTask

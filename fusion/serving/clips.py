@@ -7,11 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
-from configs import Profile, UserError
+from configs import Profile, UserError, some
 from configs.schema import AvamergDataset
 from configs.tables import filled, said
 from extract.corpora.avamerg import read_avamerg
-from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest, some
+from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest
 
 AUDIO = ".aac .ac3 .aif .aiff .amr .ape .au .caf .flac .m4a .mp3 .oga .ogg .opus .voc .wav .wma .wv"
 VIDEO = ".3gp .asf .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv"

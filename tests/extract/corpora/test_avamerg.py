@@ -14,7 +14,8 @@ from configs import UserError
 from configs.schema import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.avamerg_labels import CLASSES, PROJECTION, project
-from extract.corpora.manifest import Manifest, MissingMedia
+from extract.corpora.manifest import Manifest
+from extract.corpora.media_paths import MissingMedia
 
 Build = Callable[..., AvamergDataset]
 SPEAKER = {"age": "elderly", "gender": "male", "timbre": "low", "ID": 69}

@@ -14,7 +14,8 @@ from shells import REPOSITORY
 import extract.manifest
 from cache import StoreError
 from configs import UserError
-from extract.corpora.manifest import COLUMNS, Manifest, make_manifest, misplaced, read_manifest, write_manifest
+from extract.corpora.manifest import COLUMNS, Manifest, make_manifest, read_manifest, write_manifest
+from extract.corpora.media_paths import misplaced
 
 ROWS = [("happy", "train"), ("sad", "train"), ("happy", "train"), ("sad", "train"), ("happy", "test"), ("sad", "test")]
 TABLE_PROFILE = """

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from configs import UserError
 from configs.schema import TableDataset
-from extract.corpora.manifest import Manifest, MissingMedia
+from extract.corpora.manifest import Manifest
+from extract.corpora.media_paths import MissingMedia
 from extract.corpora.splits import connected, make_splits
 from extract.corpora.table import read_table
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from configs import UserError
 from configs.schema import AvamergDataset, TableDataset
 from extract.corpora.avamerg import read_avamerg
-from extract.corpora.manifest import make_manifest, misplaced, read_manifest, write_manifest
+from extract.corpora.manifest import make_manifest, read_manifest, write_manifest
+from extract.corpora.media_paths import misplaced
 from extract.corpora.table import read_table
 from extract.media import sources
 from extract.media.hashing import ChangedError
