@@ -107,12 +107,12 @@ def verify_published(folder: Path, remedy: str) -> None:
         StoreError: a file is missing or is not what was written, or there are no sums.
     """
     root = _root_of(folder)
-    if root is None:
-        raise StoreError(f"{folder / SUMS}: not there, so nothing says that the folder is whole: {remedy}")
-    below = folder.relative_to(root).as_posix()
-    for name in stated_digests(root):
-        if below == "." or name.startswith(f"{below}/"):
-            read_published(root / name, remedy)
+    names = [] if root is None else [root / name for name in stated_digests(root)]
+    below = [path for path in names if path.is_relative_to(folder)]
+    if not below:
+        raise StoreError(f"{folder}: no {SUMS} names its files, so nothing says that it is whole: {remedy}")
+    for path in below:
+        read_published(path, remedy)
 
 
 def copy_published(source: Path, target: Path, remedy: str) -> None:

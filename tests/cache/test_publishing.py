@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 from store_tools import python
 
-from cache import StoreError, claimed, publish_folder, read_published, read_sealed_json, verify_whole
+from cache import (
+    StoreError,
+    claimed,
+    is_published,
+    publish_folder,
+    read_published,
+    read_sealed_json,
+    verify_published,
+    verify_whole,
+)
 
 PUBLISHER = """
 import os
@@ -70,3 +79,14 @@ def test_a_publisher_that_is_killed_leaves_the_former_folder_and_no_lock(tmp_pat
     publish_folder(folder, lambda fresh: (fresh / "a").write_text("new"))
     assert read_published(folder / "a", "") == b"new"
     assert {path.name for path in tmp_path.iterdir()} == {"head"}
+
+
+def test_sums_of_somebody_else_above_a_folder_do_not_vouch_for_it(tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  other.txt\n")
+    (tmp_path / "head" / "model").mkdir(parents=True)
+    (tmp_path / "head" / "model" / "head.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"model: no SHA256SUMS names its files"):
+        verify_published(tmp_path / "head" / "model", "train it again")
+    with pytest.raises(StoreError, match=r"head\.json: not what was written"):
+        read_published(tmp_path / "head" / "model" / "head.json", "train it again")
+    assert not is_published(tmp_path / "head" / "model" / "head.json")
