@@ -19,6 +19,7 @@ FEW_STEPS = 5  # from frame to frame, from which nobody can tell how evenly they
 EVEN = 0.75  # share of the steps that have about the same length in an even stream
 LEAST_GAP = 0.25  # seconds
 TINY = 8  # bytes: packets of DivX that say "as before" have fewer, and give no frame
+HELD_BACK = 16  # frames that a decoder may hold to bring them into order
 HIDDEN = ("vp8",)  # codecs with packets that are there for others alone, and are never shown
 SILENCE = 2.01 / 2**15  # from lowest to highest sample: a step of 16 bits up and one down are digital silence
 CANCELLED = 1e-3  # energy of the mix, as a share of its channels', below which they cancel each other out
@@ -80,7 +81,9 @@ class Heard:
         if self._next is not None:
             self._next += seconds
 
-    def take(self, frame: av.AudioFrame) -> None:
+    def take(self, frame: av.AudioFrame, claimed: float = 0) -> None:
+        """``claimed``: until when its packet lasts by the container, in seconds from its begin; a muxer that shifts one
+        track against another says so there, and no gap is one."""
         seconds = frame.samples / frame.sample_rate
         self._at_end = 0
         if frame.time is not None:
@@ -88,7 +91,7 @@ class Heard:
                 self.first = frame.time
             elif abs(jump := frame.time - self._next) > JITTER:  # a jump back makes good a jump ahead
                 self._gaps = max(0.0, self._gaps + jump)
-            self._next = frame.time + seconds
+            self._next = frame.time + max(seconds, claimed)
         elif self._next is not None:
             self._next += seconds
         self.came += seconds
@@ -96,9 +99,15 @@ class Heard:
     def mix(self, channels: np.ndarray, mono: np.ndarray) -> None:
         """(channels, samples) and (samples,): what went into a piece, and the piece."""
         self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
-        if len(channels) > 1:
+        if len(channels) > 1:  # an offset is no sound: it must neither hide that they cancel, nor look like it
+            mono, channels = mono - mono.mean(), channels - channels.mean(axis=1, keepdims=True)
             self.energy += float(np.vdot(mono, mono))
             self.apart += float(np.vdot(channels, channels)) / len(channels)
+
+    @property
+    def reached(self) -> float:
+        """When the last frame ends: the last packet of some containers does not say how long it is."""
+        return self._next or 0
 
     def close(self, tolerance: tuple[float, float], is_exact: bool, pages_damaged: bool = False) -> None:
         """Settle ``lost``.
@@ -110,7 +119,7 @@ class Heard:
         Raises:
             MediaError: it is cut short: it misses its stated length, and nothing that was met explains it.
         """
-        known = max(self._refused, self._gaps)
+        known = max(self._refused, self._gaps if self._gaps > JITTER else 0)
         # What is refused at the end of a file that tells its length to the sample is what the cut left of a packet.
         explained = np.inf if pages_damaged else known - (self._at_end if is_exact else 0)
         short = self.stated - self.came
@@ -141,12 +150,23 @@ class Heard:
 
 @dataclass
 class Seen:
-    """What decoding pictures found out: how many came whole, and how many did not."""
+    """What decoding pictures found out: how many came whole, and how many did not.
+
+    AVI, ASF, MXF and some fragmented MP4 give packets the times at which they are decoded; a decoder that brings frames
+    into another order then shuffles these times. Frames that do not come are told by their number there.
+    """
 
     whole: int = 0
-    lost: int = 0
+    _lost: int = 0
+    _left_out: int = 0  # by their times
     reasons: list[str] = field(default_factory=list)
     _waiting: set[int] = field(default_factory=set)  # times of packets whose frames have not come yet
+    _refused: int = 0  # packets that wait for a frame in vain
+    _sent: int = 0  # packets with a frame
+    _came: int = 0  # frames, whole or not
+    _all_sent: bool = False
+    _last_came: int | None = None
+    _is_shuffled: bool = False  # frames do not come in the order of their times
 
     def look_between(self, times: np.ndarray, rate: float) -> None:
         """Frames that are not there in a stream that runs evenly but for some gaps; others may pause as they like.
@@ -164,7 +184,7 @@ class Seen:
                 return
         n = sum(round(gap / step) - 1 for gap in steps[(steps >= 4 * step) & (steps >= least)].tolist())
         if n:
-            self.lost += n
+            self._lost += n
             self.reasons.append("a gap between its packets")
 
     def decoded(self, packet: av.Packet, codec: Any) -> Iterator[av.VideoFrame]:
@@ -172,12 +192,16 @@ class Seen:
         is_frame = packet.size > TINY and not packet.is_discard and codec.name not in HIDDEN
         if is_frame and packet.pts is not None:
             self._waiting.add(packet.pts)
+            self._sent += 1
         for frame in self._frames(packet, codec):
+            self._came += 1
             if frame.pts is not None:
+                self._is_shuffled |= self._last_came is not None and frame.pts < self._last_came
+                self._last_came = frame.pts
                 self._waiting.discard(frame.pts)
                 for late in [pts for pts in self._waiting if pts < frame.pts]:
                     self._waiting.discard(late)
-                    self._lose("frames that the decoder left out")
+                    self._left_out += 1
             if frame.is_corrupt:
                 self._lose("frames that the decoder had to make up in part")
             else:
@@ -186,16 +210,27 @@ class Seen:
 
     def close(self) -> None:
         """After the last packet: what waits still will not come."""
-        for _ in self._waiting:
-            self._lose("frames that the decoder left out")
+        self._left_out += len(self._waiting)
         self._waiting.clear()
+        self._all_sent = True
+
+    @property
+    def lost(self) -> int:
+        return self._lost + self._missing
+
+    @property
+    def _missing(self) -> int:
+        if self._is_shuffled:
+            return max(self._refused, self._sent - self._came - (0 if self._all_sent else HELD_BACK))
+        return self._left_out
 
     @property
     def damage(self) -> Damage | None:
         if not self.lost:
             return None
         n = self.lost + self.whole
-        return Damage(self.lost / n, f"{self.lost} of {n} frames: {'; '.join(self.reasons)}")
+        left_out = ["frames that the decoder left out"] if self._missing else []
+        return Damage(self.lost / n, f"{self.lost} of {n} frames: {'; '.join(self.reasons + left_out)}")
 
     def _frames(self, packet: av.Packet, codec: Any) -> list[av.VideoFrame]:
         try:
@@ -206,19 +241,24 @@ class Seen:
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
+            if is_nothing(packet, error):
+                return []
             if packet.pts is None or packet.pts not in self._waiting:
                 self._lose(said(error))
-            elif said(error) not in self.reasons:
-                self.reasons.append(said(error))
+            else:
+                self._refused += 1
+                if said(error) not in self.reasons:
+                    self.reasons.append(said(error))
             return []
         if complaints and frames:
             self._lose("parts of frames whose checksums are wrong")
+            self._came += len(frames)
             self._waiting -= {frame.pts for frame in frames if frame.pts is not None}
             return []
         return frames
 
     def _lose(self, reason: str) -> None:
-        self.lost += 1
+        self._lost += 1
         if reason not in self.reasons:
             self.reasons.append(reason)
 
@@ -235,6 +275,11 @@ def _complaints() -> Iterator[list[str]]:
             said_so += [" ".join(message.split()) for _, _, message in log]
     finally:
         av.logging.set_level(None)
+
+
+def is_nothing(packet: av.Packet, error: Exception) -> bool:
+    """An empty packet, which decoders refuse: some containers send settings in one (FLAC in NUT, all of newer FLV)."""
+    return packet.size == 0 and isinstance(error, av.ArgumentError)
 
 
 def cut_short(seconds: float, stated: float) -> MediaError:

@@ -120,15 +120,16 @@ class Ends:
             self._first = min(self._first, start)
             self._last = max(self._last, start + float((packet.duration or 0) * packet.time_base))
 
-    def check(self, declared: float) -> None:
-        """After the last packet; ``declared``: seconds that the stream itself states, 0: none.
+    def check(self, declared: float, decoded: float = 0) -> None:
+        """After the last packet; ``declared``: seconds that the stream itself states, 0: none; ``decoded``: when what
+        was decoded of it ends.
 
         Raises MediaError where much is missing, or nobody knows how much.
         """
         if self.broke and not declared and not self.stated:
             raise MediaError(self.broke)
         if self.stated and self._last > self._first:
-            reached = max(self._last, self._last - self._first)  # times may begin below or above zero
+            reached = max(self._last, self._last - self._first, decoded)  # times may begin below or above zero
             if reached < self.stated - max(self._tolerance[0], self._tolerance[1] * self.stated):
                 raise cut_short(reached, self.stated)
 

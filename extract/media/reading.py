@@ -16,7 +16,7 @@ import soxr
 from extract.media.containers.lengths import stated_seconds
 from extract.media.containers.ogg import sound
 from extract.media.containers.tags import Tags
-from extract.media.damage import ClipError, Heard, MediaError, Seen, SilentError, said
+from extract.media.damage import ClipError, Heard, MediaError, Seen, SilentError, is_nothing, said
 from extract.media.opening import (
     EXACT,
     OF_THE_FILE,
@@ -95,7 +95,7 @@ def audio_blocks(
             heard.stated = stated_seconds(descriptor, format_name) or 0
         else:
             heard.stated = declared_seconds(container, stream)
-        ends.check(heard.stated)
+        ends.check(heard.stated, heard.reached)
         heard.close(TOLERANCE.get(format_name, OF_THE_FILE), format_name in EXACT, pages_damaged)
 
 
@@ -204,6 +204,8 @@ def _sounds(
         except av.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
+            if is_nothing(packet, error):
+                continue
             if n_bytes and container.format.name in BARE:  # the demuxer takes all up to the next frame for one
                 filled = size * seconds / n_bytes
                 length = filled if filled > 2 * length else length
@@ -212,7 +214,7 @@ def _sounds(
         if frames:
             n_bytes, seconds = n_bytes + size, seconds + length
         for frame in frames:
-            heard.take(frame)
+            heard.take(frame, length if len(frames) == 1 and container.format.name in WITH_DURATIONS else 0)
             yield frame
 
 
@@ -257,7 +259,12 @@ def _resampled(frames: Iterator[av.AudioFrame], channel: int | None, heard: Hear
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """ISO 14496-12, 6.2.2: (a, b, c, d) shows a point (x, y) at (a x + c y, b x + d y), y pointing down."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a frame with something that PyAV has no name for, as a camera's EXIF: it then lists nothing
+        return {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), -180: (-1, 0, 0, -1), -90: (0, 1, -1, 0)}.get(
+            frame.rotation, (1, 0, 0, 1)
+        )
     if matrix is None:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()

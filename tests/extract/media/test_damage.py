@@ -50,6 +50,9 @@ PICTURES = {
 }
 
 
+MOSAIC = np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     """``whole(name)``: four seconds of noise or of moving pictures, written once."""
@@ -131,6 +134,56 @@ def test_a_video_may_pause_as_it_likes(tmp_path: Path) -> None:
     times = np.cumsum([0, 0.1, 0.3, 0.1, 2.5, 0.2, 0.05, 0.4, 0.1, 0.7]).tolist()
     write_video(tmp_path / "a.mkv", greys(range(0, 200, 20)), times, codec="ffv1", pixels="bgr0")
     assert see(tmp_path / "a.mkv")[1] is None
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.wmv", "a.flv"])
+def test_frames_in_another_order_than_their_packets(tmp_path: Path, name: str) -> None:
+    """AVI, ASF and MXF give packets the times at which they are decoded: those of frames are then shuffled."""
+    write_video(tmp_path / name, np.roll(MOSAIC, 1, axis=2), codec="libx264", bf="3", b_strategy="0")
+    assert see(tmp_path / name)[1] is None
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.wmv"])
+def test_frames_that_are_lost_among_shuffled_ones(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_video(path, MOSAIC, codec="libx264", bf="2", b_strategy="0", g="10")
+    for at, size in packets(path)[10:16]:
+        overwrite(path, at, size)
+    damage = see(path, 40)[1]
+    assert damage is not None
+    assert damage.share > 0.1
+
+
+@pytest.mark.parametrize("name", ["a.nut", "a.flv", "b.wma"])
+def test_packets_that_hold_settings_alone(tmp_path: Path, name: str) -> None:
+    """FLAC in NUT ends with an empty packet, newer FLV begins with one; ASF rounds the times."""
+    samples = np.random.default_rng(0).normal(scale=0.1, size=(11025, 1))
+    write_audio(tmp_path / name, samples, 11025, "flac")
+    decoded = AudioTask(10**6).decode(tmp_path / name, lambda: None)
+    assert decoded.damage is None
+    assert decoded.n == pytest.approx(SAMPLE_RATE, abs=2)
+
+
+@pytest.mark.parametrize(("name", "codec", "rate"), [("a.mkv", "wavpack", 48000), ("b.mkv", "alac", 8000)])
+def test_a_last_packet_that_does_not_say_how_long_it_is(tmp_path: Path, name: str, codec: str, rate: int) -> None:
+    samples = np.random.default_rng(0).normal(scale=0.1, size=(rate * 9 // 10, 1))
+    write_audio(tmp_path / name, samples, rate, codec)
+    assert AudioTask(10**6).decode(tmp_path / name, lambda: None).n == pytest.approx(0.9 * SAMPLE_RATE, abs=2)
+
+
+def test_a_track_that_is_shifted_against_the_other_in_fragments(tmp_path: Path) -> None:
+    """Without an edit list a muxer has the first packet last longer than its sound."""
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    write_mp4(tmp_path / "a.mp4", MOSAIC[:10], np.full((SAMPLE_RATE, 1), 0.1, dtype=np.float32), **options)
+    assert AudioTask(10**6).decode(tmp_path / "a.mp4", lambda: None).damage is None
+
+
+def test_a_frame_with_something_that_has_no_name(tmp_path: Path) -> None:
+    """PyAV fails on a picture's EXIF as on all that it does not know."""
+    write_video(tmp_path / "a.mov", greys([0, 50, 100]), codec="tiff", pixels="rgb24")
+    images, damage = see(tmp_path / "a.mov", 3)
+    assert [image.mean() for image in images] == [0, 50, 100]
+    assert damage is None
 
 
 # Damage to sound
@@ -389,6 +442,13 @@ def test_channels_in_opposite_phase(tmp_path: Path, noise: np.ndarray, suffix: s
     if suffix == "wav":
         np.testing.assert_array_equal(decoded.data, noise)
         assert decode(stereo(path, noise, -0.8 * noise, **how)).damage is None
+
+
+@pytest.mark.parametrize("offset", [0.01, 0.3])
+def test_an_offset_does_not_hide_that_channels_cancel(tmp_path: Path, noise: np.ndarray, offset: float) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([noise + offset, offset - noise], 1), SAMPLE_RATE)
+    decoded = AudioTask(10**6, silence=False).decode(tmp_path / "a.wav", lambda: None)
+    assert decoded.damage == Damage(0, "its channels cancel each other out: the first one is taken")
 
 
 def test_one_channel_alone(tmp_path: Path, noise: np.ndarray) -> None:
