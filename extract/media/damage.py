@@ -168,13 +168,20 @@ class Seen:
     _last_came: int | None = None
     _is_shuffled: bool = False  # frames do not come in the order of their times
 
-    def look_between(self, times: np.ndarray, rate: float) -> None:
+    def look_between(self, times: np.ndarray, places: np.ndarray, packets: np.ndarray, rate: float) -> None:
         """Frames that are not there in a stream that runs evenly but for some gaps; others may pause as they like.
 
+        A gap is a pause where the file has no bytes that so many frames would take: cameras and browsers record none
+        while a picture stands still.
+
         Args:
-            times: (n,) when frames are shown, ascending, in seconds.
+            times: (n,) when frames are shown, in seconds.
+            places: (n,) of their packets in the file, in bytes, -1: not known.
+            packets: (all, 2) place and size of those of every stream.
             rate: frames a second by the header, 0: unknown, which four a second then stand for.
         """
+        order = np.argsort(times, kind="stable")
+        times, places = times[order], places[order]
         steps = np.diff(times)
         if len(steps) < FEW_STEPS:
             step, least = 1 / rate if rate else 0.25, 1.0
@@ -182,7 +189,14 @@ class Seen:
             step, least = float(np.median(steps)), LEAST_GAP
             if not step > 0 or np.mean(np.abs(steps - step) < step / 2) < EVEN:
                 return
-        n = sum(round(gap / step) - 1 for gap in steps[(steps >= 4 * step) & (steps >= least)].tolist())
+        n = 0
+        for k in np.flatnonzero((steps >= 4 * step) & (steps >= least)).tolist():
+            frames = round(float(steps[k]) / step) - 1
+            start, stop = sorted(places[k : k + 2].tolist())
+            inside = packets[(packets[:, 0] >= start) & (packets[:, 0] < stop)]
+            skipped = stop - start - int(inside[:, 1].sum())
+            if start < 0 or skipped >= frames * np.median(packets[np.isin(packets[:, 0], places), 1]) / 2:
+                n += frames
         if n:
             self._lost += n
             self.reasons.append("a gap between its packets")

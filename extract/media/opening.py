@@ -134,15 +134,27 @@ class Ends:
                 raise cut_short(reached, self.stated)
 
 
-def packets(container: av.container.InputContainer, stream: Any, ends: Ends, beat: Beat) -> Iterator[Any]:
-    """Those of a stream, the last of them empty: it makes the decoder give what it holds back."""
+def packets(
+    container: av.container.InputContainer,
+    stream: Any,
+    ends: Ends,
+    beat: Beat,
+    look: Callable[[Any], None] | None = None,
+) -> Iterator[Any]:
+    """Those of a stream, the last of them empty: it makes the decoder give what it holds back.
+
+    Args:
+        look: is shown the packets of every stream.
+    """
     retries = 0
     while True:
         try:
-            for packet in container.demux() if ends.stated else container.demux(stream):
+            for packet in container.demux() if ends.stated or look else container.demux(stream):
                 beat()
                 if ends.stated:
                     ends.look(packet)
+                if look:
+                    look(packet)
                 if packet.stream_index == stream.index:
                     yield packet
             return

@@ -46,6 +46,7 @@ SAMPLE_RATES = range(1000, 768_001)  # Hz
 # Decoders that look at the checksums of sound only when they are asked to.
 CHECKED = ("flac", "wavpack", "tta", "ape", "ac3", "eac3")
 BARE = ("mp3", "aac", "ac3", "eac3")  # frame after frame without a container: their times are counted, not read
+ONE_BY_ONE = ("matroska,webm", "flv", "nut", "avi")  # packets lie behind each other, with little between them
 WITH_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "gif")  # each frame is there for as long as it says: there are no gaps
 
 
@@ -108,11 +109,16 @@ def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -
         MediaError: no such file, no video stream, no frames, or cut short.
     """
     first, last = float("inf"), float("-inf")
-    n_packets, times = 0, array("d")
+    n_packets, times, places, covered = 0, array("d"), array("q"), array("q")
+
+    def look(packet: Any) -> None:
+        if packet.size and packet.pos is not None:
+            covered.extend((packet.pos, packet.size))
+
     with opened(path) as (container, descriptor):
         stream = first_decodable(moving_pictures(container), "video")
         ends = Ends(container, descriptor)
-        for packet in packets(container, stream, ends, beat):
+        for packet in packets(container, stream, ends, beat, look):
             n_packets += packet.size > 0
             # An edit list may keep packets that are decoded only because later ones need them.
             if packet.pts is None or packet.time_base is None or packet.is_discard:
@@ -121,6 +127,8 @@ def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -
             first = min(first, start)
             last = max(last, start + float((packet.duration or 0) * packet.time_base))
             times.append(start)
+            is_placed = packet.pos is not None and container.format.name in ONE_BY_ONE
+            places.append(packet.pos if is_placed else -1)
         if last < first:
             raise MediaError("its frames carry no times" if n_packets else "its video stream holds no frames")
         if last - first > MAX_SECONDS:
@@ -129,7 +137,9 @@ def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -
         ends.check(declared)
         refuse_cut(last - first, declared, container.format.name)
         if seen and container.format.name not in WITH_DURATIONS:
-            seen.look_between(np.sort(times), float(stream.average_rate or 0))
+            seen.look_between(
+                np.array(times), np.array(places), np.reshape(covered, (-1, 2)), float(stream.average_rate or 0)
+            )
     return first, last - first
 
 

@@ -345,11 +345,27 @@ def test_frames_that_hang_on_a_lost_one_are_lost(tmp_path: Path, whole: Callable
     assert see(path)[1].share == pytest.approx(12 / 39, abs=0.05)  # type: ignore[union-attr]
 
 
-def test_a_gap_in_an_even_stream(tmp_path: Path) -> None:
-    times = [i / 10 for i in range(40) if not 20 <= i < 26]
-    write_video(tmp_path / "a.mkv", greys(range(0, 170, 5)), times, codec="ffv1", pixels="bgr0")
-    _, damage = see(tmp_path / "a.mkv")
-    assert damage == Damage(pytest.approx(6 / 40, abs=0.01), "6 of 39 frames: a gap between its packets")
+def test_a_gap_in_an_even_stream_whose_bytes_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    write_video(path, MOSAIC, codec="ffv1", pixels="bgr0", g="1")
+    (start, _), (stop, _) = packets(path)[20], packets(path)[26]
+    content = path.read_bytes()
+    void = b"\xec\x01" + (stop - start - 9).to_bytes(7, "big")  # an element to pass over, in place of six
+    at = start - 6
+    path.write_bytes(content[:at] + void + bytes(stop - 6 - at - len(void)) + content[stop - 6 :])
+    damage = see(path)[1]
+    assert damage is not None
+    assert "a gap between its packets" in damage.reason
+    assert 6 / 40 <= damage.share < 0.3  # and the frames beside it
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.flv", "a.nut"])
+def test_a_pause_in_an_even_stream(tmp_path: Path, name: str) -> None:
+    """As browsers and cameras record a picture that stands still, or their own start."""
+    times = [i / 10 for i in range(60) if i != 1 and not 20 <= i < 40]
+    codec = {"a.webm": "libvpx", "a.flv": "flv"}.get(name, "libx264")
+    write_video(tmp_path / name, MOSAIC[: len(times)], times, codec=codec)
+    assert see(tmp_path / name)[1] is None
 
 
 # Sloppy writers
