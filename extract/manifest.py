@@ -61,11 +61,15 @@ def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
     """What ends the training of every head, said before the encoders run."""
     units = manifest.clips.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
     groups, conversations = units["group"].n_unique(), units["conversation_id"].n_unique()
-    most = max(Counter(units["label"]).values(), default=0)
+    numbers = Counter(units["label"])
+    most = max(numbers.values(), default=0)
     if units.is_empty():
         yield "no unit is in train: heads cannot be trained"
-    elif units["label"].n_unique() < 2:
+    elif len(numbers) < 2:
         yield f"every training unit is labelled {shortened(units['label'][0])}: there is nothing to tell apart"
+    elif len(units) - most == 1:
+        common = shortened(numbers.most_common(1)[0][0])
+        yield f"all but one training unit are labelled {common}: in the fold without it there is nothing to tell apart"
     elif (limit := min(groups, most)) < profile.folds:
         why = f"are of {groups} group(s)" if groups <= most else f"have no class with more than {most} unit(s)"
         remedy = f"set folds to {limit} or fewer" if limit > 1 else "fewer folds do not help"

@@ -291,14 +291,17 @@ def test_the_script_lists_all_missing_media_and_says_where_groups_are_too_few(tm
     [
         (["1,sad,test,x,t", "2,happy,test,y,u"], "no unit is in train: heads cannot be trained"),
         (["1,sad,train,x,t", "2,sad,train,y,u"], "every training unit is labelled 'sad': there is nothing"),
-        (["1,sad,train,x,t", "2,happy,train,y,u"], "no class with more than 1 unit(s), too few for folds = 5: fewer"),
-        (["1,sad,train,x,t", "2,happy,train,x,u"], "of 1 group(s), too few for folds = 5: fewer folds do not help"),
         (
-            [f"{i},sad,train,p{i},t{i}" for i in range(3)] + ["9,happy,train,q,u"],
-            "no class with more than 3 unit(s), too few for folds = 5: set folds to 3 or fewer",
+            [f"{i},{name},train,p{i},t{i}" for i, name in enumerate("abc")],
+            "no class with more than 1 unit(s), too few for folds = 5: fewer",
+        ),
+        (["1,sad,train,x,t", "2,happy,train,y,u"], "all but one training unit are labelled 'sad': in the fold"),
+        (
+            [f"{i},{'sad' if i else 'happy'},train,p{i},t{i}" for i in range(5)] + ["9,happy,train,q,u"],
+            "no class with more than 4 unit(s), too few for folds = 5: set folds to 4 or fewer",
         ),
         (
-            [f"{i},sad,train,p{i % 2},t{i}" for i in range(8)] + ["9,happy,train,p1,u"],
+            [f"{i},{('sad', 'happy')[i % 4 > 1]},train,p{i % 2},t{i}" for i in range(9)],
             "of 2 group(s), too few for folds = 5: set folds to 2 or fewer; dataset.columns.group: talk makes 9",
         ),
     ],
