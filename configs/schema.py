@@ -39,6 +39,15 @@ Url = Annotated[str, AfterValidator(_url)]
 Place = Annotated[Path | str, BeforeValidator(_place)]  # a folder, or a URL as a string
 
 
+def _written(name: str) -> str:
+    if not name.strip():
+        raise ValueError("is empty: give a name")
+    return name.strip()  # as tables are read: with white space around it, the label could pass for another column
+
+
+Written = Annotated[str, AfterValidator(_written)]  # what a table calls something
+
+
 class MakeSplits(Section):
     """Splits drawn here: grouped, stratified by label, seeded."""
 
@@ -108,11 +117,12 @@ class TableDataset(DatasetFiles):
             "group",
             "speaker",
         ],
-        str,
+        Written,
     ]  # our name: the table's name. A column that is not named here is not read
-    metadata: list[str] = []  # free columns that heads may use
-    privileged: list[str] = []  # columns derived from the label: kept apart, refused by default
-    classes: list[str] | None = None  # the label set, in order; default: the sorted labels of the table
+    metadata: list[Written] = []  # free columns that heads may use
+    privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
+    # The label set, in order; default: the sorted labels of the table.
+    classes: Annotated[list[Written], Field(min_length=1)] | None = None
     splits: MakeSplits | None = None  # draw splits here; required when columns names no split
 
     @model_validator(mode="after")

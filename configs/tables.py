@@ -6,6 +6,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,6 +163,8 @@ class Cells:
     def text(self, name: str) -> pl.Series:
         """A column as :func:`tidy` strings. Raises UserError if it cannot be."""
         try:
+            if self.frame.schema[name].is_nested():
+                raise pl.exceptions.InvalidOperationError("a struct would pass for text")
             return tidy(self.frame[name])
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{self.path}: column {name!r} is not plain text or numbers") from error
@@ -320,7 +323,7 @@ def _columns(records: list[list[str]], width: int) -> pl.DataFrame:
 def _named(path: Path, names: list[str], frame: pl.DataFrame) -> pl.DataFrame:
     """The columns under their names without white space around them; those without a name are left out."""
     tidied = [name.strip(SPACE) for name in names]
-    twice = [name for name in dict.fromkeys(tidied) if name and tidied.count(name) > 1]
+    twice = [name for name, count in Counter(tidied).items() if name and count > 1]
     if twice:
         listed = ", ".join(twice[:3])
         raise UserError(f"{path}: more than one column is called {listed}: rename or remove one")

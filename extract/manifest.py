@@ -1,6 +1,7 @@
 """Read the profile's dataset, in its own format, into the manifest that everything downstream reads."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import polars as pl
 
 from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from configs.tables import plain
+from configs.tables import plain, shortened
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, write_manifest
 from extract.corpora.media_paths import Missing, MissingMedia
@@ -56,19 +57,29 @@ def _list_missing(missing: Sequence[Missing], path: Path) -> None:
             write_text_atomically(path, table.write_csv())
 
 
-def _too_few_groups(manifest: Manifest, profile: Profile) -> Iterator[str]:
+def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
     """What ends the training of every head, said before the encoders run."""
     units = manifest.clips.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
     groups, conversations = units["group"].n_unique(), units["conversation_id"].n_unique()
-    if groups < profile.folds <= len(units):
-        remedy = f"set folds to {groups} or fewer" if groups > 1 else "fewer folds do not help"
-        if conversations > groups:
+    numbers = Counter(units["label"])
+    most = max(numbers.values(), default=0)
+    if units.is_empty():
+        yield "no unit is in train: heads cannot be trained"
+    elif len(numbers) < 2:
+        yield f"every training unit is labelled {shortened(units['label'][0])}: there is nothing to tell apart"
+    elif len(units) - most == 1:
+        common = shortened(numbers.most_common(1)[0][0])
+        yield f"all but one training unit are labelled {common}: in the fold without it there is nothing to tell apart"
+    elif (limit := min(groups, most)) < profile.folds:
+        why = f"are of {groups} group(s)" if groups <= most else f"have no class with more than {most} unit(s)"
+        remedy = f"set folds to {limit} or fewer" if limit > 1 else "fewer folds do not help"
+        if groups <= most and conversations > groups and most > 1:
             key = "dataset.group: conversation"
             if profile.dataset.adapter == "table":
                 columns = profile.dataset.columns
                 key = f"dataset.columns.group: {columns.get('conversation_id', columns['clip_id'])}"
             remedy += f"; {key} makes {conversations} (speakers are then shared between folds, as report and audit say)"
-        yield f"the training units are of {groups} group(s), too few for folds = {profile.folds}: {remedy}"
+        yield f"the training units {why}, too few for folds = {profile.folds}: {remedy}"
 
 
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
@@ -86,7 +97,7 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     except MissingMedia as error:
         _list_missing(error.missing, missing)
         raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error
-    warnings = [*manifest.counts.get("warnings", []), *_too_few_groups(manifest, profile)]
+    warnings = [*manifest.counts.get("warnings", []), *_untrainable(manifest, profile)]
     if warnings:
         manifest = replace(manifest, counts=manifest.counts | {"warnings": warnings})
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"

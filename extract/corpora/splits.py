@@ -46,7 +46,7 @@ def connected(pairs: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 
 
 def make_splits(
-    labels: Sequence[str], groups: Sequence[str], *, val: float, test: float, seed: int, finer: str = "dataset.group"
+    labels: Sequence[str], groups: Sequence[str], *, val: float, test: float, seed: int, finer: str | None = None
 ) -> dict[str, str]:
     """Draw train, val and test: whole groups, the same class shares in each, as far as the groups allow.
 
@@ -59,7 +59,7 @@ def make_splits(
         labels: class of each unit.
         groups: group of each unit, parallel to ``labels``. The result does not depend on the order of the units.
         val, test: wanted shares of the units; a share of 0 makes no such split.
-        finer: the setting that makes smaller groups, for the error.
+        finer: the setting that makes enough smaller groups, for the error; None if there is none.
 
     Returns:
         Group -> ``train``, ``val`` or ``test``.
@@ -73,7 +73,7 @@ def make_splits(
     if len(names) < len(wanted):
         raise UserError(
             f"dataset.splits: {len(names)} group(s) cannot fill {len(wanted)} splits ({', '.join(wanted)}): a group "
-            f"stays whole; set val or test to 0, or group by something finer: {finer}"
+            f"stays whole; set val or test to 0{f', or group by something finer: {finer}' if finer else ''}"
         )
     row, column = {name: i for i, name in enumerate(names)}, {name: i for i, name in enumerate(sorted(set(labels)))}
     counts = np.zeros((len(names), len(column)))  # (groups, classes)

@@ -48,7 +48,7 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
         raise UserError(f"{not_here(path, 'table')} (dataset.root and dataset.table)")
     cells = read_cells(path)
     clips = _clips(cells, dataset)
-    _refuse_long(clips, path)
+    _refuse_strange(clips, path)
     warnings = [line for name in _keys(clips) for line in lookalikes(name, clips[name], clips["row"])]
     checked = [name for name in (*KEYS, "text") if name in clips.columns]
     warnings += [line for name in checked for line in suspicious(name, clips[name], clips["row"])]
@@ -91,9 +91,11 @@ def _refuse(path: Path, broken: pl.DataFrame, column: str, what: str) -> None:
         raise UserError(f"{path}: {column} {what}: {shown}")
 
 
-def _refuse_long(clips: pl.DataFrame, path: Path) -> None:
+def _refuse_strange(clips: pl.DataFrame, path: Path) -> None:
     for name in clips.columns:
         if name in ("index", "role", "split", "audio", "video", *KEYS):
+            broken = clips.filter(pl.col(name).str.contains(r"[\p{Cc}\u2028\u2029]"))
+            _refuse(path, broken, name, "holds a line break or another control character")
             long = clips.filter(pl.col(name).str.len_chars() > LONGEST)
             _refuse(path, long, name, f"is longer than {LONGEST:,} characters")
 
@@ -164,13 +166,14 @@ def _with_splits(
         _refuse_straddling(clips, dataset, path)
         return clips, {}
     units = clips.filter(pl.col("label").is_not_null())
+    wanted = 1 + (dataset.splits.val > 0) + (dataset.splits.test > 0)
     homes = make_splits(
         units.get_column("label").to_list(),
         units.get_column("group").to_list(),
         val=dataset.splits.val,
         test=dataset.splits.test,
         seed=seed,
-        finer=_finer(dataset) if "group" not in dataset.columns and "speaker" in dataset.columns else "columns.group",
+        finer=_finer(dataset) if wanted <= units.get_column("conversation_id").n_unique() else None,
     )
     # Groups without any label hold no unit: where they lie does not matter to anyone.
     split = pl.col("group").replace_strict(homes, default="train", return_dtype=pl.String)

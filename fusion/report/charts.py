@@ -104,8 +104,9 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
 
 def _reliability(found: Fusion, findings: Findings) -> Figure:
     """A panel for the fusion and for each head, before and after calibration; lines leave out bins of few units."""
-    panels = {} if fell_back(found) else {f"fusion: {found.chosen}": findings.fused_calibration}
-    panels |= {head: both for head, both in findings.calibration.items() if both}
+    heads = {head: both for head, both in findings.calibration.items() if both}
+    alone = fell_back(found) and heads  # the fusion is one of them
+    panels = heads if alone else {f"fusion: {found.chosen}": findings.fused_calibration, **heads}
     columns = min(PANELS_A_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.5 * columns, 2.9 * rows + 0.4), layout="constrained")

@@ -95,7 +95,9 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
         comparisons=comparisons,
         calibration={head: _head_calibration(units, h, p[f"head:{head}"]) for h, head in enumerate(units.heads)},
         fused_calibration={
-            "before": reliability(units.label_names, _uncalibrated(found.chosen, units), units.classes),
+            "before": reliability(
+                units.label_names, _uncalibrated(found.chosen, units, p[found.chosen]), units.classes
+            ),
             "after": reliability(units.label_names, p[found.chosen], units.classes),
         },
         classes=_classes(found, units),
@@ -118,12 +120,17 @@ def _head_calibration(units: Predictions, h: int, calibrated: np.ndarray) -> dic
     }
 
 
-def _uncalibrated(chosen: str, units: Predictions) -> np.ndarray:
-    """The plain mean of the heads' probabilities as they came, (n, c); of one head alone where it is chosen."""
+def _uncalibrated(chosen: str, units: Predictions, answered: np.ndarray) -> np.ndarray:
+    """The plain mean of the heads' probabilities as they came, (n, c); of one head alone where it is chosen.
+
+    Where no head says anything it is what was ``answered``.
+    """
     probabilities = np.exp(units.logits)
     if chosen.startswith("head:"):
         only = units.heads.index(chosen.removeprefix("head:"))
         probabilities = np.where(units.present[:, only, None, None], probabilities[:, [only]], probabilities)
+    unheard = ~units.present.any(axis=1)
+    probabilities[unheard] = answered[unheard, None]
     return np.nanmean(probabilities, axis=1)
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from scipy.special import log_softmax
 
 from cache import read_sealed_parquet
-from configs import UserError
+from configs import UserError, some
 from configs.tables import shortened
 from fusion.strategies.tables import META, SPLITS, Table, read_table
 
@@ -83,6 +83,7 @@ def read(files: dict[str, Path]) -> Predictions:
     told = {note: table.path for table in reversed(tables.values()) for note in table.notes}  # once for all heads
     notes = [*(f"{path}: {note}" for note, path in reversed(told.items())), *_meetings(list(tables.values()))]
     units = _aligned_units(list(tables.values()))
+    notes += _in_several_splits(units)
 
     shape = (len(units), len(tables), len(first.classes))
     logits, present = np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool)
@@ -94,6 +95,8 @@ def read(files: dict[str, Path]) -> Predictions:
         has = rows.is_not_null().to_numpy()
         logits[has, h] = table.logits[rows.drop_nulls().to_numpy()][:, columns]
         present[:, h] = has
+    if not present[(units["split"] == "oof").to_numpy()].any():
+        raise UserError(f"{first.path}: no head has a prediction for any oof unit: there is nothing to fit a fusion on")
     numbers = {name: i for i, name in enumerate(first.classes)}
     labels = np.array([numbers[name] for name in units["label"]])
     groups = np.array(units.select(pl.coalesce("group", "unit_id")).to_series().to_list(), dtype=str)
@@ -142,6 +145,22 @@ def _meetings(tables: Sequence[Table]) -> Iterator[str]:
                     f"{path}: shares only {len(ids & others)} of its {len(ids)} {split} units with the other tables: "
                     f"{_only(ids, others)} here, {_only(others, ids)} there"
                 )
+
+
+def _in_several_splits(units: pl.DataFrame) -> Iterator[str]:
+    """Lines on ids and groups that stand both in oof and in val or test: fusion may be judged on what it learned."""
+    fitted = pl.col("split") == "oof"
+    for column, consequence in (
+        ("unit_id", "if they are the same units, the fusion is judged on what it was fitted on"),
+        ("group", "the fusion is judged on groups that it was fitted on"),
+    ):
+        shared = units.group_by(column, maintain_order=True).agg(fitted.any() & ~fitted.all()).filter("split")
+        names = shared[column].drop_nulls().to_list()
+        if names:
+            yield (
+                f"{len(names)} {column} value{'s' * (len(names) > 1)} stand{'s' * (len(names) == 1)} in oof and in val "
+                f"or test, too ({some(map(shortened, names))}): {consequence}"
+            )
 
 
 def _only(these: set[str], others: set[str]) -> str:

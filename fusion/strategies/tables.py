@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from configs import UserError
 from configs.tables import Cells, filled, lookalikes, read_cells, shortened, suspicious
@@ -21,6 +21,9 @@ META = "meta_"  # prefix of columns with what else is known of a unit
 ROUNDING = 0.02  # tables rounded to two decimals pass; a row that sums to 0.9 does not
 MOST_FOLDS = 1_000_000
 SMALLEST_PROBABILITY = 1e-7  # a probability written as 0 becomes a finite logit
+LOWEST_LOG = (
+    -1000.0
+)  # a class that a model masks (-1e9, -3.4e38) becomes as good as impossible, and can be computed with
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,9 @@ def _rows(cells: Cells) -> pl.DataFrame:
         rows = rows.with_columns(group=pl.lit(None, pl.String))
     has_groups = rows["group"].null_count() < len(rows)
     folds = cells.numbers("fold") if "fold" in frame.columns else pl.Series([None] * len(frame), dtype=pl.Float64)
-    for fold in folds.filter(folds != folds.round()).head(1):
-        raise UserError(f"{path}: fold {fold}: a fold is a whole number")
-    for fold in folds.filter(folds.abs() > MOST_FOLDS).head(1):
-        raise UserError(f"{path}: fold {fold:g}: a fold is a number from 0 to {MOST_FOLDS}")
+    wrong = ((folds != folds.round()) | (folds.abs() > MOST_FOLDS)).fill_null(False)
+    for row, fold in pl.DataFrame({"row": cells.rows, "fold": folds}).filter(wrong).head(1).iter_rows():
+        raise UserError(f"{path}: row {row}: fold {fold:g}: a fold is a whole number from 0 to {MOST_FOLDS}")
     rows = rows.with_columns(fold=folds.cast(pl.Int64), has_input=_flags(cells)).with_columns(
         fold=pl.when(pl.col("split") == "oof").then("fold")
     )
@@ -99,14 +101,19 @@ def _rows(cells: Cells) -> pl.DataFrame:
     for column in ("unit_id", "split", "label", *(["group"] if has_groups else [])):
         for row in cells.rows.filter(rows[column].is_null()).head(1):
             raise UserError(f"{path}: row {row} has no {column}")
-    for split, unit in rows.filter(~pl.col("split").is_in(SPLITS)).select("split", "unit_id").head(1).iter_rows():
+    numbered = rows.with_columns(row=cells.rows)
+    strange = numbered.filter(~pl.col("split").is_in(SPLITS))
+    for row, split, unit in strange.select("row", "split", "unit_id").head(1).iter_rows():
         hint = "; training units carry out-of-fold predictions (oof)" if split == "train" else ""
-        raise UserError(f"{path}: unit {unit!r} has split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
-    training = rows.filter(pl.col("split") == "oof")
-    for unit in training.filter(pl.col("fold").is_null() & pl.col("fold").is_not_null().any())["unit_id"].head(1):
-        raise UserError(f"{path}: oof unit {unit!r} has no fold, others have one")
+        raise UserError(
+            f"{path}: row {row}: unit {unit!r} has split {split!r}, expected one of {', '.join(SPLITS)}{hint}"
+        )
+    training = numbered.filter(pl.col("split") == "oof")
+    without = training.filter(pl.col("fold").is_null() & pl.col("fold").is_not_null().any())
+    for row, unit in without.select("row", "unit_id").head(1).iter_rows():
+        raise UserError(f"{path}: row {row}: oof unit {unit!r} has no fold, others have one")
     repeated = pl.struct("split", "unit_id").is_duplicated()
-    again = rows.with_columns(row=cells.rows).filter(repeated).sort("split", "unit_id", maintain_order=True)
+    again = numbered.filter(repeated).sort("split", "unit_id", maintain_order=True)
     for split, unit, row in again.select("split", "unit_id", "row").rows()[1:2]:
         raise UserError(f"{path}: unit {unit!r} occurs more than once in split {split!r} (row {row})")
     return rows
@@ -148,32 +155,47 @@ def _class_columns(cells: Cells, unit_ids: list[str], like: Table | None) -> tup
     if len(classes) < 2:
         raise UserError(f"{path}: only the class {classes[0]!r} has a column: fusion needs at least two classes")
 
+    def number(row: np.integer) -> int:
+        return int(cells.rows[int(row)])
+
     def matrix(prefix: str) -> np.ndarray:
         values = np.column_stack([cells.numbers(found[prefix][name]).to_numpy() for name in classes])
         for row, column in np.argwhere(~np.isfinite(values))[:1]:
             said = f"unit {unit_ids[row]!r} has {prefix}{classes[column]} = {values[row, column]}"
             raise UserError(
-                f"{path}: row {cells.rows[int(row)]}: {said}: not a number that can be fused; leave the row out if the "
+                f"{path}: row {number(row)}: {said}: not a number that can be fused; leave the row out if the "
                 "head has no prediction for it"
             )
         return values
 
     if not found["p_"]:
-        return classes, log_softmax(matrix("logit_"), axis=1)
+        return classes, _log_probabilities(matrix("logit_"))
     p = matrix("p_")
     sums = p.sum(axis=1)
     for row in np.flatnonzero(np.abs(sums - 1) > ROUNDING)[:1]:
-        raise UserError(f"{path}: the probabilities of unit {unit_ids[row]!r} sum to {sums[row]:.4g}, not to 1")
+        percent = ": write 0.25, not 25 for 25 %" if abs(sums[row] - 100) <= 100 * ROUNDING else ""
+        raise UserError(
+            f"{path}: row {number(row)}: the probabilities of unit {unit_ids[row]!r} sum to {sums[row]:.4g}, not to 1"
+            f"{percent}"
+        )
     for row, column in np.argwhere((p < 0) | (p > 1 + ROUNDING))[:1]:
         value = p[row, column]
-        raise UserError(f"{path}: unit {unit_ids[row]!r} has p_{classes[column]} = {value:.4g}: not a probability")
+        said = f"unit {unit_ids[row]!r} has p_{classes[column]} = {value:.4g}"
+        raise UserError(f"{path}: row {number(row)}: {said}: not a probability")
     if not found["logit_"]:
         # What a table writes as 0 is less than the smallest number that it can write.
         smallest = max(SMALLEST_PROBABILITY, p[p > 0].min() / 2)
         return classes, log_softmax(np.log(np.maximum(p, smallest)), axis=1)
-    logits = matrix("logit_")
-    for row in np.flatnonzero(np.abs(softmax(logits, axis=1) - p).max(axis=1) > ROUNDING)[:1]:
+    logits = _log_probabilities(matrix("logit_"))
+    for row in np.flatnonzero(np.abs(np.exp(logits) - p).max(axis=1) > ROUNDING)[:1]:
         raise UserError(
-            f"{path}: p_ and logit_ of unit {unit_ids[row]!r} disagree: p must be the softmax of the logits"
+            f"{path}: row {number(row)}: p_ and logit_ of unit {unit_ids[row]!r} disagree: "
+            "p must be the softmax of the logits"
         )
-    return classes, log_softmax(logits, axis=1)
+    return classes, logits
+
+
+def _log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of finite logits, however large."""
+    log_p = log_softmax(np.clip(logits, -1e300, 1e300), axis=1)
+    return log_p if (log_p >= LOWEST_LOG).all() else log_softmax(np.maximum(log_p, LOWEST_LOG), axis=1)

@@ -218,3 +218,10 @@ def test_no_cell_is_a_formula_to_a_spreadsheet() -> None:
         "'\tx",
     ]
     assert [plain(cell) for cell in ("happy", "-1", "+0.5", "a=b", "")] == ["happy", "-1", "+0.5", "a=b", ""]
+
+
+@pytest.mark.parametrize("cells", [[["a"], ["b"]], [{"x": 1}, {"x": 2}]])
+def test_what_holds_several_values_is_no_text(tmp_path: Path, cells: list[object]) -> None:
+    pl.DataFrame({"id": ["1", "2"], "said": cells}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: column 'said' is not plain text or numbers"):
+        read_cells(tmp_path / "a.parquet").text("said")

@@ -286,6 +286,37 @@ def test_the_script_lists_all_missing_media_and_says_where_groups_are_too_few(tm
     assert not listed.exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "warning"),
+    [
+        (["1,sad,test,x,t", "2,happy,test,y,u"], "no unit is in train: heads cannot be trained"),
+        (["1,sad,train,x,t", "2,sad,train,y,u"], "every training unit is labelled 'sad': there is nothing"),
+        (
+            [f"{i},{name},train,p{i},t{i}" for i, name in enumerate("abc")],
+            "no class with more than 1 unit(s), too few for folds = 5: fewer",
+        ),
+        (["1,sad,train,x,t", "2,happy,train,y,u"], "all but one training unit are labelled 'sad': in the fold"),
+        (
+            [f"{i},{'sad' if i else 'happy'},train,p{i},t{i}" for i in range(5)] + ["9,happy,train,q,u"],
+            "no class with more than 4 unit(s), too few for folds = 5: set folds to 4 or fewer",
+        ),
+        (
+            [f"{i},{('sad', 'happy')[i % 4 > 1]},train,p{i % 2},t{i}" for i in range(9)],
+            "of 2 group(s), too few for folds = 5: set folds to 2 or fewer; dataset.columns.group: talk makes 9",
+        ),
+    ],
+)
+def test_what_no_head_can_be_trained_on_is_said_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rows: list[str], warning: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = "{clip_id: id, label: emotion, split: part, speaker: who, conversation_id: talk}"
+    Path("p.yaml").write_text(PROFILE.replace("{clip_id: id, label: emotion, split: part, text: words}", columns))
+    Path("t.csv").write_text("\n".join(["id,emotion,part,who,talk", *rows]))
+    extract.manifest.main(config="p.yaml")
+    assert warning in capsys.readouterr().out
+
+
 def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"c{i},d{i},so it goes,{label},{split}\n" for i, (label, split) in enumerate(ROWS))

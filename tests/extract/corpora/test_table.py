@@ -76,8 +76,18 @@ def test_privileged_columns_are_kept_apart(read: Read) -> None:
     [
         {"metadata": ["cause"], "privileged": ["cause"]},
         {"metadata": ["emotion"]},
+        {"metadata": [" emotion\t"]},
+        {"metadata": ["cause", "cause "]},
+        {"metadata": ["cause"], "privileged": ["cause\u3000"]},
+        {"metadata": [" "]},
+        {"columns": COLUMNS | {"text": "emotion "}},
+        {"columns": COLUMNS | {"label": "emotion ", "speaker": "emotion"}},
+        {"columns": COLUMNS | {"text": ""}},
         {"privileged": ["emotion"]},
         {"classes": ["sad", "sad"]},
+        {"classes": ["sad", "sad "]},
+        {"classes": ["sad", " "]},
+        {"classes": []},
     ],
 )
 def test_a_profile_may_not_mix_features_with_the_label(read: Read, more: dict[str, Any]) -> None:
@@ -169,6 +179,9 @@ def test_missing_media_are_refused_with_all_of_them_or_taken_as_missing(read: Re
         ("id,emotion,part\n1,a,train\n ,b,train\n", {}, r"clip_id is needed on every row: row 2 \(empty\)"),
         ("id,emotion,part\na,sad,train\n\n a ,sad,train\n", {}, r"clip_id must be unique: row 1 \('a'\), row 3"),
         ("id,emotion,part\n1,a,train\n1.0,b,train\n", {}, r"clip_id must be unique"),
+        ('id,emotion,part\n1,a,train\n2,"b\nc",train\n', {}, r"label holds a line break .*: row 2 \('b\\nc'\)"),
+        ("id,emotion,part\n1\x1b[2J,a,train\n", {}, r"clip_id holds a line break or another control character: row 1"),
+        ('"id",emotion,part\n"1\u2028",a,train\n"2\u2028x",a,train\n', {}, r"clip_id holds .*: row 2"),
     ],
 )
 def test_a_bad_table_is_one_clear_line(read: Read, text: str, more: dict[str, Any], problem: str) -> None:
@@ -233,6 +246,18 @@ def test_drawn_splits_keep_speakers_whole_whatever_the_order_of_rows(read: Read)
     assert clips.group_by("speaker").agg(pl.col("split").n_unique())["split"].max() == 1
     assert draw(random.Random(1).sample(rows, len(rows)), 0).equals(clips)
     assert any(not draw(rows, seed).equals(clips) for seed in range(1, 4))
+
+
+def test_something_finer_is_advised_only_where_it_fills_the_splits(read: Read) -> None:
+    columns = {"clip_id": "id", "label": "emotion", "conversation_id": "talk", "speaker": "who"}
+    with pytest.raises(UserError, match=r"whole; set val or test to 0$"):
+        read("id,emotion,talk,who\n1,sad,t,x\n2,happy,t,y\n", columns, splits={"test": 0.2})
+    two = "id,emotion,talk,who\n1,sad,t,x\n2,happy,u,x\n"
+    with pytest.raises(UserError, match=r"something finer: columns\.group: talk "):
+        read(two, columns, splits={"test": 0.2})
+    with pytest.raises(UserError, match=r"whole; set val or test to 0$"):
+        read(two, columns, splits={"test": 0.2, "val": 0.2})
+    assert read(two, columns | {"group": "talk"}, splits={"test": 0.2}).clips["split"].n_unique() == 2
 
 
 def test_too_few_groups_to_split_is_an_error(read: Read) -> None:

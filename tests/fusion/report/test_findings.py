@@ -76,6 +76,16 @@ def test_calibration_is_before_from_the_table_and_after_from_the_fusion() -> Non
     assert both["before"]["ece"] > 0.12 > 0.08 > both["after"]["ece"]
 
 
+@pytest.mark.parametrize("unheard", [1, None])
+def test_units_of_which_no_head_says_anything_are_reported_as_they_were_answered(unheard: int | None) -> None:
+    units = make_units(200, test_share=0.3)
+    silent = np.flatnonzero(units.splits == "test")[:unheard]
+    logits, present = units.logits.copy(), units.present.copy()
+    logits[silent], present[silent] = np.nan, False
+    calibration = analyse(fuse(replace(units, logits=logits, present=present), ["mean"], bootstrap=100))
+    assert np.isfinite(calibration.fused_calibration["before"]["ece"])
+
+
 def test_the_most_confident_mistakes_come_first(found: Fusion) -> None:
     mistakes = analyse(found).mistakes
     assert len(mistakes) == MOST_MISTAKES

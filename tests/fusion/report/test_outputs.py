@@ -138,3 +138,14 @@ def test_a_class_without_a_unit_and_labels_of_any_script(tmp_path: Path) -> None
     assert ">nan<" not in html
     if (tmp_path / "labels.txt").exists():  # no font of this machine has them
         assert "\t很高兴\n" in (tmp_path / "labels.txt").read_text(encoding="utf-8")
+
+
+def test_a_head_that_was_taken_and_has_no_test_prediction_is_drawn_as_the_fusion(tmp_path: Path) -> None:
+    units = make_units(120, strengths=(2.0,), test_share=0.3)
+    silent = units.splits == "test"
+    logits, present = units.logits.copy(), units.present.copy()
+    logits[silent], present[silent] = np.nan, False
+    found = fuse(replace(units, logits=logits, present=present), ["mean"], bootstrap=100)
+    assert found.chosen == "head:h0"
+    write_charts(found, tmp_path, analyse(found, 100))
+    assert (tmp_path / "reliability.png").is_file()

@@ -105,10 +105,55 @@ def test_a_zero_is_as_small_as_the_table_is_exact(table: Write) -> None:
     assert np.exp(got.logits[0, 0]).min() == pytest.approx(smallest / 2, rel=0.02)
 
 
-def test_the_same_id_may_occur_in_two_splits(table: Write) -> None:
-    frame = frame_of(make_units(30))
+def test_the_same_id_may_occur_in_two_splits_and_is_told(table: Write) -> None:
+    frame = frame_of(make_units(30)).with_columns(group=pl.format("g{}", pl.int_range(30)))
     test = frame.with_columns(split=pl.lit("test"), fold=pl.lit(None, pl.Int64))
-    assert len(read({"h": table(pl.concat([frame, test]))}).unit_ids) == 60
+    got = read({"h": table(pl.concat([frame, test]))})
+    assert len(got.unit_ids) == 60
+    assert "30 unit_id values stand in oof and in val or test, too ('u0', 'u1', 'u2' (and 27 more))" in got.notes[0]
+    assert "the fusion is judged on groups that it was fitted on" in got.notes[1]
+    elsewhere = test.with_columns(
+        pl.format("x{}", "unit_id").alias("unit_id"), pl.format("x{}", "group").alias("group")
+    )
+    assert not read({"h": table(pl.concat([frame, elsewhere]))}).notes
+
+
+def test_where_no_head_says_anything_of_training_units_nothing_can_be_fused(table: Write) -> None:
+    frame = frame_of(make_units(30, test_share=0.3)).with_columns(has_input=pl.col("split") != "oof")
+    with pytest.raises(UserError, match="no head has a prediction for any oof unit"):
+        read({"h": table(frame)})
+
+
+@pytest.mark.parametrize("masked", [-3.4e38, -1e308, -1e9, 1e30, 1.7e308])
+def test_masked_classes_are_impossible_and_can_be_computed_with(table: Write, masked: float) -> None:
+    logits = pl.DataFrame({f"logit_{name}": [masked if i == 1 else -1.0] * 30 for i, name in enumerate(CLASSES)})
+    keys = frame_of(make_units(30)).select("unit_id", "split", "fold", "label")
+    got = read({"h": table(pl.concat([keys, logits], how="horizontal"))}).logits
+    assert (np.abs(got) <= 1001).all()
+    np.testing.assert_allclose(np.exp(got).sum(axis=2), 1)
+    assert np.exp(got[0, 0, 1]) == (1 if masked > 0 else 0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "line"),
+    [
+        ("p_sad", 9.0, r"row 3: the probabilities of unit 'u2' sum to "),
+        ("split", "tset", r"row 3: unit 'u2' has split 'tset'"),
+        ("fold", 1.5, r"row 3: fold 1\.5: a fold is a whole number"),
+        ("fold", 1e9, r"row 3: fold 1e\+09: a fold is a whole number"),
+        ("fold", None, r"row 3: oof unit 'u2' has no fold"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_row(table: Write, column: str, value: object, line: str) -> None:
+    frame = frame_of(make_units(30)).select("unit_id", "split", "fold", "label", "^p_.*$")
+    with pytest.raises(UserError, match=line):
+        read({"h": table(frame.with_columns(at(2, column, value)), "a.csv")})
+
+
+def test_percentages_are_told_how_to_be_written(table: Write) -> None:
+    frame = frame_of(make_units(30)).select("unit_id", "split", "fold", "label", pl.col("^p_.*$") * 100)
+    with pytest.raises(UserError, match=r"row 1: .* sum to 100, not to 1: write 0\.25, not 25"):
+        read({"h": table(frame, "a.csv")})
 
 
 def test_written_predictions_are_read_back(tmp_path: Path) -> None:
