@@ -154,6 +154,9 @@ def train_folds(
     data = kind.read(head, manifest, units, stores)
     if isinstance(data, UnitData):
         check_contents(data, profile)
+    trained_on = [units[i] for i in np.flatnonzero(folds >= 0)]
+    if not has_input(head, manifest, trained_on, stores).any():
+        raise UserError(f"head {name}: no training unit has anything that it reads: {', '.join(head.inputs)}")
     progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
     models: list[list[FoldModel]] = []
     history = []

@@ -153,3 +153,21 @@ def test_a_search_wants_inputs_that_are_there(
     extracted(0.0, 1.0)
     assert tools.exit_code(monkeypatch, search.main, "--head", "both") == 2
     assert "out of heads.both.inputs" in capsys.readouterr().err
+
+
+def test_a_head_is_not_trained_on_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: SimpleNamespace,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest, arrays = tools.dataset(24, splits=("train", "train", "train", "test"))
+    tested = {unit.unit_id for unit in manifest.units() if unit.split == "test"}
+    heads = {kind: {"kind": kind, "inputs": ["text"]} for kind in ("linear", "xgboost")}
+    kept = {clip: values for clip, values in arrays["text"].items() if clip in tested}
+    tools.write_workspace(tmp_path, manifest, {"text": kept}, heads)
+    monkeypatch.chdir(tmp_path)
+    for head in heads:
+        assert run("--head", head) == 2
+        assert f"head {head}: no training unit has anything that it reads: text" in capsys.readouterr().err
