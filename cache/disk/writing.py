@@ -54,9 +54,13 @@ def write_text_atomically(path: Path, text: str) -> None:
 def replace_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
     """Let ``write`` make a file beside ``path``, then rename it into place.
 
-    Raises OSError; leaves nothing behind. Two processes must not do so at once: see :func:`cache.claimed`.
+    Raises OSError, or StoreError where a folder stands in its place; leaves nothing behind. Two processes must not do
+    so at once: see :func:`cache.claimed`.
     """
     temporary = path.with_name(f".{path.name}.partial")
+    for place in (path, temporary):
+        if place.is_dir():
+            raise StoreError(f"{place}: a folder, where a file is to be: move it away")
     try:
         write(temporary)
         if durable:
