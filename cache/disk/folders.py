@@ -34,10 +34,11 @@ def publish_folder(folder: Path, write: Callable[[Path], object], own: str | Non
         StoreError: the disk is full, or the system refuses, or something there is somebody else's and would go; the
             former folder is whole.
     """
-    folder = Path(os.path.realpath(folder))  # a Path raises where links go round
+    if folder.is_symlink() or folder.name in ("", ".."):
+        folder = Path(os.path.realpath(folder))  # a Path raises where links go round
     if os.path.lexists(folder) and not folder.is_dir():
         raise StoreError(f"{folder}: is there and is no folder: move it away")
-    if Path.cwd().is_relative_to(folder):
+    if Path.cwd().is_relative_to(folder.absolute()):
         raise StoreError(f"{folder}: the folder that this runs in cannot be replaced: name one of its own")
     fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
     try:
@@ -195,9 +196,9 @@ def _take_along(folder: Path, fresh: Path, own: str) -> None:
     ours = own in stated or (folder / own).is_file()  # folders of before had no sums
     for path in sorted(folder.rglob("*")):
         place = fresh / path.relative_to(folder)
-        if ours and path.is_file() and (path == folder / SUMS or path.relative_to(folder).as_posix() in stated):
-            continue
         is_folder = path.is_dir() and not path.is_symlink()
+        if ours and not is_folder and (path == folder / SUMS or path.relative_to(folder).as_posix() in stated):
+            continue
         taken = os.path.lexists(place) and place.is_dir() != is_folder
         if path.name in (SUMS, "checksums.json") or taken or (not ours and not is_folder and os.path.lexists(place)):
             raise StoreError(f"{path}: not of this kind of results, and would be lost: move it, or name another folder")

@@ -20,6 +20,8 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError) and error.filename:
+            reason += f" ({error.filename}): move it away"
         raise StoreError(f"{path}: cannot be written: {reason}; what was committed is kept") from error
 
 
