@@ -8,6 +8,7 @@ it: each of them ends with a CRC-32C of its own.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_small(folder: Path, name: str) -> bytes:
     """
     path = folder / name
     for _ in range(3):  # a writer may replace it between reading the file and reading its checksum
-        with readable(path, "extract again"):
+        with readable(path, anew(folder)):
             content = path.read_bytes()
             accepted = read_checksums(folder).get(name)
         if accepted is None:
@@ -120,8 +121,13 @@ def file_digest(path: Path) -> str | None:
     return digest(path.read_bytes()) if path.is_file() else None
 
 
+def anew(folder: Path) -> str:
+    """What to do about a store of which nothing can be saved. A link's own removal would leave it where it is."""
+    return f"remove the folder {os.path.realpath(folder)} and extract again: python extract/run.py"
+
+
 def _repair(folder: Path) -> str:
-    return f"python cache/verify.py {folder} --repair says what can be saved"
+    return f"save what can be saved with: python cache/verify.py {folder} --repair"
 
 
 def _render(files: Digests) -> bytes:

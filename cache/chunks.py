@@ -86,7 +86,7 @@ class Chunks(ABC):
         """
         self.check_size(i, n_rows)
         path = self.path(i)
-        with readable(path, "run the extraction again to restore it"), pa.memory_map(os.fsencode(path)) as file:
+        with readable(path, "restore it with: python extract/run.py"), pa.memory_map(os.fsencode(path)) as file:
             content = file.read_buffer()  # outlives the file's descriptor, of which there are few: np.memmap holds it
         n_values = n_rows * self.dim
         return np.frombuffer(content, self.dtype, n_values, self.head_bytes).reshape(n_rows, self.dim)
@@ -97,10 +97,10 @@ class Chunks(ABC):
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise StoreError(f"{path}: a chunk file is missing; run the extraction again to restore it") from None
+            raise StoreError(f"{path}: a chunk file is missing; restore it with: python extract/run.py") from None
         if size < self._size(n_rows):
             expected = self._size(n_rows)
-            raise StoreError(f"{path}: {size} bytes, expected {expected}; run the extraction again to restore it")
+            raise StoreError(f"{path}: {size} bytes, expected {expected}; restore it with: python extract/run.py")
 
     def crc_is_right(self, i: int) -> bool:
         """Whether the bytes of chunk ``i``, which is there, are those that were written."""

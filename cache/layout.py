@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from cache.checksums import publish, read_checksums, read_small
+from cache.checksums import CHECKSUMS, anew, publish, read_checksums, read_small
 from cache.disk.writing import StoreError
 from configs import one_line
 
@@ -53,6 +53,8 @@ class Header:
     def read(cls, folder: Path, checked: bool = True) -> "Header":
         """A store's header; unless ``checked`` is False, only if it is what was written. Raises StoreError."""
         path = folder / "store.json"
+        if not path.is_file() and (folder / CHECKSUMS).is_file():
+            raise StoreError(f"{path}: missing; {anew(folder)}")
         if not path.is_file():
             raise StoreError(f"{folder}: not a feature store (it has no store.json)")
         try:
@@ -69,7 +71,7 @@ class Header:
                 raise ValueError(f"dim = {header.dim}, chunk_rows = {header.chunk_rows}")
             return header
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path}: damaged header ({error}); remove the folder and extract again") from error
+            raise StoreError(f"{path}: damaged header ({error}); {anew(folder)}") from error
 
     def same_kind(self, other: "Header") -> bool:
         """Whether the values of one and the same clip are the same bytes in the same kind of files."""
@@ -115,7 +117,7 @@ def read_index_table(folder: Path, checked: bool = True) -> tuple[pa.Table, int]
     path = folder / INDEX
     if not path.is_file():
         if checked and None not in read_checksums(folder).get(INDEX, [None]):
-            raise StoreError(f"{path}: missing; remove the folder and extract again")
+            raise StoreError(f"{path}: missing; {anew(folder)}")
         return INDEX_SCHEMA.empty_table(), 0
     try:
         table = pq.read_table(pa.BufferReader(read_small(folder, INDEX) if checked else path.read_bytes()))
@@ -124,7 +126,7 @@ def read_index_table(folder: Path, checked: bool = True) -> tuple[pa.Table, int]
             raise ValueError("its columns are not those of an index")
     except (OSError, MemoryError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         reason = one_line(error)
-        raise StoreError(f"{path}: damaged index ({reason}); remove the folder and extract again") from error
+        raise StoreError(f"{path}: damaged index ({reason}); {anew(folder)}") from error
     return table, total_rows
 
 

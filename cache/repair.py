@@ -5,7 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from cache.checks import Report
-from cache.checksums import CHECKSUMS, ESSENTIAL, Digests, digest, file_digest, publish, read_checksums, write_checksums
+from cache.checksums import (
+    CHECKSUMS,
+    ESSENTIAL,
+    Digests,
+    anew,
+    digest,
+    file_digest,
+    publish,
+    read_checksums,
+    write_checksums,
+)
 from cache.chunks import Chunks, open_chunks
 from cache.disk.writing import StoreError, write_atomically
 from cache.layout import INDEX, Entry, Header, index_bytes, read_index
@@ -34,7 +44,7 @@ def repair(path: str | Path, report: Report) -> list[str]:
         elif name in report.damaged_files:
             raise StoreError(
                 f"{folder / name}: {report.damaged_files[name].what}; nothing else says what stood in it: it cannot be "
-                "repaired. Remove the store's folder and run the extraction again"
+                f"repaired: {anew(folder)}"
             )
     header = Header.read(folder, checked=False)  # they are: by the report
     entries, total_rows = read_index(folder, checked=False)

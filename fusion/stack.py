@@ -93,7 +93,7 @@ def main(
             write_charts(found, fresh, findings)
             write_report(fresh / "report.html", found, run, findings)
 
-        publish_folder(folder, write, keep=True)
+        publish_folder(folder, write, own="model/fusion.json" if out else None)
         print(summary)
         print(f"report: {folder / 'report.html'}")
 

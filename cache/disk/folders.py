@@ -18,7 +18,7 @@ DEPTH = 4  # how far above a file its folder's sums may lie
 RENAME_EXCHANGE, AT_FDCWD = 2, -100  # <linux/fs.h>, <fcntl.h>
 
 
-def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = False) -> None:
+def publish_folder(folder: Path, write: Callable[[Path], object], own: str | None = None) -> None:
     """Let ``write`` fill a new folder beside ``folder``, add its sums, and put it in place; what was there goes.
 
     A reader sees the former folder or the new one, and whoever is killed in it leaves one of them (where the system
@@ -26,14 +26,21 @@ def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = F
     processes must not do so at once: see :func:`cache.claimed`.
 
     Args:
-        keep: files of the former folder that are not in its sums, and so somebody else's, stay.
+        folder: of a link to a folder, that folder is meant.
+        own: a file that every folder of this kind has. What else is in the former folder and not in its sums is then
+            somebody else's, and stays.
 
     Raises:
-        StoreError: the disk is full, or the system refuses; the former folder is whole.
+        StoreError: the disk is full, or the system refuses, or something there is somebody else's and would go; the
+            former folder is whole.
     """
-    fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
-    if folder.exists() and not folder.is_dir():
+    if folder.is_symlink() or folder.name in ("", ".."):
+        folder = Path(os.path.realpath(folder))  # a Path raises where links go round
+    if os.path.lexists(folder) and not folder.is_dir():
         raise StoreError(f"{folder}: is there and is no folder: move it away")
+    if Path.cwd().is_relative_to(folder.absolute()):
+        raise StoreError(f"{folder}: the folder that this runs in cannot be replaced: name one of its own")
+    fresh, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
     try:
         with writable(folder):
             if old.is_dir() and not folder.exists():
@@ -43,8 +50,8 @@ def publish_folder(folder: Path, write: Callable[[Path], object], keep: bool = F
             fresh.mkdir(parents=True)
             write(fresh)
             write_sums(fresh)
-            if keep and folder.is_dir():
-                _take_along(folder, fresh)
+            if own and folder.is_dir():
+                _take_along(folder, fresh, own)
             _put_in_place(fresh, folder, old)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -179,16 +186,26 @@ def _root_of(folder: Path) -> Path | None:
     return next((above for above in (folder, *folder.parents[:DEPTH]) if (above / SUMS).is_file()), None)
 
 
-def _take_along(folder: Path, fresh: Path) -> None:
-    """Link what is somebody else's in a folder into the one that takes its place."""
-    own = stated_digests(folder).keys() if (folder / SUMS).is_file() else set()
+def _take_along(folder: Path, fresh: Path, own: str) -> None:
+    """Link what is somebody else's in a folder into the one that takes its place.
+
+    Raises:
+        StoreError: it has the name of something new, or others publish below the folder.
+    """
+    stated = stated_digests(folder).keys() if (folder / SUMS).is_file() else set()
+    ours = own in stated or (folder / own).is_file()  # folders of before had no sums
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        place = fresh / name
-        if path.is_dir() or place.exists() or name.as_posix() in own or path == folder / SUMS:
+        place = fresh / path.relative_to(folder)
+        is_folder = path.is_dir() and not path.is_symlink()
+        if ours and not is_folder and (path == folder / SUMS or path.relative_to(folder).as_posix() in stated):
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, place, follow_symlinks=False)
+        taken = os.path.lexists(place) and place.is_dir() != is_folder
+        if path.name in (SUMS, "checksums.json") or taken or (not ours and not is_folder and os.path.lexists(place)):
+            raise StoreError(f"{path}: not of this kind of results, and would be lost: move it, or name another folder")
+        if is_folder:
+            place.mkdir(exist_ok=True)
+        elif not os.path.lexists(place):
+            os.link(path, place, follow_symlinks=False)
 
 
 def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:

@@ -17,7 +17,10 @@ def take_lock(path: Path, doing: str = "another extraction is writing this store
         OSError: there can be no lock file beside ``path``.
     """
     while True:
-        lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+        except IsADirectoryError as error:
+            raise StoreError(f"{_lock_path(path)}: a folder, where a lock file is to be: remove it") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -79,5 +82,5 @@ def writing_process(path: Path) -> str | None:
 
 
 def _lock_path(path: Path) -> Path:
-    folder = path.resolve()  # whoever comes by a link finds the same lock
-    return folder.with_name(f".{folder.name}.lock")
+    folder = Path(os.path.realpath(path))  # whoever comes by a link finds the same lock; links may go round
+    return folder.parent / f".{folder.name}.lock"

@@ -20,6 +20,8 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError) and error.filename:
+            reason += f" ({error.filename}): move it away"
         raise StoreError(f"{path}: cannot be written: {reason}; what was committed is kept") from error
 
 
@@ -54,9 +56,13 @@ def write_text_atomically(path: Path, text: str) -> None:
 def replace_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
     """Let ``write`` make a file beside ``path``, then rename it into place.
 
-    Raises OSError; leaves nothing behind. Two processes must not do so at once: see :func:`cache.claimed`.
+    Raises OSError, or StoreError where a folder stands in its place; leaves nothing behind. Two processes must not do
+    so at once: see :func:`cache.claimed`.
     """
     temporary = path.with_name(f".{path.name}.partial")
+    for place in (path, temporary):
+        if place.is_dir():
+            raise StoreError(f"{place}: a folder, where a file is to be: move it away")
     try:
         write(temporary)
         if durable:

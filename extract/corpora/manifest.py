@@ -276,11 +276,12 @@ def read_manifest(path: Path | str) -> Manifest:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such manifest: make it with 'python extract/manifest.py'")
+    again = "make it again with python extract/manifest.py"
     try:
-        content = read_sealed_parquet(path, "make it again with python extract/manifest.py")
+        content = read_sealed_parquet(path, again)
         metadata, clips = pl.read_parquet_metadata(BytesIO(content)), pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
+        raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}: {again}") from error
     _check_columns(clips, str(path))
     try:
         about = parse_json(metadata["emocache"], f"{path}: its metadata 'emocache'")

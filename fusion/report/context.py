@@ -65,7 +65,9 @@ def read_beside(path: Path) -> Any:
     Raises:
         UserError: it is not what was written, or not JSON.
     """
-    return json.loads(read_published(path, "train the head again")) if is_published(path) else read_json(path)
+    if not is_published(path):
+        return read_json(path)
+    return json.loads(read_published(path, f"train it again with python heads/train.py --head {path.parent.name}"))
 
 
 def clip_ids(manifest: Path) -> pl.DataFrame:

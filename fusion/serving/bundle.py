@@ -122,7 +122,7 @@ def open_bundle(folder: Path) -> Bundle:
     """
     if not (folder / SUMS).is_file():
         raise UserError(f"{folder / SUMS}: not there: {folder} is no bundle; make one with: python fusion/bundle.py")
-    digest = verify_whole(folder, "make the bundle again with python fusion/bundle.py, or copy it again")
+    digest = verify_whole(folder, f"{_anew(folder)}, or copy it again")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
@@ -134,11 +134,18 @@ def open_bundle(folder: Path) -> Bundle:
         raise UserError(f"{folder}: not a bundle that can be read ({error}): make it again") from error
 
 
+def _anew(folder: Path) -> str:
+    """What to do about a damaged bundle: make it again, of the profile in whose folder it lies."""
+    name = folder.absolute().parent.name
+    known = (Path("configs") / f"{name}.yaml").is_file()
+    return f"make the bundle again with python fusion/bundle.py --config {name if known else 'PROFILE.yaml'}"
+
+
 def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
     saved = _head_json(folder)
     for file in (model["file"] for fold in saved["folds"] for model in fold):
         if not (folder / file).is_file():  # the sums name what was copied, which may be less than the head
-            raise UserError(f"{folder / file}: missing, by {folder / 'head.json'}: make the bundle again")
+            raise UserError(f"{folder / file}: missing, by {folder / 'head.json'}: {_anew(folder.parent.parent)}")
     known: dict[str, set[str]] = {}
     for model in (model for fold in saved["folds"] for model in fold):
         for field, words in model.get("vocabularies", {}).items():

@@ -120,7 +120,8 @@ def load_head(folder: Path) -> TrainedHead:
     name = folder.parent.name if folder.name == "model" else folder.name  # in a bundle, a head has its folder's name
     if not about_path.is_file():
         raise UserError(f"{about_path}: not found: run python heads/train.py --head {name}")
-    verify_published(folder, f"train it again with python heads/train.py --head {name}")
+    again = f"train it again with python heads/train.py --head {name}"
+    verify_published(folder, again)
     try:
         about = json.loads(about_path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
@@ -130,7 +131,9 @@ def load_head(folder: Path) -> TrainedHead:
         models = [[load(folder, model) for model in fold] for fold in about["folds"]]
         return TrainedHead(about["name"], settings, classes, about["seed"], about["stores"], models)
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename or error}: not found: train the head again") from error
+        raise UserError(
+            f"{error.filename or error}: not found: train it again with python heads/train.py --head {name}"
+        ) from error
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile) as error:
         reason = one_line(error)
         raise UserError(f"{folder}: not a head that can be read ({reason}): train it again") from error

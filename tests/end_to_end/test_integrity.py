@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -220,6 +221,65 @@ def test_a_full_disk_ends_every_stage_in_one_line(small_disk: Path) -> None:
         ballast.unlink()
         assert of_profile(*line).code == 0
     assert all("No space left on device" in line for line in said)
+
+
+def follow(line: str) -> None:
+    """Do what an error's line says: remove the folder that it names, then run the command that it ends in."""
+    if found := re.search(r"remove the folder (\S+)|(\S+): (?:a folder, where a file|not of this kind)", line):
+        shutil.rmtree(found[1] or found[2])
+    if found := re.search(r"python (\S+)\.py((?: [-\w./=]+)*)'?$", line):
+        done = run(found[1], *found[2].split())
+        if done.code:
+            follow(done.err.strip().splitlines()[-1])
+
+
+OTHER_DAMAGE = [pytest.param(how, marks=pytest.mark.soak) for how in ("a folder", "a link that goes round")]
+
+
+@pytest.mark.parametrize("how", ["cut short", *OTHER_DAMAGE])
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("stores/text/store.json", ("heads/train", "--head", "pooled")),
+        ("stores/text/index.parquet", ("heads/train", "--head", "pooled")),
+        ("stores/text/checksums.json", ("heads/train", "--head", "pooled")),
+        ("stores/text/values.zarr/zarr.json", ("heads/train", "--head", "pooled")),
+        ("stores/text/errors.parquet", ("extract/run", "--device", "cpu")),
+        ("manifest.parquet", ("heads/train", "--head", "pooled")),
+        ("extracted/text.json", ("heads/inputs",)),
+        ("heads/net/metrics.json", ("fusion/stack",)),
+        ("heads/net/SHA256SUMS", ("fusion/bundle",)),
+        ("fusion/model/inputs.json", ("fusion/bundle",)),
+        ("fusion/SHA256SUMS", ("fusion/stack",)),
+    ],
+)
+def test_what_a_line_proposes_brings_the_result_back(
+    project: Path, name: str, reader: tuple[str, ...], how: str
+) -> None:
+    restore()
+    assert call(reader).code == 0
+    whole = {file: content for file, content in results(reader[0]).items() if file.endswith((".parquet", "text.json"))}
+    restore()
+    file = RUN / name
+    content = file.read_bytes()
+    file.unlink()
+    if how == "cut short":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "a folder":
+        file.mkdir()
+    elif how == "a link that goes round":
+        file.symlink_to(file.name)
+    lines = []
+    for _ in range(4):
+        done = call(reader)
+        if done.code == 0:
+            break
+        lines.append(refused(done))
+        follow(lines[-1])
+    after = results(reader[0])
+    assert done.code == 0, lines
+    assert {name: after.get(name) for name in whole} == whole
+    restore()
 
 
 def test_the_project_is_what_it_was_made_as(project: Path) -> None:
