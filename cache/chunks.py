@@ -94,10 +94,11 @@ class Chunks(ABC):
     def check_size(self, i: int, n_rows: int) -> None:
         """Raises StoreError where chunk ``i`` is missing or cannot hold ``n_rows``."""
         path = self.path(i)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise StoreError(f"{path}: a chunk file is missing; restore it with: python extract/run.py") from None
+        if not path.is_file():
+            if os.path.lexists(path):
+                raise StoreError(f"{path}: stands where a chunk file is to be: move it away")
+            raise StoreError(f"{path}: a chunk file is missing; restore it with: python extract/run.py")
+        size = path.stat().st_size
         if size < self._size(n_rows):
             expected = self._size(n_rows)
             raise StoreError(f"{path}: {size} bytes, expected {expected}; restore it with: python extract/run.py")

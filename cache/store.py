@@ -41,9 +41,7 @@ class Store:
         )
         for i in live_chunks(starts, lengths, self._header.chunk_rows):
             if not self._chunks.path(int(i)).is_file():
-                raise StoreError(
-                    f"{self._chunks.path(int(i))}: a chunk file is missing; restore it with: python extract/run.py"
-                )
+                self._chunks.check_size(int(i), 1)  # says what is there instead
         # 16 bytes a clip, and unlike numpy's own indexing a memoryview gives plain integers
         self._starts, self._lengths = memoryview(starts), memoryview(lengths)
         self._hashes = index.column("values_hash")
