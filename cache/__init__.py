@@ -21,7 +21,14 @@ from cache.disk.folders import (
 from cache.disk.locks import claimed, writing_process
 from cache.disk.seals import read_sealed_json, read_sealed_parquet, write_sealed_json, write_sealed_parquet
 from cache.disk.unfinished import begin, end
-from cache.disk.writing import StoreError, replace_atomically, writable, write_atomically, write_text_atomically
+from cache.disk.writing import (
+    StoreError,
+    parquet_bytes,
+    replace_atomically,
+    writable,
+    write_atomically,
+    write_text_atomically,
+)
 from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
 from cache.writer import StoreWriter, WriterMark
@@ -41,6 +48,7 @@ __all__ = [
     "end",
     "fingerprint",
     "is_published",
+    "parquet_bytes",
     "publish_folder",
     "read_published",
     "read_sealed_json",

@@ -113,13 +113,8 @@ def verify_published(folder: Path, remedy: str) -> None:
     Raises:
         StoreError: a file is missing or is not what was written, or there are no sums.
     """
-    root = _root_of(folder)
-    names = [] if root is None else [root / name for name in stated_digests(root)]
-    below = [path for path in names if path.is_relative_to(folder)]
-    if not below:
-        raise StoreError(f"{folder}: no {SUMS} names its files, so nothing says that it is whole: {remedy}")
-    for path in below:
-        read_published(path, remedy)
+    for name in _stated_below(folder, remedy):
+        read_published(folder / name, remedy)
 
 
 def copy_published(source: Path, target: Path, remedy: str) -> None:
@@ -129,17 +124,13 @@ def copy_published(source: Path, target: Path, remedy: str) -> None:
         StoreError: a file is missing or is not what was written, or there are no sums.
     """
     for _ in range(3):  # the folder may be replaced meanwhile
-        verify_published(source, remedy)
-        root = _root_of(source)
-        if root is None:
-            continue
-        below = f"{source.relative_to(root).as_posix()}/"
-        stated = {path[len(below) :]: it for path, it in stated_digests(root).items() if path.startswith(below)}
+        stated = _stated_below(source, remedy)
         with readable(source, remedy):
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target)
         if digests_below(target) == stated:
             return
+    verify_published(source, remedy)  # names the file, if it is one
     raise StoreError(f"{source}: changes while it is copied: {remedy}")
 
 
@@ -184,6 +175,20 @@ def stated_digests(folder: Path) -> dict[str, str]:
 def _root_of(folder: Path) -> Path | None:
     """The published folder that a folder is, or is a part of."""
     return next((above for above in (folder, *folder.parents[:DEPTH]) if (above / SUMS).is_file()), None)
+
+
+def _stated_below(folder: Path, remedy: str) -> dict[str, str]:
+    """What the sums of a published folder say of what lies below one of its folders, by path from there.
+
+    Raises:
+        StoreError: no sums name anything there.
+    """
+    root = _root_of(folder)
+    named = {} if root is None else {root / name: digest for name, digest in stated_digests(root).items()}
+    below = {path: digest for path, digest in named.items() if path.is_relative_to(folder)}
+    if not below:
+        raise StoreError(f"{folder}: no {SUMS} names its files, so nothing says that it is whole: {remedy}")
+    return {path.relative_to(folder).as_posix(): digest for path, digest in below.items()}
 
 
 def _take_along(folder: Path, fresh: Path, own: str) -> None:

@@ -6,11 +6,10 @@ its metadata: the digest of the whole file with zeros in the place of the digest
 
 import hashlib
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.disk.writing import StoreError, readable, write_atomically
+from cache.disk.writing import StoreError, parquet_bytes, readable, write_atomically
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,9 +44,7 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def write_sealed_parquet(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | None = None) -> None:
     """Replace a file by a Parquet table with its seal. Raises OSError."""
-    sink = BytesIO()
-    table.write_parquet(sink, metadata={**(metadata or {}), KEY: (MARK + BLANK).decode()})
-    content = sink.getvalue()
+    content = parquet_bytes(table, {**(metadata or {}), KEY: (MARK + BLANK).decode()})
     if content.count(MARK + BLANK) != 1:
         raise StoreError(f"{path}: cannot be sealed: a value of it is {(MARK + BLANK).decode()!r}")
     write_atomically(path, content.replace(MARK + BLANK, MARK + hashlib.sha256(content).hexdigest().encode()))

@@ -3,10 +3,14 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class StoreError(UserError):
@@ -33,6 +37,14 @@ def readable(path: Path, remedy: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise StoreError(f"{path}: cannot be read: {reason}: {remedy}") from error
+
+
+def parquet_bytes(table: "pl.DataFrame", metadata: dict[str, str] | None = None) -> bytes:
+    """A table as the content of a Parquet file, for a writer of ours: polars' own errors do not say that a disk is
+    full."""
+    content = BytesIO()
+    table.write_parquet(content, metadata=metadata)
+    return content.getvalue()
 
 
 def write_atomically(path: Path, *parts: Any, durable: bool = True) -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +15,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from cache import StoreWriter, WriterMark, attach, read_small
+from cache import StoreWriter, WriterMark, attach, parquet_bytes, read_small
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder
 from extract.media.sources import Clip, Sources
@@ -163,9 +162,7 @@ def _commit(writers: Sequence[StoreWriter], damaged: Sequence[Mapping[str, Damag
         rows = [vars(known[clip_id]) for clip_id in sorted(known) if clip_id in writer]
         beside = {}
         if rows or (writer.path / DAMAGED).is_file():
-            content = BytesIO()
-            pl.DataFrame(rows, schema=DAMAGED_SCHEMA, orient="row").write_parquet(content)
-            beside[DAMAGED] = content.getvalue()
+            beside[DAMAGED] = parquet_bytes(pl.DataFrame(rows, schema=DAMAGED_SCHEMA, orient="row"))
         writer.commit(beside)
 
 
@@ -298,9 +295,6 @@ def write_errors(store_path: Path, failures: list[Failure], ours: Collection[str
     if ours is not None and former.is_file():
         theirs = pl.read_parquet(read_small(store_path, former.name)).filter(~pl.col("clip_id").is_in(list(ours)))
         table = pl.concat([theirs, table])
-    content = BytesIO()
-    table.write_parquet(content)
-    if (
-        not former.is_file() or former.read_bytes() != content.getvalue()
-    ):  # a pass that finds nothing new writes nothing
-        attach(store_path, former.name, lambda file: file.write(content.getvalue()))
+    content = parquet_bytes(table)
+    if not former.is_file() or former.read_bytes() != content:  # a pass that finds nothing new writes nothing
+        attach(store_path, former.name, lambda file: file.write(content))

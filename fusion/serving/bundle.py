@@ -81,17 +81,17 @@ def make_bundle(profile: Profile, folder: Path) -> None:
             fusion of other heads.
         StoreError: something of it is not there, or not what was written; or another process makes it.
     """
-    fused = profile.fusion_path / "model"
     with claimed(folder):
-        _make_bundle(profile, folder, fused)
+        _make_bundle(profile, folder)
 
 
-def _make_bundle(profile: Profile, folder: Path, fused: Path) -> None:
+def _make_bundle(profile: Profile, folder: Path) -> None:
+    fused = profile.fusion_path / "model"
     names, classes = _inputs_of(fused / "inputs.json")
     for name in names:
         if name not in profile.heads:
             raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
-    heads = {name: _head_json(profile.head_path(name) / "model") for name in names}
+    heads = {name: _head_json(profile.head_path(name) / "model", name) for name in names}
     for name, about in heads.items():
         if tuple(about["classes"]) != classes:
             raise UserError(f"{profile.head_path(name)}: its classes are not those of {fused}: fuse the heads again")
@@ -142,7 +142,7 @@ def _anew(folder: Path) -> str:
 
 
 def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
-    saved = _head_json(folder)
+    saved = _head_json(folder, name)
     for file in (model["file"] for fold in saved["folds"] for model in fold):
         if not (folder / file).is_file():  # the sums name what was copied, which may be less than the head
             raise UserError(f"{folder / file}: missing, by {folder / 'head.json'}: {_anew(folder.parent.parent)}")
@@ -159,8 +159,7 @@ def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...]]:
     return inputs["heads"], tuple(inputs["classes"])
 
 
-def _head_json(folder: Path) -> dict[str, Any]:
-    name = folder.parent.name if folder.name == "model" else folder.name
+def _head_json(folder: Path, name: str) -> dict[str, Any]:
     remedy = f"make it with: python heads/train.py --head {name}"
     return json.loads(read_published(folder / "head.json", remedy))
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from scipy.special import log_softmax
 
-from cache import read_sealed_parquet
+from cache import parquet_bytes, read_sealed_parquet
 from configs import UserError, some
 from configs.tables import shortened
 from fusion.strategies.tables import META, SPLITS, Table, read_table
@@ -211,9 +210,7 @@ def write(path: Path, units: Predictions, log_probabilities: np.ndarray) -> None
     }
     columns |= {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(units.classes)}
     columns |= {f"logit_{name}": log_p[:, i] for i, name in enumerate(units.classes)}
-    content = BytesIO()  # polars' own errors do not say that a disk is full
-    pl.DataFrame(columns).write_parquet(content)
-    path.write_bytes(content.getvalue())
+    path.write_bytes(parquet_bytes(pl.DataFrame(columns)))
 
 
 def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:

@@ -21,9 +21,8 @@ META = "meta_"  # prefix of columns with what else is known of a unit
 ROUNDING = 0.02  # tables rounded to two decimals pass; a row that sums to 0.9 does not
 MOST_FOLDS = 1_000_000
 SMALLEST_PROBABILITY = 1e-7  # a probability written as 0 becomes a finite logit
-LOWEST_LOG = (
-    -1000.0
-)  # a class that a model masks (-1e9, -3.4e38) becomes as good as impossible, and can be computed with
+# A class that a model masks (-1e9, -3.4e38) becomes as good as impossible, and can be computed with.
+LOWEST_LOG = -1000.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from configs import Profile, UserError
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from extract.passes.extraction import clips_with_media
-from heads.models.presence import inputs_found
 
 LARGE_SHARE = 0.2  # of a split's units without an input: it is said beside the scores
 
@@ -94,9 +93,12 @@ def usable(
     return head.model_copy(update={"inputs": left, "fine_tune": tails}) if failed else head, notes
 
 
-def thin_inputs(head: Head, manifest: Manifest, units: Sequence[Unit], stores: Mapping[str, Store]) -> list[str]:
-    """Sentences on inputs and fields that a large share of a split's units lacks."""
-    found = inputs_found(head, manifest, units, stores)
+def thin_inputs(head: Head, units: Sequence[Unit], found: Sequence[Sequence[str]]) -> list[str]:
+    """Sentences on inputs and fields that a large share of a split's units lacks.
+
+    Args:
+        found: of each unit, what the head finds to read: :func:`heads.models.presence.inputs_found`.
+    """
     splits = np.array([unit.split for unit in units])
     notes = []
     for name in [*head.inputs, *head.metadata]:

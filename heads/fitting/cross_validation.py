@@ -26,7 +26,7 @@ from heads.fitting.kinds import KINDS
 from heads.fitting.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
 from heads.fitting.progress_file import Progress, training_key
 from heads.fitting.saved import TrainedHead, average, model_stem
-from heads.models.presence import has_input
+from heads.models.presence import has_input, inputs_found
 
 
 def cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool = False) -> None:
@@ -65,6 +65,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
     predictions = predict_all(trained, data, units, folds)
     simple = _baseline_stores(profile, settings)
     baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
+    found = inputs_found(settings, manifest, units, stores)
     outcome = Outcome(
         profile=profile,
         trained=trained,
@@ -73,11 +74,11 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
             units,
             folds,
             manifest.classes,
-            has_input(settings, manifest, units, stores),
+            np.array([bool(each) for each in found]),
         ),
         scores=score(predictions, baseline, units, manifest.classes, profile.seed),
         history=history,
-        notes=[*notes, *thin_inputs(settings, manifest, units, stores)],
+        notes=[*notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
         and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
         seconds=time.monotonic() - started,

@@ -5,7 +5,6 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from cache import publish_folder
+from cache import parquet_bytes, publish_folder
 from configs import Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
@@ -92,9 +91,7 @@ def write_outputs(path: Path, outcome: Outcome) -> None:
 def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
-    table = BytesIO()  # polars' own errors do not say that a disk is full
-    outcome.table.write_parquet(table)
-    (folder / "predictions.parquet").write_bytes(table.getvalue())
+    (folder / "predictions.parquet").write_bytes(parquet_bytes(outcome.table))
     metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
