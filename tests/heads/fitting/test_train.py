@@ -204,7 +204,7 @@ def test_killed_run_leaves_the_old_result(
 ) -> None:
     run("--head", "cause", "heads.cause.privileged=true")
     before = (HEAD / "cause/predictions.parquet").read_bytes()
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("--head", "cause", "heads.cause.privileged=true", "seed=3") == 130
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
