@@ -27,7 +27,7 @@ import transformers as hf
 import typer
 import yaml
 
-from benchmarks.avamerg_like import vocabulary, write_corpus, write_sound
+from benchmarks.avamerg_like import dialogues, vocabulary, write_corpus, write_sound
 from configs import UserError, command
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -59,8 +59,8 @@ class Measured:
     said: list[str] = field(default_factory=list)
 
 
-def stages(heads: Sequence[str]) -> Iterator[Stage]:
-    """All of a project's life, in order."""
+def stages(heads: Sequence[str], unit: str = "UNIT") -> Iterator[Stage]:
+    """All of a project's life, in order; ``unit`` is one to explain."""
     yield Stage("manifest", f"python extract/manifest.py --config {CONFIG}")
     for modality in ("audio", "video", "text"):
         yield Stage(f"extract {modality}", f"python extract/run.py --config {CONFIG} --modality {modality}")
@@ -73,7 +73,7 @@ def stages(heads: Sequence[str]) -> Iterator[Stage]:
     yield Stage("fusion, report", f"python fusion/stack.py --config {CONFIG}")
     yield Stage("bundle", f"python fusion/bundle.py --config {CONFIG}")
     yield Stage("predict one", "python fusion/predict.py one.json --json --bundle runs/rehearsal/bundle")
-    yield Stage("explain one", f"python heads/explain.py --config {CONFIG} dia00000utt2")
+    yield Stage("explain one", f"python heads/explain.py --config {CONFIG} {unit}")
     yield Stage("dvc: hashes everything", "dvc commit --force --quiet")
     yield Stage("dvc: nothing to do", "dvc repro --quiet")
     yield Stage("dvc: again", "dvc repro --quiet")
@@ -221,7 +221,9 @@ def rehearse(folder: Path, share: float, seed: int) -> None:
     shutil.rmtree(folder / "runs", ignore_errors=True)
     (folder / "dvc.lock").unlink(missing_ok=True)
     heads = list(yaml.safe_load((folder / CONFIG).read_text())["heads"])
-    for stage in (*stages(heads), None, *later_stages()):
+    first = dialogues(share)[0]
+    unit = f"dia{first.name}utt{(first.n_utterances - 1) // 2 * 2}"  # where its speaker speaks last
+    for stage in (*stages(heads, unit), None, *later_stages()):
         if stage is None:
             alter(folder, share, seed)
             continue

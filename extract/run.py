@@ -1,6 +1,5 @@
 """Run encoders over every clip, once, into feature stores."""
 
-import os
 from typing import Annotated, Literal
 
 import typer
@@ -19,7 +18,9 @@ def main(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, or several: cuda:0,cuda:1; auto takes a GPU if there is one.")
     ] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Child processes that decode media.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Child processes that decode media; default: one for each usable core.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again to see whether it changed.")] = False,
     engine: Annotated[
@@ -43,10 +44,11 @@ def main(
     manifest = read_manifest(profile.manifest_path)
 
     # torch and transformers take seconds to import: help and mistakes should not wait for them
+    from extract.media.decoding import usable_cores
     from extract.passes.extraction import extract
     from extract.passes.means import Means
 
-    extract(profile, manifest, names, Means(device, workers, engine, actors), dry_run, rehash)
+    extract(profile, manifest, names, Means(device, workers or usable_cores(), engine, actors), dry_run, rehash)
     if names == list(profile.encoders) and not dry_run:
         profile.receipts_dir.mkdir(exist_ok=True)  # also of a profile without encoders: dvc.yaml wants it
         for receipt in profile.receipts_dir.glob("*.json"):

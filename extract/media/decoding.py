@@ -8,6 +8,7 @@ with closing(Decoders(AudioTask(short_samples=480_000), workers=2, timeout=60)) 
 A child (``child.py``) imports neither torch nor transformers, limits its own memory, and works on one file at a time.
 """
 
+import os
 import queue
 import resource
 import socket
@@ -29,6 +30,11 @@ from extract.media.tasks import Decoded, Task
 MEMORY_BYTES = 4 << 30  # address space of a child; it starts with 0.4 GiB
 START_SECONDS = 120  # in which a child must have imported what it needs, on a busy machine
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: in a container or a job of a cluster fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Decoders:

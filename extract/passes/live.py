@@ -1,7 +1,6 @@
 """New clips encoded here and now, by the code of an extraction and with its result: what a store would hold of them."""
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Self
 
@@ -10,6 +9,7 @@ import numpy as np
 from cache import Header, all_finite, differing_fields
 from configs import Profile, UserError
 from extract.encoders.loading import load_encoder
+from extract.media.decoding import usable_cores
 from extract.media.sources import Clip
 from extract.passes.blocks import Block, BlockComputer, Damaged, Failure, Job, Mark
 from extract.passes.extraction import block_clips
@@ -46,7 +46,7 @@ class LiveEncoder:
                 f"were trained on: it differs in {', '.join(differing)}"
             )
         self._block_clips = block_clips(profile, name)
-        self._computer = BlockComputer([encoder], os.cpu_count() or 1)
+        self._computer = BlockComputer([encoder], usable_cores())
 
     def __enter__(self) -> Self:
         return self

@@ -221,11 +221,32 @@ def free_bytes(device: torch.device) -> int:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux
         return UNKNOWN_FREE_BYTES
-    group = Path("/sys/fs/cgroup")
+    return min([free, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(own: Path, groups: Path) -> Iterator[int]:
+    """Bytes that each control group which this process is in - a container, a job of a cluster - may still take.
+
+    Args:
+        own: the file that names the process's groups, a line each: ``0::PATH`` (version 2), ``4:memory:PATH`` (1).
+        groups: where they are mounted.
+    """
     try:
-        limit = int((group / "memory.max").read_text())
-        cached = next(line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("file "))
-        used = int((group / "memory.current").read_text()) - int(cached.split()[1])
-    except (OSError, ValueError, StopIteration):  # no container, or one without a limit ("max")
-        return free
-    return min(free, max(0, limit - used))
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in lines:
+        if controllers == "":
+            root, names, cache = groups, ("memory.max", "memory.current"), "file"
+        elif "memory" in controllers.split(","):
+            root, names, cache = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_cache"
+        else:
+            continue
+        group = root / path.strip("/")
+        for each in [group, *(parent for parent in group.parents if parent.is_relative_to(root))]:
+            try:
+                limit, used = (int((each / name).read_text()) for name in names)
+                stated = dict(line.split() for line in (each / "memory.stat").read_text().splitlines())
+                yield max(0, limit - used + int(stated[cache]))
+            except (OSError, ValueError, KeyError):  # not seen from in here, or without a limit ("max")
+                continue

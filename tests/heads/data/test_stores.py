@@ -156,3 +156,19 @@ def test_statistics_are_those_of_each_part(tools, monkeypatch, block):
 
 def test_free_memory_is_known():
     assert 0 < features.free_bytes(torch.device("cpu")) < 2**50
+
+
+def test_memory_is_that_which_every_group_around_leaves(tmp_path: Path):
+    def group(path: str, **files: str | int) -> None:
+        (tmp_path / "fs" / path).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / "fs" / path / name.replace("__", ".")).write_text(f"{content}\n")
+
+    group("slurm/job_7/step_0", memory__max="max", memory__current=10, memory__stat="anon 4\nfile 6")
+    group("slurm/job_7", memory__max=1000, memory__current=400, memory__stat="anon 300\nfile 100")
+    group("slurm", memory__max=5000, memory__current=4900, memory__stat="anon 4800\nfile 100")
+    group("memory/jobs/7", memory__limit_in_bytes=100, memory__usage_in_bytes=130, memory__stat="cache 1\ntotal_cache 2")
+    own = tmp_path / "own"
+    own.write_text("4:cpu,memory:/jobs/7\n3:cpuset:/jobs\n0::/slurm/job_7/step_0\n")
+    assert list(features._left_in_groups(own, tmp_path / "fs")) == [0, 700, 200]
+    assert list(features._left_in_groups(tmp_path / "none", tmp_path / "fs")) == []
