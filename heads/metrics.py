@@ -51,11 +51,11 @@ def evaluate(
     predicted = probabilities.argmax(axis=1)
     n_classes = len(classes)
     group_numbers, n_groups = _group_numbers(groups, len(true))
-    confusion = _confusions(true, predicted, np.zeros_like(true), 1, n_classes)[0]
+    per_group = _confusions(true, predicted, group_numbers, n_groups, n_classes)
+    confusion = _whole(per_group, n_classes)
 
     result: dict[str, Any] = {name: {"value": float(score(confusion))} for name, score in SCORES.items()}
-    per_group = _confusions(true, predicted, group_numbers, n_groups, n_classes)
-    sampled = _bootstrap([per_group], bootstrap, seed)
+    sampled = _bootstrap([per_group], n_classes, bootstrap, seed)
     for name in SCORES:
         low, high = _interval(sampled[name][:, 0])
         result[name] |= {"low": low, "high": high}
@@ -139,10 +139,10 @@ def differences(
         _confusions(true, _checked(p, len(true), len(classes)).argmax(axis=1), group_numbers, n_groups, len(classes))
         for p in (other, *models.values())
     ]
-    sampled = _bootstrap(counts, bootstrap, seed)
+    sampled = _bootstrap(counts, len(classes), bootstrap, seed)
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for score_name, score in SCORES.items():
-        reference, *values = score(np.stack([per_group.sum(axis=0) for per_group in counts]))
+        reference, *values = score(np.stack([_whole(per_group, len(classes)) for per_group in counts]))
         gained = sampled[score_name][:, 1:] - sampled[score_name][:, :1]  # (resamples, models)
         for i, (name, value) in enumerate(zip(models, values, strict=True)):
             low, high = _interval(gained[:, i])
@@ -247,26 +247,28 @@ def _classwise_calibration_error(probabilities: np.ndarray, true: np.ndarray) ->
 
 def _confusions(
     true: np.ndarray, predicted: np.ndarray, group_numbers: np.ndarray, n_groups: int, n_classes: int
-) -> np.ndarray:
-    """Counts, (groups, classes, classes)."""
-    cells = (group_numbers * n_classes + true) * n_classes + predicted
-    counts = np.bincount(cells, minlength=n_groups * n_classes**2)
-    return counts.reshape(n_groups, n_classes, n_classes).astype(float)
+) -> csr_array:
+    """Counts, (groups, classes * classes); sparse, for few units are in a group."""
+    cells = true * n_classes + predicted
+    return csr_array((np.ones(len(cells)), (group_numbers, cells)), shape=(n_groups, n_classes**2))
 
 
-def _bootstrap(counts: Sequence[np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Scores of resampled data, each (resamples, models), from each model's counts (groups, classes, classes).
+def _whole(per_group: csr_array, n_classes: int) -> np.ndarray:
+    """All groups' counts together, (classes, classes)."""
+    return per_group.sum(axis=0).reshape(n_classes, n_classes)
+
+
+def _bootstrap(counts: Sequence[csr_array], n_classes: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Scores of resampled data, each (resamples, models), from each model's counts (groups, classes * classes).
 
     Groups with equal counts are interchangeable, so it is enough to draw how often each distinct pattern occurs.
     """
-    n_groups, n_classes, _ = counts[0].shape
-    rows = [per_group.reshape(n_groups, -1) for per_group in counts]
+    n_groups = counts[0].shape[0]
     # A random linear hash tells patterns apart (odds of a collision: 1e-11 at 20,000 groups); sorting takes seconds.
     hashing = np.random.default_rng(0)
-    keys = sum(part.astype(np.uint64) @ hashing.integers(2**64, size=n_classes**2, dtype=np.uint64) for part in rows)
+    keys = sum(part.astype(np.uint64) @ hashing.integers(2**64, size=n_classes**2, dtype=np.uint64) for part in counts)
     _, first, occurrences = np.unique(keys, return_index=True, return_counts=True)
-    # (models * classes * classes, patterns), sparse: few units are in a group
-    patterns = csr_array(vstack([csr_array(part[first].T) for part in rows]))
+    patterns = csr_array(vstack([part[first].T for part in counts]))  # (models * classes * classes, patterns)
     rng = np.random.default_rng(seed)
     parts: dict[str, list[np.ndarray]] = {name: [np.empty((0, len(counts)))] for name in SCORES}
     for start in range(0, resamples if n_groups > 1 else 0, RESAMPLES_AT_ONCE):
