@@ -233,8 +233,8 @@ def own_box(name: str) -> bytes:
 
 
 def _sound(number: int, rng: np.random.Generator) -> np.ndarray:
-    """(samples,) a tone whose pitch leans to the class, in noise, 0.4 to 1.2 s."""
-    time = np.arange(int(rng.uniform(0.4, 1.2) * RATE)) / RATE
+    """(samples,) a tone whose pitch leans to the class, in noise, 0.4 to 1.2 s in steps of 50 ms."""
+    time = np.arange(int(rng.integers(8, 25)) * RATE // 20) / RATE
     tone = np.sin(2 * np.pi * (150 + 60 * number + rng.normal(0, 40)) * time)
     return np.clip(0.3 * tone + rng.normal(0, 0.05, len(time)), -1, 1)
 
