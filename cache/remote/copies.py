@@ -215,7 +215,16 @@ def _fetch(objects: Objects, there: dict[str, str], folder: Path) -> Transferred
 
     taken = [i for i in state.in_use if not _agrees(notes, state.chunks, i, there)]
     done = _travel(take, taken, f"from {url}", show=True)
-    _check_values(state, set(taken), url)
+    wrong = _wrong_values(state, set(taken), _held(folder))
+    if wrong:
+        for i in {i for numbers in wrong.values() for i in numbers}:  # an old content may have come as the new version
+            path = _relative(state.chunks, i)
+            notes.add(path, "", there.get(path, "none"))
+        raise StoreError(
+            f"{url}: the values of {len(wrong)} clips are not those that its index names ({min(wrong)} for one): "
+            "fetch it once more; if that does not help, another machine overwrote its files: push it again from where "
+            "it is whole, or extract it anew"
+        )
     # Without store.json it is no store yet: in a new folder that comes last, in an old one it is what it was.
     names = [name for name in state.small if name != "store.json"] + ["store.json"]
     publish(folder, {name: state.small[name] for name in names})
@@ -292,26 +301,34 @@ def _check_crc(content: bytes, where: Path | str, help_: str) -> None:
         raise StoreError(f"{where}: damaged, for its checksum is wrong: {help_}")
 
 
-def _check_values(state: _State, fetched: set[int], url: str) -> None:
-    """The values of every clip that lies in a fetched chunk against their hash in the index."""
-    rows = state.header.chunk_rows
+def _held(folder: Path) -> set[tuple[object, ...]]:
+    """The clips of the store that stands here, with where they lie and the hash of their values."""
+    if not (folder / INDEX).is_file():
+        return set()
+    return set(_rows(read_index_table(folder)[0]))
+
+
+def _rows(index: pa.Table) -> Iterator[tuple[str, int, int, str]]:
     names = ("clip_id", "start", "length", "values_hash")
-    wrong: list[str] = []
-    for clip_id, start, length, expected in zip(*(state.index.column(name).to_pylist() for name in names), strict=True):
+    return zip(*(index.column(name).to_pylist() for name in names), strict=True)
+
+
+def _wrong_values(state: _State, fetched: set[int], held: set[tuple[object, ...]]) -> dict[str, range]:
+    """The clips whose values have not their hash in the index, and their chunks. Looked at are those that lie in a
+    fetched chunk, and those that are new here: a process that died may have fetched theirs and not looked at them."""
+    rows = state.header.chunk_rows
+    wrong: dict[str, range] = {}
+    for clip_id, start, length, expected in _rows(state.index):
         numbers = range(start // rows, (start + length - 1) // rows + 1)
-        if fetched.isdisjoint(numbers):
+        if fetched.isdisjoint(numbers) and (clip_id, start, length, expected) in held:
             continue
         found = new_values_hash()
         for i in numbers:
             mapped = state.chunks.map(i, state.n_rows(i))
             found.update(np.ascontiguousarray(mapped[max(0, start - i * rows) : start + length - i * rows]))
         if found.hexdigest() != expected:
-            wrong.append(clip_id)
-    if wrong:
-        raise StoreError(
-            f"{url}: the values of {len(wrong)} clips are not those that its index names ({wrong[0]} for one): "
-            "another machine overwrote its files; push it again from where it is whole, or extract it anew"
-        )
+            wrong[clip_id] = numbers
+    return wrong
 
 
 def _relative(chunks: Chunks, i: int) -> str:

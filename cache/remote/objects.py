@@ -4,7 +4,8 @@ Credentials, region and endpoint come from the environment variables that every 
 ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` ...), or from the machine's own role.
 
 Two kinds of errors: StoreError where nothing below the URL can be had (no such bucket, bad credentials, no network
-when listing), and ObjectError, an OSError, where it is this one object (not there, no answer even after retries).
+when listing), and ObjectError, an OSError, where it is this one object: it is not there, or, as UnansweredError, it
+may be and the server did not give it, even after retries.
 """
 
 import re
@@ -21,20 +22,28 @@ from configs import first_line
 
 SILENCE = timedelta(seconds=30)  # a server that says nothing for so long is asked again
 RETRIES = 5
+BACKOFF = timedelta(seconds=0.2)  # before the first retry; doubled for each further one
 _PART = 64 * 2**20  # bytes of one part of an upload; larger files go in several
-_USELESS = {  # codes of S3 errors that every other request would meet, too
-    "NoSuchBucket",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-    "PermanentRedirect",
+_RENEW = "renew the credentials and run the same command to go on"
+_USELESS = {  # codes of S3 errors that every other request would meet, too, and what to do
+    "NoSuchBucket": "make it, or correct the URL",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": _RENEW,
+    "InvalidToken": _RENEW,
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "AuthorizationHeaderMalformed": "check AWS_REGION",
+    "PermanentRedirect": "check AWS_REGION and AWS_ENDPOINT_URL",
 }
+_HELP = _USELESS | {"AccessDenied": "the credentials that are set do not allow it"}
 
 
 class ObjectError(OSError):
     """An object that cannot be read or written, in one line that names it."""
+
+
+class UnansweredError(ObjectError):
+    """An object that may well be there: the server did not give or take it, even after retries."""
 
 
 class ConflictError(Exception):
@@ -62,6 +71,12 @@ class Objects:
             pages = store.list(self._prefix + below, chunk_size=1000)
             return {found["path"][cut:]: Found(found["size"], _version(found)) for page in pages for found in page}
 
+    def ask(self) -> None:
+        """Whether the server answers at all: one page of the listing. Raises StoreError."""
+        store = self._connect()
+        with _explained(self.url, always_useless=True):
+            next(iter(store.list(self._prefix)), None)
+
     def read(self, path: str) -> tuple[bytes, str]:
         """Content and version. Raises ObjectError, StoreError."""
         store = self._connect()
@@ -77,7 +92,7 @@ class Objects:
             for piece in result.stream(min_chunk_size=2**20):
                 file.write(piece)
             if file.tell() != result.meta["size"]:
-                raise ObjectError(f"{self.url}/{path}: {file.tell()} of {result.meta['size']} bytes came")
+                raise UnansweredError(f"{self.url}/{path}: {file.tell()} of {result.meta['size']} bytes came")
             return Found(result.meta["size"], _version(result.meta))
 
     def write(self, path: str, content: bytes, replacing: str | None = "*") -> str:
@@ -99,7 +114,10 @@ class Objects:
             try:
                 done = store.put(self._prefix + path, content, mode=mode, chunk_size=_PART, max_concurrency=2)
             except (AlreadyExistsError, PreconditionError) as error:
-                raise ConflictError(f"{self.url}/{path}") from error
+                found, version = self.read(path)  # where an answer was lost, the retry meets what it wrote itself
+                if found != content:
+                    raise ConflictError(f"{self.url}/{path}") from error
+                return version
             return done["e_tag"] or ""
 
     @property
@@ -131,7 +149,7 @@ def _connect(bucket_url: str) -> Any:
             retry_config={
                 "max_retries": RETRIES,
                 "retry_timeout": 2 * SILENCE,
-                "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+                "backoff": {"init_backoff": BACKOFF, "max_backoff": timedelta(seconds=10), "base": 2},
             },
         )
     except (BaseError, ValueError, TypeError) as error:
@@ -152,10 +170,17 @@ def _explained(url: str, always_useless: bool = False) -> Iterator[None]:
             said = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         elif not code and "HTTP error" in said:
             server = re.search(r"\w+://[^/ ]+", said)
-            said = f"no answer from {server[0] if server else 'it'}: check AWS_ENDPOINT_URL and the network"
+            where = f"no answer from {server[0]}" if server else "the answer breaks off"
+            said = f"{where}: check AWS_ENDPOINT_URL and the network, and run the same command to go on"
+        elif code in _HELP:
+            said += f": {_HELP[code]}"
+        elif code and not isinstance(error, FileNotFoundError):
+            said += f", after {RETRIES} retries: run the same command later to go on"
         if always_useless or code in _USELESS or "no credentials" in said:
             raise StoreError(f"{url}: {said}") from error
-        raise ObjectError(f"{url}: {'no such object' if isinstance(error, FileNotFoundError) else said}") from error
+        if isinstance(error, FileNotFoundError):
+            raise ObjectError(f"{url}: no such object") from error
+        raise UnansweredError(f"{url}: {said}") from error
 
 
 def _version(found: Any) -> str:

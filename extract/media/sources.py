@@ -4,6 +4,7 @@ import hashlib
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cache import StoreError, read_sealed_parquet, write_sealed_parquet
-from cache.remote.objects import Found, Objects
+from cache.remote.objects import Found, ObjectError, Objects, UnansweredError
 from configs import UserError, first_line
 from extract.media.hashing import ChangedError, new_content_hash
 
 __all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
 GRAIN_NS = 2 * 10**9  # the coarsest clock of a file system: two changes within a tick leave the same time
+MOST_UNANSWERED = 20  # objects in a row that are not given, although the server answers
+_unanswered: Counter[str] = Counter()  # by URL: objects in a row that were not given to this process
 SLICE = 1024  # files given to the threads at a time, so that memory does not grow with their number
 REMEMBERED = {
     "path": pl.String,
@@ -146,7 +149,8 @@ def local_copy(source: Path | RemoteFile, content_hash: str | None = None) -> It
     Raises:
         ChangedError: the object is another one by now.
         OSError: this object cannot be had, even after retries; in one line.
-        UserError: no object can be had: no such bucket, bad credentials.
+        UserError: no object can be had: no such bucket, bad credentials, a server that answers no more or has not
+            given ``MOST_UNANSWERED`` objects in a row. To wait for each of the rest would take days.
     """
     if isinstance(source, Path):
         yield source
@@ -154,10 +158,27 @@ def local_copy(source: Path | RemoteFile, content_hash: str | None = None) -> It
     with TemporaryDirectory(prefix="emocache-") as folder:
         copy = Path(folder) / f"object{Path(source.path).suffix}"
         with _for_users():
-            about = Objects(source.root).download(source.path, copy)
+            about = _download(source, copy)
         if content_hash is not None and _hash(_identity(about)) != content_hash:
             raise ChangedError("changed while it was read")
         yield copy
+
+
+def _download(source: RemoteFile, to: Path) -> Found:
+    objects = Objects(source.root)
+    try:
+        about = objects.download(source.path, to)
+    except UnansweredError as error:
+        _unanswered[source.root] += 1
+        if _unanswered[source.root] >= MOST_UNANSWERED:
+            raise StoreError(f"{error} ({MOST_UNANSWERED} objects in a row; what was committed is kept)") from error
+        objects.ask()  # is it this object's fault, or are all others as vain?
+        raise
+    except ObjectError:
+        _unanswered[source.root] = 0  # not there, says a server that is
+        raise
+    _unanswered[source.root] = 0
+    return about
 
 
 def remote_files(root: str) -> set[str]:

@@ -3,14 +3,20 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from faulty_server import faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_server import S3Server, use_server
 
+from cache.remote import objects
+from cache.remote.objects import ObjectError, UnansweredError
 from configs import UserError
 from configs.schema import AvamergDataset, TableDataset
 from extract.corpora.avamerg import read_avamerg
@@ -288,3 +294,54 @@ def test_a_url_is_checked_before_any_work():
 
     assert "write s3://bucket/prefix" in refused(media_root="s3:///prefix")
     assert "media_root" in refused(root="s3://bucket/prefix")
+
+
+@pytest.fixture
+def bad(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]:
+    """Five objects behind a server with faults: ``bad["GET"]`` of an object, ``bad["LIST"]`` of a listing."""
+    monkeypatch.setattr(objects, "RETRIES", 1)
+    monkeypatch.setattr(objects, "BACKOFF", timedelta(milliseconds=1))
+    monkeypatch.setattr(sources, "_unanswered", Counter())
+    for number in range(5):
+        s3.write(f"media/{number}.wav", b"sound")
+    faults: dict[str, str | None] = {}
+    with faulty(s3.endpoint, lambda method, path: faults.get("LIST" if "list-type" in path else method)) as endpoint:
+        use_server(endpoint, monkeypatch)
+        yield faults
+
+
+def fetched(number: int) -> bytes:
+    with local_copy(RemoteFile(ROOT, f"{number}.wav")) as path:
+        return path.read_bytes()
+
+
+def test_an_object_that_a_server_does_not_give_costs_that_object(bad):
+    for kind in ("503", "cut", "reset", "denied"):
+        bad["GET"] = kind
+        with pytest.raises(UnansweredError, match=rf"{ROOT}/1\.wav: "):
+            fetched(1)
+        bad["GET"] = None
+        assert fetched(1) == b"sound"
+
+
+def test_a_server_that_is_gone_ends_the_pass_at_the_first_object(bad):
+    bad |= {"GET": "reset", "LIST": "reset"}
+    with pytest.raises(UserError, match=rf"{ROOT}: no answer from .*run the same command to go on"):
+        fetched(1)
+    bad |= {"GET": "expired", "LIST": None}
+    with pytest.raises(UserError, match=rf"{ROOT}/1\.wav: .*renew the credentials"):
+        fetched(1)
+
+
+def test_a_server_that_lists_and_gives_nothing_ends_the_pass_too(bad, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_UNANSWERED", 3)
+    given_between = [("503", UnansweredError), ("503", UnansweredError), (None, None)]
+    missing_between = [("denied", UnansweredError), ("denied", UnansweredError), ("gone", ObjectError)]
+    for kind, error in [*given_between, *missing_between, *given_between[:2], ("503", UserError)]:
+        bad["GET"] = kind
+        if error is None:
+            fetched(2)
+        else:
+            with pytest.raises(error) as refused:
+                fetched(2)
+    assert "3 objects in a row; what was committed is kept" in str(refused.value)

@@ -13,10 +13,13 @@ import polars as pl
 import pytest
 import soundfile
 import yaml
+from faulty_server import faulty
 from media_tools import Run, write_audio
+from s3_server import use_server
 
 from cache import Store
 from cache.disk.unfinished import begun
+from cache.remote import objects
 from configs import load as load_profile
 from extract import manifest
 from extract import run as run_module
@@ -368,6 +371,42 @@ def test_media_and_stores_behind_urls(profile: dict[str, Any], run: Run, s3: Any
     assert "c6  read: no such object" in out
     assert code == 3  # one clip of seven is more than one in a hundred
     assert len(Store(STORE)) == 6
+
+
+def test_a_pass_whose_storage_goes_away_is_finished_by_the_same_command(
+    profile: dict[str, Any], run: Run, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is then the one of a pass without faults, byte for byte: no clip was left out on the way."""
+    for path in Path("data").glob("*.wav"):
+        s3.write(f"media/{path.name}", path.read_bytes())
+    dataset, audio = profile["dataset"], profile["encoders"]["audio"]
+    columns = {ours: theirs for ours, theirs in dataset["columns"].items() if ours != "video"}
+    dataset = dataset | {"media_root": "s3://bucket/media", "columns": columns}
+    write(profile | {"dataset": dataset, "encoders": {"audio": audio}})
+    manifest.main(config="tiny.yaml")
+    monkeypatch.setattr(objects, "RETRIES", 0)
+    given, gone = 0, True
+
+    def fault(method: str, path: str) -> str | None:
+        nonlocal given
+        given += method == "GET" and path.endswith(".wav")
+        return "reset" if gone and given > 5 else None
+
+    with faulty(s3.endpoint, fault) as endpoint:
+        use_server(endpoint, monkeypatch)
+        code, out, err = run(*AUDIO)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "s3://bucket/media: no answer from" in err
+        gone = False
+        code, out, err = run(*AUDIO)
+        assert (code, err) == (0, "")
+        assert 0 < computed(out) < 7
+    store = stored_bytes()
+    for folder in ("runs/tiny/stores", "runs/stores"):
+        shutil.rmtree(folder)
+    use_server(s3.endpoint, monkeypatch)
+    assert run(*AUDIO)[0] == 0
+    assert stored_bytes() == store
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named(
