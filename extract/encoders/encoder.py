@@ -12,6 +12,7 @@ from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
 from extract.encoders.checkpoints.network import FAULTS
 from extract.encoders.checkpoints.weights import weights_hash
+from extract.encoders.networks import sent
 from extract.media.damage import Damage
 from extract.media.tasks import Task
 
@@ -52,6 +53,21 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A batch that may still be on its way: ``hidden`` (batch, time, dim) is on the host once ``done`` has happened."""
+
+    windows: list[Window]
+    hidden: torch.Tensor
+    done: torch.cuda.Event | None = None  # None: it is there
+
+    def kept(self) -> list[np.ndarray]:
+        """The kept time steps of each window, (time, dim) float32, when they have come."""
+        if self.done is not None:
+            self.done.synchronize()
+        return [values[window.keep] for values, window in zip(self.hidden.numpy(), self.windows, strict=True)]
+
+
+@dataclass(frozen=True)
 class LoadedEncoder:
     """A frozen network with everything around it that decides its values.
 
@@ -72,38 +88,39 @@ class LoadedEncoder:
     device: torch.device
     pad_values: dict[str, int] | None = None
 
-    @torch.inference_mode()
     def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
         """For each batch the kept time steps of its windows: (time, dim) float32 arrays.
 
         While a GPU works on a batch, the next one is stacked and sent, and the last one's output fetched.
         """
-        in_flight: tuple[list[Window], torch.Tensor, torch.cuda.Event | None] | None = None
+        in_flight: Begun | None = None
         for windows in batches:
-            inputs, lengths = stack(windows, self.pad_values or {})
-            try:
-                hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
-            except torch.OutOfMemoryError as error:
-                tokens = self.spec.batch_tokens
-                where = f"the memory of {self.device}"
-                raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
-            done = None
-            if hidden.is_cuda:
-                on_host = torch.empty(hidden.shape, pin_memory=True)
-                hidden = on_host.copy_(hidden, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record()
+            begun = self.begin(windows)
             if in_flight is not None:
-                yield _kept(*in_flight)
-            in_flight = windows, hidden, done
+                yield in_flight.kept()
+            in_flight = begun
         if in_flight is not None:
-            yield _kept(*in_flight)
+            yield in_flight.kept()
+
+    @torch.inference_mode()
+    def begin(self, windows: list[Window]) -> "Begun":
+        """A batch on its way: what is left to do on a GPU is in its queue, and nothing has been waited for."""
+        inputs, lengths = stack(windows, self.pad_values or {})
+        try:
+            hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
+        except torch.OutOfMemoryError as error:
+            tokens = self.spec.batch_tokens
+            where = f"the memory of {self.device}"
+            raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
+        if not hidden.is_cuda:
+            return Begun(windows, hidden)
+        on_host = torch.empty(hidden.shape, pin_memory=True).copy_(hidden, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Begun(windows, on_host, done)
 
     def _to_device(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        if self.device.type != "cuda":
-            return tensors
-        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+        return {name: sent(torch.from_numpy(array), self.device) for name, array in inputs.items()}
 
     def alone(self, source: Path | str) -> np.ndarray:
         """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
@@ -127,12 +144,6 @@ class LoadedEncoder:
     def pooled(self, clip: Prepared, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """A clip's features, part after part, from the kept steps of its windows."""
         return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
-
-
-def _kept(windows: list[Window], hidden: torch.Tensor, done: torch.cuda.Event | None) -> list[np.ndarray]:
-    if done is not None:
-        done.synchronize()
-    return [values[window.keep] for values, window in zip(hidden.numpy(), windows, strict=True)]
 
 
 def stack(windows: list[Window], pad_values: dict[str, int]) -> tuple[dict[str, np.ndarray], list[int] | None]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from checkpoints import MODALITIES, WORDS, save_checkpoints
 from media_tools import Load, Run, write_video
@@ -42,6 +41,8 @@ def load(checkpoints: Path) -> Load:
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """Eight clips of each modality; some share their length and some do not."""
+    import soundfile
+
     root = tmp_path_factory.mktemp("media")
     rng = np.random.default_rng(0)
     clips: dict[str, list[Any]] = {"audio": [], "video": [], "text": []}

@@ -1,0 +1,101 @@
+"""A batch by other means: eager attention, fused, compiled, and as a CUDA graph. Findings, not options."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+
+from benchmarks.extract import save_network
+from benchmarks.on_gpu.report import Notes
+from extract.encoders.networks import ReadyNetwork
+
+BATCH = {"audio": 32, "text": 128, "video": 8}
+SECONDS, WORDS = 5, 24  # of a clip: one bucket of shapes, as graphs and compilers want it
+Forward = Callable[[], Any]
+
+
+def measure(setting: Any, notes: Notes) -> None:
+    place = torch.device(setting.device)
+    for modality, size in BATCH.items():
+        checkpoint = save_network(modality, setting.folder / modality, setting.tiny)  # type: ignore[arg-type]
+        inputs = {key: x.to(place) for key, x in batch(modality, 1 if setting.tiny else size, setting.tiny).items()}
+        for precision in ("bfloat16",) if setting.tiny else ("float32", "bfloat16"):
+            measure_one(setting, notes, f"{modality}, {precision}", checkpoint, inputs, precision)
+
+
+def batch(modality: str, n: int, tiny: bool) -> dict[str, torch.Tensor]:
+    if modality == "audio":
+        return {"input_values": torch.randn(n, (1 if tiny else SECONDS) * 16_000)}
+    if modality == "text":
+        return {"input_ids": torch.randint(4, 1000, (n, WORDS))}
+    return {"pixel_values": torch.randn(n, 8, 3, 224, 224)}
+
+
+def measure_one(
+    setting: Any, notes: Notes, what: str, checkpoint: Path, inputs: dict[str, torch.Tensor], precision: str
+) -> None:
+    place = torch.device(setting.device)
+
+    def plain(attention: str) -> Forward:
+        network = hf.AutoModel.from_pretrained(checkpoint, attn_implementation=attention).eval().to(place)
+        autocast = torch.autocast(place.type, getattr(torch, precision), enabled=precision != "float32")
+
+        def forward() -> Any:
+            with autocast:
+                return network(**inputs).last_hidden_state
+
+        return forward
+
+    ready = ReadyNetwork(hf.AutoModel.from_pretrained(checkpoint), precision, place)  # type: ignore[arg-type]
+
+    def own() -> Any:
+        return ready.hidden_states(inputs)[-1]
+
+    def compiled() -> Forward:
+        return torch.compile(own, dynamic=False)
+
+    ways: dict[str, Callable[[], Forward]] = {
+        "transformers, eager attention": lambda: plain("eager"),
+        "transformers, SDPA": lambda: plain("sdpa"),
+        "as this program runs it": lambda: own,
+    }
+    if place.type == "cuda":
+        ways |= {"as a CUDA graph": lambda: captured(own), "compiled": compiled}
+    for name, way in ways.items():
+        notes.attempt(f"{what}: {name}, ms a batch", lambda way=way: milliseconds(way(), place, setting.tiny))
+
+
+@torch.inference_mode()
+def milliseconds(forward: Forward, place: torch.device, tiny: bool) -> float:
+    for _ in range(1 if tiny else 3):
+        forward()
+    times = 1 if tiny else 10
+    synchronize(place)
+    started = time.perf_counter()
+    for _ in range(times):
+        forward()
+    synchronize(place)
+    return (time.perf_counter() - started) / times * 1000
+
+
+@torch.inference_mode()
+def captured(forward: Forward) -> Forward:
+    """The launches of a batch recorded once and replayed: what a bucket of equal shapes would allow."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            forward()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+    return graph.replay
+
+
+def synchronize(place: torch.device) -> None:
+    if place.type == "cuda":
+        torch.cuda.synchronize()
