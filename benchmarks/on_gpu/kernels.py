@@ -19,11 +19,14 @@ Forward = Callable[[], Any]
 
 def measure(setting: Any, notes: Notes) -> None:
     place = torch.device(setting.device)
+    slow: list[Callable[[], None]] = []  # compiling takes a minute: last, and in the faster precision only
     for modality, size in BATCH.items():
         checkpoint = save_network(modality, setting.folder / modality, setting.tiny)  # type: ignore[arg-type]
         inputs = {key: x.to(place) for key, x in batch(modality, 1 if setting.tiny else size, setting.tiny).items()}
         for precision in ("bfloat16",) if setting.tiny else ("float32", "bfloat16"):
-            measure_one(setting, notes, f"{modality}, {precision}", checkpoint, inputs, precision)
+            slow += measure_one(setting, notes, f"{modality}, {precision}", checkpoint, inputs, precision)
+    for compile_one in slow:
+        compile_one()
 
 
 def batch(modality: str, n: int, tiny: bool) -> dict[str, torch.Tensor]:
@@ -36,7 +39,8 @@ def batch(modality: str, n: int, tiny: bool) -> dict[str, torch.Tensor]:
 
 def measure_one(
     setting: Any, notes: Notes, what: str, checkpoint: Path, inputs: dict[str, torch.Tensor], precision: str
-) -> None:
+) -> list[Callable[[], None]]:
+    """All but the compiler; what is left to do for that."""
     place = torch.device(setting.device)
 
     def plain(attention: str) -> Forward:
@@ -54,18 +58,17 @@ def measure_one(
     def own() -> Any:
         return ready.hidden_states(inputs)[-1]
 
-    def compiled() -> Forward:
-        return torch.compile(own, dynamic=False)
+    def time_it(name: str, way: Callable[[], Forward]) -> None:
+        notes.attempt(f"{what}: {name}, ms a batch", lambda: milliseconds(way(), place, setting.tiny))
 
-    ways: dict[str, Callable[[], Forward]] = {
-        "transformers, eager attention": lambda: plain("eager"),
-        "transformers, SDPA": lambda: plain("sdpa"),
-        "as this program runs it": lambda: own,
-    }
-    if place.type == "cuda":
-        ways |= {"as a CUDA graph": lambda: captured(own), "compiled": compiled}
-    for name, way in ways.items():
-        notes.attempt(f"{what}: {name}, ms a batch", lambda way=way: milliseconds(way(), place, setting.tiny))
+    time_it("transformers, eager attention", lambda: plain("eager"))
+    time_it("transformers, SDPA", lambda: plain("sdpa"))
+    time_it("as this program runs it", lambda: own)
+    if place.type != "cuda":
+        return []
+    time_it("as a CUDA graph", lambda: captured(own))
+    late = [lambda: time_it("compiled", lambda: torch.compile(own, dynamic=False))]
+    return late if precision == "bfloat16" else []
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from heads.data.batches import UnitData
 UNITS, LONGEST = 33_048, 8  # dialogues of 1 to 8 clips: about AvaMERG's 152,021 in all
 PUBLISHED = ("audio", "video")
 FOLDS, TRAINED = 5, 0.8  # each fold is fitted on so much of what was timed
-MOST_CLIPS, SEARCH_SECONDS = 4096, 12.0  # of the search for the largest batch, for each way
+MOST_CLIPS, SEARCH_SECONDS = 2048, 5.0  # of the search for the largest batch, for each way
 
 
 def measure_heads(setting: Any, notes: Notes) -> None:
@@ -28,36 +28,48 @@ def measure_heads(setting: Any, notes: Notes) -> None:
     notes.add("clips", len(manifest.clips))
     names = sorted({store for name in PUBLISHED for store in HEADS[name][1].values()})
     stores = {name: make_store(setting.folder / name, manifest, name, rng) for name in names}
-    for name in PUBLISHED:
+
+    def data_of(name: str, **more: Any) -> UnitData:
         settings, inputs = HEADS[name]
+        sources = {modality: stores[store] for modality, store in inputs.items()}
+        return UnitData(manifest, manifest.units(), sources, settings["metadata"], **more)
+
+    def epoch(name: str, data: UnitData, precision: str) -> float:
+        return epoch_seconds(data, Head.model_validate(NETWORK | HEADS[name][0] | {"precision": precision}))
+
+    epochs = Head.model_fields["epochs"].default
+    for name in PUBLISHED:
+        data = data_of(name)
         for precision in ("float32", "bfloat16"):
-            head = Head.model_validate(NETWORK | settings | {"precision": precision})
-            features = {m: stores[s] for m, s in inputs.items()}
-            data = UnitData(manifest, manifest.units(), features, head.metadata)
-            seconds = epoch_seconds(data, head)
+            seconds = epoch(name, data, precision)
             notes.add(f"{name} head, {precision}, features resident on the device, s an epoch", seconds)
-            epochs = Head.model_fields["epochs"].default
             folds = FOLDS * TRAINED * epochs * seconds
             notes.add(f"{name} head, {precision}, {FOLDS} folds of {epochs} epochs, s (projected)", folds)
-        for place, more in {
-            "in main memory": {"device": torch.device("cpu")},
-            "read by the batch": {"resident_bytes": 0},
-        }.items():
-            data = UnitData(manifest, manifest.units(), features, head.metadata, **more)  # type: ignore[arg-type]
-            notes.add(f"{name} head, {precision}, features {place}, s an epoch", epoch_seconds(data, head))
+    elsewhere: dict[str, dict[str, Any]] = {
+        "in main memory": {"device": torch.device("cpu")},
+        "read by the batch": {"resident_bytes": 0},
+    }
+    for name in PUBLISHED:
+        for place, more in elsewhere.items():
+            seconds = epoch(name, data_of(name, **more), "float32")
+            notes.add(f"{name} head, float32, features {place}, s an epoch", seconds)
 
 
 def measure_fine_tuning(setting: Any, notes: Notes) -> None:
     place = torch.device(setting.device)
-    for number, given in enumerate(CASES[:2]):
-        case = replace(given, batch=1, length=given.length // 10) if setting.tiny else replace(given, batch=32)
+    cases = [
+        replace(case, batch=1, length=case.length // 10) if setting.tiny else replace(case, batch=32)
+        for case in CASES[:2]
+    ]
+    for number, case in enumerate(cases):
         for precision in ("bfloat16",) if setting.tiny else ("bfloat16", "float32"):
             folder = setting.folder / f"{number}{precision}"
             found = fine_tuning.time_case(case, 1 if setting.tiny else 5, precision, place, folder)
+            what = f"{case.title}, {precision}"
             for way in (END_TO_END, CACHED):
-                notes.add(f"{case.title}, {precision}, {case.batch} clips, {way}, s a step", found[way])
-            ratio = found[END_TO_END] / found[CACHED]
-            notes.add(f"{case.title}, {precision}, from the cache, times as fast", ratio)
+                notes.add(f"{what}, {case.batch} clips, {way}, s a step", found[way])
+            notes.add(f"{what}, from the cache, times as fast", found[END_TO_END] / found[CACHED])
+    for case in cases:
         for way in (END_TO_END, CACHED, CHECKPOINTING):
             largest_batch(setting, notes, case, way, "bfloat16")
 
