@@ -48,7 +48,7 @@ def run_tests(setting: Any, notes: Notes) -> None:
         "addopts=--import-mode=importlib",
     ]
     line += ["--strict-markers", "-q", "-rfE", "--tb=short", "tests/extract/encoders/test_networks.py"]
-    line += ["tests/extract/passes/test_engine.py", "tests/heads/models/test_networks.py"]
+    line += ["tests/extract/passes/test_gpu_queue.py", "tests/heads/models/test_networks.py"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     said = [text for text in (done.stdout + done.stderr).splitlines() if text.strip()]
     for text in said:

@@ -19,6 +19,7 @@ from extract.media.tasks import Task
 Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
 Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
 
+CPU = torch.device("cpu")
 ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
 
 
@@ -105,9 +106,10 @@ class LoadedEncoder:
     @torch.inference_mode()
     def begin(self, windows: list[Window]) -> "Begun":
         """A batch on its way: what is left to do on a GPU is in its queue, and nothing has been waited for."""
-        inputs, lengths = stack(windows, self.pad_values or {})
+        inputs, lengths = stack(windows, self.pad_values or {}, self.device)
         try:
-            hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
+            there = {name: sent(x, self.device) for name, x in inputs.items()}
+            hidden = self.hidden(there, lengths).float()  # (batch, time, dim)
         except torch.OutOfMemoryError as error:
             tokens = self.spec.batch_tokens
             where = f"the memory of {self.device}"
@@ -118,9 +120,6 @@ class LoadedEncoder:
         done = torch.cuda.Event()
         done.record()
         return Begun(windows, on_host, done)
-
-    def _to_device(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return {name: sent(torch.from_numpy(array), self.device) for name, array in inputs.items()}
 
     def alone(self, source: Path | str) -> np.ndarray:
         """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
@@ -146,17 +145,29 @@ class LoadedEncoder:
         return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
 
 
-def stack(windows: list[Window], pad_values: dict[str, int]) -> tuple[dict[str, np.ndarray], list[int] | None]:
+def stack(
+    windows: list[Window], pad_values: dict[str, int], device: torch.device = CPU
+) -> tuple[dict[str, torch.Tensor], list[int] | None]:
     """Inputs of a batch, (batch, ...); where lengths differ, the shorter rows are padded at their end, and the
-    lengths of their own are given too."""
-    if all(window.shapes == windows[0].shapes for window in windows):
-        return {name: np.stack([window.inputs[name] for window in windows]) for name in windows[0].inputs}, None
-    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
+    lengths of their own are given too. They lie in main memory; for a GPU where it fetches them by itself."""
+
+    def empty(shape: tuple[int, ...], like: np.ndarray) -> torch.Tensor:
+        dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
+        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
     batch = {}
+    if all(window.shapes == windows[0].shapes for window in windows):
+        for name, first in windows[0].inputs.items():
+            batch[name] = empty((len(windows), *first.shape), first)
+            np.stack([window.inputs[name] for window in windows], out=batch[name].numpy())
+        return batch, None
+    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
     for name, first in windows[0].inputs.items():
-        batch[name] = np.full((len(windows), max(lengths)), pad_values.get(name, 0), dtype=first.dtype)
-        for row, window in zip(batch[name], windows, strict=True):
-            row[: len(window.inputs[name])] = window.inputs[name]
+        batch[name] = empty((len(windows), max(lengths)), first)
+        for row, window in zip(batch[name].numpy(), windows, strict=True):
+            own = window.inputs[name]
+            row[: len(own)] = own
+            row[len(own) :] = pad_values.get(name, 0)
     return batch, lengths
 
 
@@ -232,7 +243,7 @@ def try_out(
     """
     try:
         inputs, lengths = stack(windows, pad_values or {})
-        given = hidden({name: torch.from_numpy(array).to(device) for name, array in inputs.items()}, lengths)
+        given = hidden({name: x.to(device) for name, x in inputs.items()}, lengths)
         n_rows, n_steps, dim = given.shape
     except FAULTS as error:
         raise does_not_take(spec, error) from error
@@ -256,7 +267,7 @@ def try_positions(network: Any, window: Window, spec: Encoder, device: torch.dev
     hook = None if layers is None else layers[0].register_forward_pre_hook(_stop)
     inputs, _ = stack([window], {})
     try:
-        network(**{name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        network(**{name: x.to(device) for name, x in inputs.items()})
     except _EnoughError:
         pass
     except FAULTS as error:
@@ -290,7 +301,7 @@ def run_by(
         return hidden, {}
     from extract.encoders.openvino_runtime import openvino_hidden, openvino_version
 
-    batches = [{name: torch.from_numpy(x) for name, x in stack([window] * n, {})[0].items()} for window, n in examples]
+    batches = [stack([window] * n, {})[0] for window, n in examples]
     compiled = openvino_hidden(network, lambda inputs: hidden(inputs, None), batches, spec.precision)
     return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
 

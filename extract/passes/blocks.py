@@ -18,6 +18,7 @@ from extract.media.decoding import Decoders
 from extract.media.hashing import ChangedError
 from extract.media.sources import Clip, local_copy
 
+FINISHERS = 4  # threads that average features over time beside a GPU
 UNREADABLE = (MediaError, ClipError, ChangedError, OSError)  # a clip's own fault
 
 
@@ -98,6 +99,7 @@ class BlockComputer:
         self._encoders = encoders
         self._in_queue = any(encoder.device.type == "cuda" for encoder in encoders)  # of a GPU, with none to wait for
         self._pool = ThreadPoolExecutor(workers)
+        self._finishers = ThreadPoolExecutor(FINISHERS)
         self._decoders = Decoders(first.task, workers, first.spec.decode_timeout) if first.task else None
 
     def __enter__(self) -> "BlockComputer":
@@ -105,6 +107,7 @@ class BlockComputer:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._finishers.shutdown(wait=False)
         if self._decoders:
             self._decoders.close()
         self._pool.shutdown()
@@ -154,20 +157,22 @@ class BlockComputer:
         yield Mark.END
 
     def _results_of(self, part: "_Part") -> Iterator[Result]:
-        results: dict[int, list[np.ndarray | Failure | Damaged]] = {}
-        long: list[Job] = []
-        for (job, clip), pieces in zip(part.clips, part.encoded(), strict=True):
+        def finished(job: Job, clip: Ready, pieces: list[np.ndarray]) -> list[np.ndarray | Failure | Damaged]:
+            if clip is None:
+                return []
             if isinstance(clip, Exception):
-                results[job.place] = [_failure(job, clip)]
-            elif clip is None:
-                long.append(job)
-            else:
-                results[job.place] = [*part.encoder.pooled(clip[0], pieces), *_damaged(job, clip[1])]
+                return [_failure(job, clip)]
+            return [*part.encoder.pooled(clip[0], pieces), *_damaged(job, clip[1])]
+
+        jobs, ready = [job for job, _ in part.clips], [clip for _, clip in part.clips]
+        each = self._finishers.map if self._in_queue else map
+        results = {job.place: done for job, done in zip(jobs, each(finished, jobs, ready, part.encoded()), strict=True)}
         for place in sorted(results):
             for values in results[place]:
                 yield place, values
-        for job in long:
-            yield from self._stream(part.encoder, job)
+        for job, clip in part.clips:
+            if clip is None:
+                yield from self._stream(part.encoder, job)
 
     def _stream(self, encoder: LoadedEncoder, job: Job) -> Iterator[Result]:
         assert self._decoders is not None
