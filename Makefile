@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak clean help
+.PHONY: demo test soak gpu clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
 	@echo "make test   install what tests need, check style and types, run the tests"
 	@echo "make soak   the long variants of the crash, fuzz and size tests (about an hour)"
+	@echo "make gpu    the CUDA tests, and what this machine's card gives, in eight minutes; results in runs/gpu"
 	@echo "make clean  remove the sample's results (runs/sample); features stay in runs/stores"
 
 .venv/installed: requirements.txt pyproject.toml
@@ -50,6 +51,12 @@ test: .venv/installed-test
 # Long variants of the crash, fuzz and size tests: a hundred kills, a thousand damaged files, hour-long clips.
 soak: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak -n 2 --dist loadgroup -s
+
+# Nothing is installed: a GPU machine's own Python with its torch, where there is no .venv here.
+OUT ?= runs/gpu
+gpu:
+	@mkdir -p $(OUT)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --out $(OUT)/gpu.json --markdown $(OUT)/gpu.md
 
 clean:
 	rm -rf runs/sample

@@ -12,6 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
+import wave
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,13 +41,14 @@ WORDS = 2000  # of the made-up vocabulary
 
 def make_audio(folder: Path, n: int, rng: np.random.Generator) -> list[Path | str]:
     """WAV files of 16 kHz speech-like noise, 1.5 to 12 s long, 4.7 s on average."""
-    import soundfile
-
     paths: list[Path | str] = []
     for i in range(n):
         seconds = float(np.clip(rng.lognormal(np.log(4.2), 0.5), 1.5, 12))
         path = folder / f"{i}.wav"
-        soundfile.write(path, rng.normal(scale=0.1, size=int(seconds * 16000)), 16000, subtype="PCM_16")
+        samples = (rng.normal(scale=0.1, size=int(seconds * 16000)) * 2**15).clip(-(2**15), 2**15 - 1)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(samples.astype("<i2").tobytes())
         paths.append(path)
     return paths
 
@@ -106,21 +108,23 @@ def save_network(modality: Modality, folder: Path, tiny: bool = False) -> Path:
         tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
         names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
         hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names).save_pretrained(folder)
-        hf.BertModel(hf.BertConfig(vocab_size=len(vocabulary))).save_pretrained(folder)
+        hf.BertModel(hf.BertConfig(vocab_size=len(vocabulary), **small)).save_pretrained(folder)
     return folder
 
 
-def plain_loop(modality: Modality, checkpoint: Path, device: str, batch: int) -> Callable[[list[Any], Path], None]:
-    """What one would write with transformers: files in their order, ``batch`` at a time, padded, one .npy each."""
+def plain_loop(
+    modality: Modality, checkpoint: Path, device: str, batch: int, precision: str = "float32"
+) -> Callable[[list[Any], Path], None]:
+    """What one would write with transformers: files in their order, ``batch`` at a time, padded, one .npy each; other
+    precisions than float32 by autocast."""
+    autocast = torch.autocast(device.partition(":")[0], getattr(torch, precision), enabled=precision != "float32")
     network = hf.AutoModel.from_pretrained(checkpoint).eval().to(device)
 
     def inputs_of(sources: list[Any]) -> dict[str, Any]:
         if modality == "text":
             return dict(tokenizer(sources, padding=True, return_tensors="pt"))
         if modality == "audio":
-            import soundfile
-
-            samples = [soundfile.read(path, dtype="float32")[0] for path in sources]
+            samples = [samples_of(path) for path in sources]
             return dict(extractor(samples, sampling_rate=16000, padding=True, return_tensors="pt"))
         pixels = np.stack([frames_by_cv2(path, 8) for path in sources])
         return {"pixel_values": torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)}
@@ -130,13 +134,19 @@ def plain_loop(modality: Modality, checkpoint: Path, device: str, batch: int) ->
 
     def run(sources: list[Any], out: Path) -> None:
         for start in range(0, len(sources), batch):
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast:
                 inputs = {name: x.to(device) for name, x in inputs_of(sources[start : start + batch]).items()}
-                hidden = network(**inputs).last_hidden_state.cpu().numpy()
+                hidden = network(**inputs).last_hidden_state.float().cpu().numpy()
             for i, values in enumerate(hidden):
                 np.save(out / f"{start + i}.npy", values.astype(np.float16))
 
     return run
+
+
+def samples_of(path: Path) -> np.ndarray:
+    """Of a 16-bit WAV file, as fast as Python alone reads it."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(2**15)
 
 
 def frames_by_cv2(path: Path, n: int) -> np.ndarray:
@@ -157,17 +167,18 @@ def frames_by_cv2(path: Path, n: int) -> np.ndarray:
     return np.stack(images + [images[-1]] * (n - len(images)))
 
 
-def program(encoders: list[LoadedEncoder], modality: Modality, workers: int) -> Callable[[list[Any], Path], None]:
+def program(
+    encoders: list[LoadedEncoder], modality: Modality, workers: int, block_clips: int | None = None
+) -> Callable[[list[Any], Path], None]:
     """This program, from files to committed stores; ``workers`` decoders are already running, as in a long pass."""
+    block = block_clips or BLOCKS[modality]
 
     def run(sources: list[Any], out: Path) -> None:
         clips = [Clip(f"clip{i}", source) for i, source in enumerate(sources)]
         with ExitStack() as stack:
             stores = [open_writer(out / f"store{k}", encoder, StoreSettings()) for k, encoder in enumerate(encoders)]
             writers = [stack.enter_context(writer) for writer in stores]
-            plan = plan_pass(
-                clips, *hash_clips(clips, Sources(None), workers), [{} for _ in encoders], BLOCKS[modality]
-            )
+            plan = plan_pass(clips, *hash_clips(clips, Sources(None), workers), [{} for _ in encoders], block)
             failures = run_pass(plan, computer.compute(plan.blocks), writers, commit_seconds=20)
             if any(failures):
                 raise RuntimeError(f"{failures}")

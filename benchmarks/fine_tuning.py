@@ -136,8 +136,11 @@ def write_store(path: Path, states: np.ndarray) -> Store:
     return Store(path)
 
 
-def time_case(case: Case, rounds: int, precision: str, device: torch.device, folder: Path) -> None:
-    """Interleaved rounds of the two steps, and of the forward passes of what is below the boundary and above it."""
+def time_case(case: Case, rounds: int, precision: str, device: torch.device, folder: Path) -> dict[str, float]:
+    """Interleaved rounds of the two steps, and of the forward passes of what is below the boundary and above it.
+
+    Returns the median seconds of each.
+    """
     network, below, tail = case.network(), case.network(), case.tail()
     tail.layers.load_state_dict(upper_layers(case, network).state_dict())
     keep_needed_layers(below, case.encoder)
@@ -179,6 +182,7 @@ def time_case(case: Case, rounds: int, precision: str, device: torch.device, fol
         f"  forward only: below the boundary {medians['below']:.3f} s, above it {medians['above']:.3f} s; with a "
         f"backward of twice what is trained, {bound:.2f} x is possible: {ratio / bound:.2f} of it"
     )
+    return medians
 
 
 def synchronize(device: torch.device) -> None:

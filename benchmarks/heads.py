@@ -62,12 +62,12 @@ HEADS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {  # name: (settings, 
 SHARES = {"audio_10hz": 0.05}  # of the conversations, beside --share: times are multiplied out
 
 
-def make_conversations(n: int, rng: np.random.Generator) -> Manifest:
-    """``n`` training conversations of 1 to 10 clips, the last one labelled."""
+def make_conversations(n: int, rng: np.random.Generator, longest: int = LONGEST) -> Manifest:
+    """``n`` training conversations of 1 to ``longest`` clips, the last one labelled."""
     rows = []
     for conversation in range(n):
         about = {f"meta_{field}": f"v{rng.integers(4)}" for field in FIELDS} | {"meta_topic": f"t{rng.integers(30)}"}
-        n_clips = int(rng.integers(1, LONGEST + 1))
+        n_clips = int(rng.integers(1, longest + 1))
         for index in range(n_clips):
             rows.append(
                 {

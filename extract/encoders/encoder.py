@@ -12,12 +12,14 @@ from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
 from extract.encoders.checkpoints.network import FAULTS
 from extract.encoders.checkpoints.weights import weights_hash
+from extract.encoders.networks import sent
 from extract.media.damage import Damage
 from extract.media.tasks import Task
 
 Stream = Iterator[Any]  # of a long clip: Streamed, then arrays
 Hidden = Callable[[dict[str, torch.Tensor], list[int] | None], torch.Tensor]
 
+CPU = torch.device("cpu")
 ENCODER_VERSION = 2  # raise it when code in this folder changes the values an encoder gives
 
 
@@ -52,6 +54,21 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A batch that may still be on its way: ``hidden`` (batch, time, dim) is on the host once ``done`` has happened."""
+
+    windows: list[Window]
+    hidden: torch.Tensor
+    done: torch.cuda.Event | None = None  # None: it is there
+
+    def kept(self) -> list[np.ndarray]:
+        """The kept time steps of each window, (time, dim) float32, when they have come."""
+        if self.done is not None:
+            self.done.synchronize()
+        return [values[window.keep] for values, window in zip(self.hidden.numpy(), self.windows, strict=True)]
+
+
+@dataclass(frozen=True)
 class LoadedEncoder:
     """A frozen network with everything around it that decides its values.
 
@@ -72,38 +89,37 @@ class LoadedEncoder:
     device: torch.device
     pad_values: dict[str, int] | None = None
 
-    @torch.inference_mode()
     def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
         """For each batch the kept time steps of its windows: (time, dim) float32 arrays.
 
         While a GPU works on a batch, the next one is stacked and sent, and the last one's output fetched.
         """
-        in_flight: tuple[list[Window], torch.Tensor, torch.cuda.Event | None] | None = None
+        in_flight: Begun | None = None
         for windows in batches:
-            inputs, lengths = stack(windows, self.pad_values or {})
-            try:
-                hidden = self.hidden(self._to_device(inputs), lengths).float()  # (batch, time, dim)
-            except torch.OutOfMemoryError as error:
-                tokens = self.spec.batch_tokens
-                where = f"the memory of {self.device}"
-                raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
-            done = None
-            if hidden.is_cuda:
-                on_host = torch.empty(hidden.shape, pin_memory=True)
-                hidden = on_host.copy_(hidden, non_blocking=True)
-                done = torch.cuda.Event()
-                done.record()
+            begun = self.begin(windows)
             if in_flight is not None:
-                yield _kept(*in_flight)
-            in_flight = windows, hidden, done
+                yield in_flight.kept()
+            in_flight = begun
         if in_flight is not None:
-            yield _kept(*in_flight)
+            yield in_flight.kept()
 
-    def _to_device(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        if self.device.type != "cuda":
-            return tensors
-        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+    @torch.inference_mode()
+    def begin(self, windows: list[Window]) -> "Begun":
+        """A batch on its way: what is left to do on a GPU is in its queue, and nothing has been waited for."""
+        inputs, lengths = stack(windows, self.pad_values or {}, self.device)
+        try:
+            there = {name: sent(x, self.device) for name, x in inputs.items()}
+            hidden = self.hidden(there, lengths).float()  # (batch, time, dim)
+        except torch.OutOfMemoryError as error:
+            tokens = self.spec.batch_tokens
+            where = f"the memory of {self.device}"
+            raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
+        if not hidden.is_cuda:
+            return Begun(windows, hidden)
+        on_host = torch.empty(hidden.shape, pin_memory=True).copy_(hidden, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Begun(windows, on_host, done)
 
     def alone(self, source: Path | str) -> np.ndarray:
         """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
@@ -129,23 +145,29 @@ class LoadedEncoder:
         return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
 
 
-def _kept(windows: list[Window], hidden: torch.Tensor, done: torch.cuda.Event | None) -> list[np.ndarray]:
-    if done is not None:
-        done.synchronize()
-    return [values[window.keep] for values, window in zip(hidden.numpy(), windows, strict=True)]
-
-
-def stack(windows: list[Window], pad_values: dict[str, int]) -> tuple[dict[str, np.ndarray], list[int] | None]:
+def stack(
+    windows: list[Window], pad_values: dict[str, int], device: torch.device = CPU
+) -> tuple[dict[str, torch.Tensor], list[int] | None]:
     """Inputs of a batch, (batch, ...); where lengths differ, the shorter rows are padded at their end, and the
-    lengths of their own are given too."""
-    if all(window.shapes == windows[0].shapes for window in windows):
-        return {name: np.stack([window.inputs[name] for window in windows]) for name in windows[0].inputs}, None
-    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
+    lengths of their own are given too. They lie in main memory; for a GPU where it fetches them by itself."""
+
+    def empty(shape: tuple[int, ...], like: np.ndarray) -> torch.Tensor:
+        dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
+        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
     batch = {}
+    if all(window.shapes == windows[0].shapes for window in windows):
+        for name, first in windows[0].inputs.items():
+            batch[name] = empty((len(windows), *first.shape), first)
+            np.stack([window.inputs[name] for window in windows], out=batch[name].numpy())
+        return batch, None
+    lengths = [len(next(iter(window.inputs.values()))) for window in windows]
     for name, first in windows[0].inputs.items():
-        batch[name] = np.full((len(windows), max(lengths)), pad_values.get(name, 0), dtype=first.dtype)
-        for row, window in zip(batch[name], windows, strict=True):
-            row[: len(window.inputs[name])] = window.inputs[name]
+        batch[name] = empty((len(windows), max(lengths)), first)
+        for row, window in zip(batch[name].numpy(), windows, strict=True):
+            own = window.inputs[name]
+            row[: len(own)] = own
+            row[len(own) :] = pad_values.get(name, 0)
     return batch, lengths
 
 
@@ -221,7 +243,7 @@ def try_out(
     """
     try:
         inputs, lengths = stack(windows, pad_values or {})
-        given = hidden({name: torch.from_numpy(array).to(device) for name, array in inputs.items()}, lengths)
+        given = hidden({name: x.to(device) for name, x in inputs.items()}, lengths)
         n_rows, n_steps, dim = given.shape
     except FAULTS as error:
         raise does_not_take(spec, error) from error
@@ -245,7 +267,7 @@ def try_positions(network: Any, window: Window, spec: Encoder, device: torch.dev
     hook = None if layers is None else layers[0].register_forward_pre_hook(_stop)
     inputs, _ = stack([window], {})
     try:
-        network(**{name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        network(**{name: x.to(device) for name, x in inputs.items()})
     except _EnoughError:
         pass
     except FAULTS as error:
@@ -279,7 +301,7 @@ def run_by(
         return hidden, {}
     from extract.encoders.openvino_runtime import openvino_hidden, openvino_version
 
-    batches = [{name: torch.from_numpy(x) for name, x in stack([window] * n, {})[0].items()} for window, n in examples]
+    batches = [stack([window] * n, {})[0] for window, n in examples]
     compiled = openvino_hidden(network, lambda inputs: hidden(inputs, None), batches, spec.precision)
     return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
 

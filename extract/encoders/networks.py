@@ -85,9 +85,8 @@ class ReadyNetwork:
         """
         if lengths is not None and min(lengths) != max(lengths):
             longest = next(iter(inputs.values())).shape[1]
-            places = torch.arange(longest, device=self._device)
-            own = places < torch.tensor(lengths, device=self._device)[:, None]  # (batch, time)
-            inputs = inputs | {"attention_mask": own.long()}
+            own = torch.arange(longest) < torch.tensor(lengths)[:, None]  # (batch, time)
+            inputs = inputs | {"attention_mask": sent(own, self._device).long()}
             for module in self._own_steps:
                 module.n_samples = list(lengths)
         try:
@@ -105,6 +104,13 @@ class ReadyNetwork:
             inputs = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         with autocast:
             return function(**inputs)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of this process on a device. A GPU is not waited for: its queue goes on while it comes."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def steps_after(n_samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """Computing blocks: decoding ahead in child processes, batches of like lengths, results in the order of the clips."""
 
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from configs import one_line
-from extract.encoders.encoder import LoadedEncoder, Prepared, Window
+from extract.encoders.encoder import Begun, LoadedEncoder, Prepared, Window
 from extract.media.damage import ClipError, Damage, MediaError, SilentError
 from extract.media.decoding import Decoders
 from extract.media.hashing import ChangedError
 from extract.media.sources import Clip, local_copy
 
+FINISHERS = 4  # threads that average features over time beside a GPU
 UNREADABLE = (MediaError, ClipError, ChangedError, OSError)  # a clip's own fault
 
 
@@ -75,6 +76,15 @@ Result = tuple[int, np.ndarray | Failure | Damaged]
 Ready = tuple[Prepared, Damage | None] | Exception | None  # for the network; why there is none; None: it is long
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one encoder does of a block: its jobs with what was prepared of each; their windows' time steps, once."""
+
+    encoder: LoadedEncoder
+    clips: list[tuple[Job, Ready]]
+    encoded: Callable[[], list[list[np.ndarray]]]
+
+
 class BlockComputer:
     """Encoders with the decoders that they share: what computes blocks, in this process or in a worker.
 
@@ -87,7 +97,9 @@ class BlockComputer:
         first = encoders[0]
         assert all(shares_decoding(first, encoder) for encoder in encoders[1:])
         self._encoders = encoders
+        self._in_queue = any(encoder.device.type == "cuda" for encoder in encoders)  # of a GPU, with none to wait for
         self._pool = ThreadPoolExecutor(workers)
+        self._finishers = ThreadPoolExecutor(FINISHERS)
         self._decoders = Decoders(first.task, workers, first.spec.decode_timeout) if first.task else None
 
     def __enter__(self) -> "BlockComputer":
@@ -95,12 +107,16 @@ class BlockComputer:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._finishers.shutdown(wait=False)
         if self._decoders:
             self._decoders.close()
         self._pool.shutdown()
 
     def compute(self, blocks: Iterable[Block | None]) -> Iterator[Result | Mark]:
         """The results of each block, and ``Mark.END`` after each; the next block is decoded meanwhile.
+
+        On a GPU, a block's results are taken when the next block's batches are in its queue: neither pooling nor
+        storing keeps it waiting.
 
         Results of a block come encoder by encoder, with ``Mark.NEXT`` between them, in the order of its clips, but for
         long clips, which follow the others: they are streamed from file to features, once for each encoder, and never
@@ -109,43 +125,54 @@ class BlockComputer:
         Args:
             blocks: None among them says that the next one is not known yet.
         """
-        ahead: tuple[Block, list[Future[list[Ready]]]] | None = None
+        decoding: tuple[Block, list[Future[list[Ready]]]] | None = None
+        encoding: list[_Part] = []  # of the block before it, where encoders work on their own
         for block in chain(blocks, [None]):
             submitted = None
             if block is not None:
                 submitted = block, [self._pool.submit(self._prepare, job) for job in block.jobs]
-            if ahead is not None:
-                yield from self._results(*ahead)
-            ahead = submitted
+            begun = [] if decoding is None else self._begin(*decoding)
+            if encoding:  # its results are taken while the GPU works on what has just begun
+                yield from self._results(encoding)
+            encoding, decoding = begun, submitted
+            if encoding and (block is None or not self._in_queue):
+                yield from self._results(encoding)
+                encoding = []
 
-    def _results(self, block: Block, prepared: list[Future[list[Ready]]]) -> Iterator[Result | Mark]:
+    def _begin(self, block: Block, prepared: list[Future[list[Ready]]]) -> "list[_Part]":
+        """For each encoder its part of a block; on a GPU all batches are on their way."""
         found = [(job, future.result()) for job, future in zip(block.jobs, prepared, strict=True)]
+        parts = []
         for number, encoder in enumerate(self._encoders):
+            own = [(job, ready[job.encoders.index(number)]) for job, ready in found if number in job.encoders]
+            windows = [[] if clip is None or isinstance(clip, Exception) else list(clip[0].windows) for _, clip in own]
+            parts.append(_Part(encoder, own, _encode(encoder, windows)))
+        return parts
+
+    def _results(self, parts: "list[_Part]") -> Iterator[Result | Mark]:
+        for number, part in enumerate(parts):
             if number:
                 yield Mark.NEXT
-            own = [(job, ready[job.encoders.index(number)]) for job, ready in found if number in job.encoders]
-            yield from self._results_of(encoder, own)
+            yield from self._results_of(part)
         yield Mark.END
 
-    def _results_of(self, encoder: LoadedEncoder, found: list[tuple[Job, Ready]]) -> Iterator[Result]:
-        ready: list[tuple[Job, Prepared, list[Window], Damage | None]] = []
-        results: dict[int, list[np.ndarray | Failure | Damaged]] = {}
-        long: list[Job] = []
-        for job, clip in found:
+    def _results_of(self, part: "_Part") -> Iterator[Result]:
+        def finished(job: Job, clip: Ready, pieces: list[np.ndarray]) -> list[np.ndarray | Failure | Damaged]:
+            if clip is None:
+                return []
             if isinstance(clip, Exception):
-                results[job.place] = [_failure(job, clip)]
-            elif clip is None:
-                long.append(job)
-            else:
-                ready.append((job, clip[0], list(clip[0].windows), clip[1]))
-        encoded = _encode(encoder, [windows for _, _, windows, _ in ready])
-        for (job, prepared, _, damage), pieces in zip(ready, encoded, strict=True):
-            results[job.place] = [*encoder.pooled(prepared, pieces), *_damaged(job, damage)]
+                return [_failure(job, clip)]
+            return [*part.encoder.pooled(clip[0], pieces), *_damaged(job, clip[1])]
+
+        jobs, ready = [job for job, _ in part.clips], [clip for _, clip in part.clips]
+        each = self._finishers.map if self._in_queue else map
+        results = {job.place: done for job, done in zip(jobs, each(finished, jobs, ready, part.encoded()), strict=True)}
         for place in sorted(results):
             for values in results[place]:
                 yield place, values
-        for job in long:
-            yield from self._stream(encoder, job)
+        for job, clip in part.clips:
+            if clip is None:
+                yield from self._stream(part.encoder, job)
 
     def _stream(self, encoder: LoadedEncoder, job: Job) -> Iterator[Result]:
         assert self._decoders is not None
@@ -197,15 +224,22 @@ def shares_decoding(a: LoadedEncoder, b: LoadedEncoder) -> bool:
     return a.task is not None and (a.task, a.spec.decode_timeout) == (b.task, b.spec.decode_timeout)
 
 
-def _encode(encoder: LoadedEncoder, clips: list[list[Window]]) -> list[list[np.ndarray]]:
-    """The kept time steps of each window of each clip."""
-    windows = [(c, w) for c, own in enumerate(clips) for w in range(len(own))]
-    batches = batches_of([clips[c][w] for c, w in windows], encoder)
-    found: dict[tuple[int, int], np.ndarray] = {}
-    encoded = encoder.encode([clips[c][w] for c, w in (windows[i] for i in batch)] for batch in batches)
-    for batch, outputs in zip(batches, encoded, strict=True):
-        found.update(zip((windows[i] for i in batch), outputs, strict=True))
-    return [[found[c, w] for w in range(len(own))] for c, own in enumerate(clips)]
+def _encode(encoder: LoadedEncoder, clips: list[list[Window]]) -> Callable[[], list[list[np.ndarray]]]:
+    """Begin all batches of some clips on a GPU; what has no queue computes them when they are wanted. What is returned
+    gives the kept time steps of each window of each clip."""
+    places = [(c, w) for c, own in enumerate(clips) for w in range(len(own))]
+    batches = batches_of([clips[c][w] for c, w in places], encoder)
+    begun: Iterable[Begun] = (encoder.begin([clips[c][w] for c, w in (places[i] for i in batch)]) for batch in batches)
+    if encoder.device.type == "cuda":
+        begun = list(begun)
+
+    def encoded() -> list[list[np.ndarray]]:
+        found: dict[tuple[int, int], np.ndarray] = {}
+        for batch, under_way in zip(batches, begun, strict=True):
+            found.update(zip((places[i] for i in batch), under_way.kept(), strict=True))
+        return [[found[c, w] for w in range(len(own))] for c, own in enumerate(clips)]
+
+    return encoded
 
 
 class Arriving:

@@ -12,7 +12,7 @@ from configs import UserError
 from extract.media.child import LostError
 from extract.passes.blocks import Block, Mark, Result
 
-AHEAD = 2  # blocks in a worker's hands: one to compute and one to decode
+AHEAD = 4  # blocks in a worker's hands: one to finish, one to encode, one to decode, one to come without a wait
 MAX_LOSSES = 3  # of one block: it is then the block that kills its workers
 
 

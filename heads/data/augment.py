@@ -9,6 +9,7 @@ from torch import Tensor
 
 from configs.schema import Head
 from heads.data.batches import Batch, Frames
+from heads.data.features import sent
 
 
 def augment(batch: Batch, head: Head, deviations: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
@@ -36,7 +37,7 @@ def mask_time(frames: Frames, largest: float, generator: torch.Generator) -> Fra
     """
     mask = frames.mask
     lengths = mask.sum(1, keepdim=True)  # (clips, 1)
-    share, place = torch.rand(2, len(mask), 1, generator=generator).to(mask.device)
+    share, place = sent(torch.rand(2, len(mask), 1, generator=generator), mask.device)
     hidden = (share * largest * (lengths + 1)).long().clamp(max=(lengths - 1).clamp(min=0))
     start = (place * (lengths - hidden + 1)).long()
     steps = torch.arange(mask.shape[1], device=mask.device)
@@ -59,5 +60,5 @@ def mixup(vectors: Tensor, alpha: float, generator: torch.Generator) -> tuple[Te
         its loss is this share of the loss against its own label, and the rest against its partner's.
     """
     share = torch.distributions.Beta(alpha, alpha).sample().to(vectors)
-    partners = torch.randperm(len(vectors), generator=generator).to(vectors.device)
+    partners = sent(torch.randperm(len(vectors), generator=generator), vectors.device)
     return share * vectors + (1 - share) * vectors[partners], partners, share

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from configs import UserError
 from extract.corpora.manifest import Manifest, Unit
-from heads.data.features import Frames, Source, default_device, load_features
+from heads.data.features import Frames, Source, default_device, load_features, sent
 
 ROLES = ("speaker", "listener", "listener_response", "context")  # id 0 is any other role, or none
 SPEAKER, LISTENER = "speaker identity", "listener identity"  # fields that every UnitData has beside the named ones
@@ -34,7 +34,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return Batch(
             {name: frames.to(device) for name, frames in self.frames.items()},
-            *(part.to(device) for part in (self.roles, self.mask, self.metadata, self.labels, self.clips)),
+            *(sent(part, device) for part in (self.roles, self.mask, self.metadata, self.labels, self.clips)),
         )
 
 

@@ -36,7 +36,12 @@ class Frames:
     places: Tensor  # (clips that have it,) which of the batch's clips they are
 
     def to(self, device: torch.device) -> "Frames":
-        return Frames(self.values.to(device), self.mask.to(device), self.places.to(device))
+        return Frames(sent(self.values, device), sent(self.mask, device), sent(self.places, device))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. A GPU's queue is not waited for; what comes back from there is."""
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
 def default_device() -> torch.device:
@@ -139,7 +144,7 @@ class Features:
         chosen = clips[places]
         longest = int(self.lengths[chosen].max(initial=0))
         device = self._lengths.device
-        numbers = torch.from_numpy(chosen).to(device)
+        numbers = sent(torch.from_numpy(chosen), device)
         lengths = self._lengths[numbers].unsqueeze(1)
         steps = torch.arange(longest, device=device)
         mask = steps < lengths
@@ -152,7 +157,7 @@ class Features:
         else:
             index = self._starts[numbers].unsqueeze(1) + torch.minimum(steps, lengths - 1)
             values = self._values.index_select(0, index.flatten()).view(*mask.shape, self._values.shape[1]).float()
-        return Frames(values, mask, torch.from_numpy(places).to(device))
+        return Frames(values, mask, sent(torch.from_numpy(places), device))
 
     def moments(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of every dimension over all time steps of some clips, in float64.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import typer
 import yaml
 
 from cache import parquet_bytes, publish_folder
@@ -111,11 +112,15 @@ def resolved(profile: Profile) -> str:
 def write_live(folder: Path, outcome: Outcome) -> None:
     """DVCLive's files, for ``dvc exp``: means over all models at every epoch that all reached, then the scores.
 
-    Nothing is sent anywhere, whatever DVC is configured to.
+    Nothing is sent anywhere, whatever DVC is configured to. Without DVCLive, as on a machine that only computes, there
+    are none, and that is said.
     """
     os.environ["DVC_STUDIO_OFFLINE"] = "true"
-    from dvclive import Live  # a second to import
-
+    try:
+        from dvclive import Live  # a second to import
+    except ModuleNotFoundError:
+        typer.echo("warning: dvclive is not installed: the head is whole, but has no live/ for dvc exp", err=True)
+        return
     logging.getLogger("dvclive").setLevel(logging.ERROR)
     runs = by_model(outcome.history)
     names = [name for name in ("train_loss", "inner_loss", "inner_macro_f1") if name in outcome.history[0]]

@@ -19,6 +19,7 @@ from configs import UserError, one_line
 from configs.schema import Head
 from heads.data.augment import augment, mixup
 from heads.data.batches import Batch
+from heads.data.features import sent
 from heads.data.finer import finer_labels
 from heads.data.folds import FoldTask, Record
 from heads.data.sampling import epoch_batches
@@ -91,7 +92,9 @@ def _fit(task: FoldTask, run: "Run") -> tuple[NetworkModel, list[Record]]:
             for part, batch in zip(step, islice(batches, len(step)), strict=True):
                 augmented = augment(batch.to(device), head, deviations, generator)
                 with autocast:
-                    loss = objective(network, augmented, generator, None if finer is None else finer[part].to(device))
+                    loss = objective(
+                        network, augmented, generator, None if finer is None else sent(finer[part], device)
+                    )
                 scaler.scale(loss / weight).backward()
                 loss_sum += loss.detach()
             scaler.unscale_(optimiser)

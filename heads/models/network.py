@@ -46,9 +46,12 @@ class NetworkModel:
         ids = data.metadata_ids(self.vocabularies)
         parts = _prediction_parts(data, indices)
         result = np.empty((len(indices), self.network.sizes.classes))
-        for positions, batch in zip(parts, data.batches([indices[part] for part in parts], ids), strict=True):
+        found: list[Tensor] = []  # fetched at the end: a GPU that is waited for at each batch stands still between them
+        for batch in data.batches([indices[part] for part in parts], ids):
             logits: Tensor = self.network(batch.to(self.device))
-            result[positions] = logits.double().log_softmax(dim=1).cpu().numpy()
+            found.append(logits.double().log_softmax(dim=1))
+        for positions, values in zip(parts, found, strict=True):
+            result[positions] = values.cpu().numpy()
         return result
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:

@@ -3,10 +3,10 @@ changes what the network says."""
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -178,6 +178,8 @@ def _save_processor(name: str, folder: Path) -> None:
             "image_std": [0.2, 0.25, 0.3],
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    elif name in PIECES and find_spec("sentencepiece") is None:
+        return  # on a GPU machine, where the networks alone are tested
     elif name in PIECES:
         file, symbols = PIECES[name]
         (folder / file).write_bytes(sentence_pieces(**symbols))
@@ -187,6 +189,8 @@ def _save_processor(name: str, folder: Path) -> None:
 
 def sentence_pieces(**symbols: Any) -> bytes:
     """A SentencePiece model of a few dozen pieces; ``symbols``: the trainer's options for special ones."""
+    import sentencepiece
+
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["I am so very happy today, and you are not!", "sad. angry. A very sad day it is"] * 9),

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
 import pytest
-from obstore.store import S3Store
 
 from cache.remote import objects
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class S3Server:
     log: Path
 
     @property
-    def bucket(self) -> S3Store:
+    def bucket(self) -> "S3Store":
+        from obstore.store import S3Store
+
         return S3Store(
             "bucket",
             endpoint=self.endpoint,

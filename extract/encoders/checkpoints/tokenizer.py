@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 from transformers import AutoTokenizer
 
 from configs import UserError
@@ -30,6 +29,8 @@ def load_tokenizer(spec: Encoder, folder: Path) -> Any:
         raise UserError(f"{folder / 'tokenizer_config.json'}: must be a JSON object, the settings of a tokenizer")
     if not (folder / "tokenizer.json").is_file():
         for path in sorted(folder.glob("*.model")):
+            import sentencepiece  # only where a tokenizer has no other file
+
             content = read_outside(path)
             try:
                 pieces = sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size() if content else 0

@@ -21,7 +21,6 @@ WAVES = [name for name, (_, family) in MODALITIES.items() if family in ("wav2vec
 TEXTS = [name for name, (modality, _) in MODALITIES.items() if modality == "text"]
 TOLERANCE = 1e-5  # rounding
 HALF_TOLERANCE = 0.05
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 wave_lengths = st.lists(st.integers(400, 20_000), min_size=2, max_size=4)
 text_lengths = st.lists(st.integers(3, 20), min_size=2, max_size=5)
@@ -189,7 +188,7 @@ def test_float16_is_refused_on_a_cpu(checkpoints: Path) -> None:
         made_ready(checkpoints, "bert", "float16")
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", WAVES + TEXTS)
 def test_padding_changes_no_hidden_state_on_a_gpu(checkpoints: Path, name: str) -> None:
     device = torch.device("cuda")
@@ -198,7 +197,7 @@ def test_padding_changes_no_hidden_state_on_a_gpu(checkpoints: Path, name: str) 
     assert worst_of_padded(own, ready, name, lengths, device) <= TOLERANCE
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", MODALITIES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_gpu_is_close_to_a_cpu(checkpoints: Path, name: str, precision: str) -> None:

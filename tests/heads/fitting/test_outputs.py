@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from heads.data.folds import Record
 from heads.fitting import cross_validation
 from heads.fitting.cross_validation import cross_validate
 from heads.fitting.curves import draw_curves, mean_curve
-from heads.fitting.outputs import verdict
+from heads.fitting.outputs import verdict, write_live
 
 HEADS = Path("runs/tiny/heads")
 KINDS = ["both", "words", "pooled", "fixed"]
@@ -194,3 +195,13 @@ def test_curves_show_what_there_is(tmp_path: Path, step: str) -> None:
     assert share(watched[:, :half], blue) > 0.001
     assert share(watched[:, half:], blue) > 0.001
     assert share(both[:, :half], orange) > 0.001
+
+
+def test_without_dvclive_its_logs_are_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a GPU machine that has what computing needs, and no more."""
+    monkeypatch.setitem(sys.modules, "dvclive", None)
+    write_live(tmp_path / "live", None)  # type: ignore[arg-type]
+    assert not (tmp_path / "live").exists()
+    assert "warning: dvclive is not installed: the head is whole, but has no live/" in capsys.readouterr().err

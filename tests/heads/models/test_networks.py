@@ -295,3 +295,21 @@ def test_no_encoder_takes_a_name_that_networks_have_themselves() -> None:
     own = {name for name in dir(nn.ModuleDict()) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)}
     assert own <= TAKEN_NAMES
     assert "audio" not in TAKEN_NAMES
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("resident_bytes", [None, 0])
+def test_a_gpu_answers_as_a_cpu_does(tools: SimpleNamespace, kind: str, resident_bytes: int | None) -> None:
+    """Whether features lie on it or come by the batch; copies that nobody waits for included."""
+    manifest, arrays = tools.dataset(200, missing=0.2, most_clips=6, columns=columns)
+    model = untrained(kind)
+    indices = np.arange(len(manifest.units()))
+    cpu = read(manifest, arrays, model.network.sizes, device=torch.device("cpu"))
+    wanted = model.log_probabilities(cpu, indices)
+    model.network.to("cuda")
+    for _ in range(3):
+        got = model.log_probabilities(
+            read(manifest, arrays, model.network.sizes, resident_bytes=resident_bytes), indices
+        )
+        assert np.abs(got - wanted).max() <= 1e-4
