@@ -71,8 +71,8 @@ class _Saved:
 def folds_on_ray() -> Iterator[FitFolds]:
     """A stand-in for :func:`heads.fitting.cross_validation.fit_here` whose trainings run on a cluster.
 
-    The cluster is reached when there is something to fit. Models come as they are done. What a training raises is raised
-    when those before it are done, as if they had run one after another. Epochs are not reported, and not kept.
+    The cluster is reached when there is something to fit. Models come as they are done. What a training raises is
+    raised when those before it are done, as if they had run one after another. Epochs are not reported, nor kept.
 
     Raises, where it is called:
         EngineError: see :func:`extract.passes.cluster.connected`; a machine lacks the project's folder or a store, or
