@@ -51,11 +51,15 @@ class Manner:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Be a driver of the cluster that ``RAY_ADDRESS`` names, or of one of this machine's processes.
+    """Be a driver of the cluster that ``RAY_ADDRESS`` names, or of one of this machine's processes; inside another
+    connection, stay with that.
 
     Raises:
         EngineError: it does not answer, or does not let this process in.
     """
+    if ray.is_initialized():
+        yield
+        return
     _reach(os.environ.get("RAY_ADDRESS", ""))
     ended_by = signal.getsignal(signal.SIGTERM)
     try:

@@ -4,6 +4,7 @@ Media must be where the actors run under the same path, or behind a URL; the dri
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,8 +22,11 @@ from extract.encoders.loading import load
 from extract.media.child import LostError
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.passes.cluster import Manner, connected, raised
+from extract.passes.spread import NoPlaceError
 
 AHEAD = 64  # results of an actor that wait to be fetched
+PLACE_SECONDS = 10  # in which the place of an actor that was lost must be free again, or another one
+RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}  # as options of an actor and as the cluster counts them
 START_SECONDS = 120  # in which the cluster must find a place for an actor, and the actor load its encoder
 
 
@@ -54,15 +58,16 @@ class RayWorker:
     def __init__(self, name: str, options: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         self.name = name
         self._options, self._arguments = options, arguments
+        self._resources = {RESOURCES[key]: n for key, n in options.items()}
         self._start()
 
     def wait(self) -> int:
-        """The actor's process. Raises UserError where there is no place for it, or its encoder cannot be loaded."""
+        """The actor's process. Raises NoPlaceError, and UserError where its encoder cannot be loaded."""
         try:
             return ray.get(self._actor.ready.remote(), timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             free = {name: left for name, left in ray.available_resources().items() if name in ("CPU", "GPU")}
-            raise UserError(
+            raise NoPlaceError(
                 f"{self.name}: found no place within {START_SECONDS} s: it needs {self._options}, and the cluster has "
                 f"{free} left"
             ) from error
@@ -75,8 +80,13 @@ class RayWorker:
 
     def restart(self) -> None:
         self.close()
+        until = time.monotonic() + PLACE_SECONDS
+        while not all(ray.available_resources().get(name, 0) >= n for name, n in self._resources.items()):
+            if time.monotonic() > until:  # its machine is gone, and the others are full
+                raise NoPlaceError(f"{self.name}: was lost, and the cluster has no place for another")
+            time.sleep(0.1)
         self._start()
-        self.wait()  # the machine that it was on may be gone
+        self.wait()
 
     def close(self) -> None:
         ray.kill(self._actor)
@@ -117,6 +127,10 @@ def ray_workers(settings: Sequence[Encoder], actors: int | None, decoders: int) 
         n = actors or gpus or max(1, cpus // 2)
         arguments = (settings, decoders, Manner.own())
         workers = [RayWorker(f"Ray actor {i}", options, arguments) for i in range(n)]
-        for worker in workers:
-            worker.wait()
-        yield workers
+        try:
+            for worker in workers:
+                worker.wait()
+            yield workers
+        finally:
+            for worker in workers:
+                worker.close()
