@@ -54,8 +54,8 @@ def spread(blocks: Iterable[Block], workers: Sequence[Worker]) -> Iterator[Resul
             load[id(worker)] += 1
 
     def begin_anew(lost: Worker) -> None:
-        """Let it, or else another one, compute what it had in hand. That one begins anew, too: it may hold later blocks,
-        and they must come out of it in their order."""
+        """Let it, or else another one, compute what it had in hand. That one begins anew, too: it may hold later
+        blocks, and they must come out of it in their order."""
         gone: list[Worker] = []
         heir = lost
         while True:

@@ -29,8 +29,8 @@ from extract.passes.spread import MAX_LOSSES, NoPlaceError, spread
 
 
 class Flaky:
-    """Computes two results a clip; ``fate`` says before which of all its results it is lost, ``lives`` how often it can
-    be started again."""
+    """Computes two results a clip; ``fate`` says before which of all its results it is lost, ``lives`` how often it
+    can be started again."""
 
     def __init__(self, fate: set[int], lives: float = float("inf")) -> None:
         self.name = "flaky"
