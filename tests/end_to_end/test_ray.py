@@ -30,25 +30,40 @@ def results(*folders: str) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in files if file.name not in TIMED}
 
 
-def test_a_pass_heads_and_a_search_give_what_they_give_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SEARCH = ("heads/search", "--head", "pooled", "--trials", "3")
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [("heads/train", "--head", "net")],
+        pytest.param([*(("heads/train", "--head", head) for head in PROFILE["heads"]), SEARCH], marks=pytest.mark.soak),
+    ],
+    ids=["one head", "all kinds, and a search"],
+)
+def test_on_one_cluster_a_pass_and_heads_give_what_they_give_without(
+    commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from extract.passes.cluster import connected
 
+    def kept() -> dict[str, bytes]:
+        found = results("stores/text", "heads", "search")
+        return {name: content for name, content in found.items() if not name.endswith("study.db")}  # holds times
+
     monkeypatch.chdir(tmp_path)
-    make(tmp_path, ["manifest", "extract", "heads"])
-    search = ("heads/search", "--head", "pooled", "--trials", "3")
-    assert of_profile(*search).code == 0
-    kept = ("stores/text", "heads/words", "heads/pooled", "heads/trees", "heads/net", "search")
-    alone = {name: content for name, content in results(*kept).items() if not name.endswith("study.db")}
+    make(tmp_path, ["manifest", "extract"])
+    for command in commands:
+        assert of_profile(*command).code == 0
+    alone = kept()
     shutil.rmtree("runs/stores")
     for name in ("stores", "heads", "search"):
-        shutil.rmtree(RUN / name)
+        shutil.rmtree(RUN / name, ignore_errors=True)
     monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever else runs on this machine
-    with connected():  # one cluster for all of them
-        commands = [("extract/run", "--actors", "2"), *(("heads/train", "--head", head) for head in PROFILE["heads"])]
-        for command in [*commands, search]:
+    with connected():
+        for command in [("extract/run", "--actors", "2"), *commands]:
             done = of_profile(*command, "--engine", "ray")
             assert (done.code, done.err) == (0, "")
-    assert {name: content for name, content in results(*kept).items() if not name.endswith("study.db")} == alone
+    assert kept() == alone
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
