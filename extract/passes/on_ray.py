@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import configs  # noqa: F401 (before torch, which an actor's process would else load first)
+# First: it says where Ray is missing, and has configs imported before torch.
+from extract.passes.cluster import Manner, connected, raised
 
 # isort: split
 import ray
@@ -21,7 +22,6 @@ from configs.schema import Encoder
 from extract.encoders.loading import load
 from extract.media.child import LostError
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
-from extract.passes.cluster import Manner, connected, raised
 from extract.passes.spread import NoPlaceError
 
 AHEAD = 64  # results of an actor that wait to be fetched

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import configs  # noqa: F401 (before torch, which a task's process would else load first)
+# First: it says where Ray is missing, and has configs imported before torch.
+from extract.passes.cluster import Manner, connected, needs, places_on_a_machine, raised
 
 # isort: split
 import numpy as np
@@ -28,7 +29,6 @@ from cache import Store
 from configs import EngineError, Profile, UserError, first_line
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
-from extract.passes.cluster import Manner, connected, needs, places_on_a_machine, raised
 from heads.data.features import share_memory
 from heads.data.folds import FoldModel, Record
 from heads.fitting.cross_validation import (
