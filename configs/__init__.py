@@ -20,7 +20,7 @@ import typer
 from pydantic import ValidationError
 
 from configs.advice import completed, remember
-from configs.errors import UserError, first_line, one_line, some
+from configs.errors import EngineError, UserError, first_line, one_line, some
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile
 
@@ -33,6 +33,7 @@ if limit := os.environ.pop("OMP_THREAD_LIMIT", None):
 
 __all__ = [
     "ConfigOption",
+    "EngineError",
     "OverrideArgument",
     "Profile",
     "UserError",

@@ -16,6 +16,10 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+class EngineError(UserError):
+    """Something is wrong with what computes - a cluster, one of its machines - whatever it was to compute."""
+
+
 def one_line(error: object, longest: int | None = None) -> str:
     """What an error of a library says, all of it, without line breaks; at most ``longest`` characters."""
     return " ".join(str(error).split())[:longest]

@@ -10,6 +10,7 @@ import yaml
 from cache import claimed, write_text_atomically
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from extract.corpora.manifest import read_manifest
+from heads.cluster.engines import EngineOption, fitting_on
 
 if TYPE_CHECKING:
     from heads.fitting.study import Search
@@ -21,6 +22,7 @@ def main(
     head: Annotated[str, typer.Option("--head", help="The head: a name under 'heads' in the profile.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 50,
     config: ConfigOption = None,
+    engine: EngineOption = "local",
     overrides: OverrideArgument = None,
 ) -> None:
     """Try settings of one head and keep the best, by macro-F1 on training units, each predicted out of fold.
@@ -39,8 +41,8 @@ def main(
     # torch and optuna take seconds to import: help and mistakes should not wait for them
     from heads.fitting.study import Search
 
-    with claimed(profile.search_path(head)):  # its study, too, is made by one process
-        search = Search(profile, manifest, head)
+    with claimed(profile.search_path(head)), fitting_on(engine) as fit_folds:  # its study is made by one process, too
+        search = Search(profile, manifest, head, fit_folds)
         try:
             search.run(trials)
         finally:  # Ctrl-C too

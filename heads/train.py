@@ -6,6 +6,7 @@ import typer
 
 from configs import ConfigOption, OverrideArgument, UserError, command, load
 from extract.corpora.manifest import read_manifest
+from heads.cluster.engines import EngineOption, fitting_on
 
 
 def main(
@@ -14,6 +15,7 @@ def main(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Train on what stores hold though an extraction has not finished.")
     ] = False,
+    engine: EngineOption = "local",
     overrides: OverrideArgument = None,
 ) -> None:
     """Train one head on the stores, a model per fold, and write its predictions for every labelled unit.
@@ -31,7 +33,8 @@ def main(
     # torch and scikit-learn take seconds to import: help and mistakes should not wait for them
     from heads.fitting.cross_validation import cross_validate
 
-    cross_validate(profile, manifest, head, unfinished)
+    with fitting_on(engine) as fit_folds:
+        cross_validate(profile, manifest, head, unfinished, fit_folds)
 
 
 if __name__ == "__main__":

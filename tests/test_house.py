@@ -28,6 +28,7 @@ BELOW = {
         *("configs", "cache", "cache.remote", "extract"),
         *("heads.metrics", "heads.pictures", "heads.data", "heads.models"),
     ],
+    "heads.cluster": ["configs", "cache", "extract", "heads.data", "heads.fitting"],
     "heads.explaining": [
         *("configs", "cache", "extract"),
         *("heads.pictures", "heads.data", "heads.models", "heads.fitting"),
@@ -58,6 +59,7 @@ DOORS = {
         "extract.media.sources",
         "extract.media.tasks",
         "extract.passes.blocks",
+        "extract.passes.cluster",
         "extract.passes.extraction",
         "extract.passes.live",
     ],

@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from configs import UserError
 from extract.encoders.encoder import LoadedEncoder
 from extract.passes.blocks import Block, BlockComputer, Mark, Result
 from extract.passes.spread import spread
@@ -30,10 +29,8 @@ def computing(
     devices = means.device.split(",")
     settings = [encoder.spec for encoder in encoders]
     if means.engine == "ray":
-        try:
-            from extract.passes.on_ray import ray_workers
-        except ImportError as error:
-            raise UserError("--engine ray: needs Ray; install it with: pip install -e .[ray]") from error
+        from extract.passes.on_ray import ray_workers
+
         with ray_workers(settings, means.actors, means.workers) as on_cluster:
             yield lambda blocks: spread(blocks, on_cluster)
     elif len(devices) == 1:

@@ -3,37 +3,38 @@
 Media must be where the actors run under the same path, or behind a URL; the driver alone writes the store.
 """
 
-import logging
 import os
-import signal
-import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import configs  # noqa: F401 (before torch, which an actor's process would else load first)
+# First: it says where Ray is missing, and has configs imported before torch.
+from extract.passes.cluster import Manner, connected, raised
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
-
+# isort: split
 import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from configs import UserError, first_line
+from configs import UserError
 from configs.schema import Encoder
 from extract.encoders.loading import load
 from extract.media.child import LostError
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
+from extract.passes.spread import NoPlaceError
 
 AHEAD = 64  # results of an actor that wait to be fetched
+PLACE_SECONDS = 10  # in which the place of an actor that was lost must be free again, or another one
+RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}  # as options of an actor and as the cluster counts them
 START_SECONDS = 120  # in which the cluster must find a place for an actor, and the actor load its encoder
 
 
 class _Actor:
     """On the cluster: encoders with their decoders. Blocks are put in; one stream of results comes out."""
 
-    def __init__(self, settings: Sequence[Encoder], workers: int, n_threads: int) -> None:
-        torch.set_num_threads(n_threads)  # sums over other numbers of threads differ in their last bits
+    def __init__(self, settings: Sequence[Encoder], workers: int, manner: Manner) -> None:
+        manner.adopt()
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._computer = BlockComputer([load(each, torch.device(device)) for each in settings], workers)
         self._blocks = Arriving()
@@ -57,15 +58,16 @@ class RayWorker:
     def __init__(self, name: str, options: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         self.name = name
         self._options, self._arguments = options, arguments
+        self._resources = {RESOURCES[key]: n for key, n in options.items()}
         self._start()
 
     def wait(self) -> int:
-        """The actor's process. Raises UserError where there is no place for it, or its encoder cannot be loaded."""
+        """The actor's process. Raises NoPlaceError, and UserError where its encoder cannot be loaded."""
         try:
             return ray.get(self._actor.ready.remote(), timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             free = {name: left for name, left in ray.available_resources().items() if name in ("CPU", "GPU")}
-            raise UserError(
+            raise NoPlaceError(
                 f"{self.name}: found no place within {START_SECONDS} s: it needs {self._options}, and the cluster has "
                 f"{free} left"
             ) from error
@@ -78,8 +80,13 @@ class RayWorker:
 
     def restart(self) -> None:
         self.close()
+        until = time.monotonic() + PLACE_SECONDS
+        while not all(ray.available_resources().get(name, 0) >= n for name, n in self._resources.items()):
+            if time.monotonic() > until:  # its machine is gone, and the others are full
+                raise NoPlaceError(f"{self.name}: was lost, and the cluster has no place for another")
+            time.sleep(0.1)
         self._start()
-        self.wait()  # the machine that it was on may be gone
+        self.wait()
 
     def close(self) -> None:
         ray.kill(self._actor)
@@ -98,7 +105,7 @@ class RayWorker:
             except RayActorError as error:
                 raise LostError(type(error).__name__) from error
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from error
+                raise raised(error) from error
             yield item
             if item is Mark.END:
                 return
@@ -107,40 +114,23 @@ class RayWorker:
 
 @contextmanager
 def ray_workers(settings: Sequence[Encoder], actors: int | None, decoders: int) -> Iterator[list[RayWorker]]:
-    """Actors on the cluster that ``RAY_ADDRESS`` names, or on one of this machine's processes.
+    """Actors on the cluster; see :func:`extract.passes.cluster.connected`.
 
     Args:
         actors: default: one for each GPU of the cluster, or one for each two CPUs.
         decoders: of each actor.
     """
-    _reach(os.environ.get("RAY_ADDRESS", ""))
-    ended_by = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise UserError(f"--engine ray: {reason}; if it wants a token, set RAY_AUTH_MODE=token everywhere") from error
-    signal.signal(signal.SIGTERM, ended_by)  # Ray's own handler ends in an abort, with nothing committed
-    try:
+    with connected():
         there = ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
         n = actors or gpus or max(1, cpus // 2)
-        arguments = (settings, decoders, torch.get_num_threads())
+        arguments = (settings, decoders, Manner.own())
         workers = [RayWorker(f"Ray actor {i}", options, arguments) for i in range(n)]
-        for worker in workers:
-            worker.wait()
-        yield workers
-    finally:
-        ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """Ray itself tries for minutes. Raises UserError where nothing answers at ``host:port``."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        return  # "auto", "local", a URL of Ray's own
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise UserError(f"--engine ray: no cluster at RAY_ADDRESS={address}: {error.strerror or error}") from error
+        try:
+            for worker in workers:
+                worker.wait()
+            yield workers
+        finally:
+            for worker in workers:
+                worker.close()

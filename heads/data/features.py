@@ -14,6 +14,7 @@ from cache import Store
 from configs import UserError
 
 FREE_SHARE = 0.5  # of free memory that resident features may take
+sharers = 1  # processes that fill their memory on this machine at once, this one included
 UNKNOWN_FREE_BYTES = 8 * 2**30  # taken to be free where the system does not say
 BLOCK_VALUES = 2**20  # how many numbers are read and summed up at a time: they stay in the processor's cache
 MOMENT_VALUES = 2**28  # numbers that a mean and a deviation are taken over at most
@@ -42,6 +43,12 @@ class Frames:
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device. A GPU's queue is not waited for; what comes back from there is."""
     return tensor.to(device, non_blocking=tensor.device.type == "cpu")
+
+
+def share_memory(n: int) -> None:
+    """Let resident features of this process take an ``n``-th of the main memory that they would take alone."""
+    global sharers
+    sharers = n
 
 
 def default_device() -> torch.device:
@@ -201,7 +208,9 @@ def load_features(
     """
     features = {name: Features(name, source, clip_ids) for name, source in sources.items()}
     free = {
-        place: int(free_bytes(place) * FREE_SHARE) if resident_bytes is None else resident_bytes
+        place: int(free_bytes(place) * FREE_SHARE / (sharers if place.type == "cpu" else 1))
+        if resident_bytes is None
+        else resident_bytes
         for place in dict.fromkeys([device, torch.device("cpu")])
     }
     for each in sorted(features.values(), key=lambda each: each.n_bytes):

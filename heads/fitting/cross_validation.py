@@ -3,8 +3,10 @@
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,72 @@ from heads.fitting.progress_file import Progress, training_key
 from heads.fitting.saved import TrainedHead, average, model_stem
 from heads.models.presence import has_input, inputs_found
 
+Place = tuple[int, int]  # which fold, and which of the head's seeds
+Fitted = Generator[tuple[Place, FoldModel, list[Record]], None, None]
 
-def cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool = False) -> None:
+
+@dataclass(frozen=True)
+class Course:
+    """What the trainings of a head have in common. ``data`` is what its kind read of the ``units``; ``folds`` (units,)
+    is -1 outside the training split."""
+
+    profile: Profile
+    manifest: Manifest
+    head: Head
+    units: list[Unit]
+    folds: np.ndarray
+    data: Any
+    stores: Mapping[str, Store]
+
+    def places(self) -> list[Place]:
+        return [(fold, k) for fold in range(self.profile.folds) for k in range(self.head.seeds)]
+
+    def tasks(self, fold: int) -> list[FoldTask]:
+        """What the models of a fold are made from, one for each of the head's seeds."""
+        profile, head, classes = self.profile, self.head, self.manifest.classes
+        seed = profile.seed * 1000 + fold
+        train, fit, watch = inner_sets(self.units, self.folds, fold, watches(head), seed % 2**32)
+        return [
+            FoldTask(
+                head=head,
+                data=self.data,
+                labels=np.array([classes.index(unit.label) for unit in self.units]),
+                train=train,
+                fit=fit,
+                watch=watch,
+                n_classes=len(classes),
+                seed=(seed + 100_000 * k) % 2**32,  # libraries take no larger ones
+                encoders=profile.encoders,
+                stored={name: self.stores[name].fields for name in head.stores},
+            )
+            for k in range(head.seeds)
+        ]
+
+
+Equip = Callable[[Place, FoldTask], FoldTask]
+FitFolds = Callable[..., Fitted]  # as fit_here, whose results come in any order; closing them stops the rest
+
+
+def fit_here(course: Course, wanted: Sequence[Place], equip: Equip = lambda place, task: task) -> Fitted:
+    """Fit models in this process, one after another, and give each with its history.
+
+    Args:
+        equip: adds to a task what follows it in this process: who hears of its epochs, where it keeps its state.
+    """
+    for fold, places in groupby(wanted, key=lambda place: place[0]):
+        tasks = course.tasks(fold)
+        for place in places:
+            yield place, *KINDS[course.head.kind].fit(equip(place, tasks[place[1]]))
+
+
+def cross_validate(
+    profile: Profile, manifest: Manifest, name: str, partial: bool = False, fit_folds: FitFolds = fit_here
+) -> None:
     """Train the head ``name`` in the profile's folds, write its folder and print its scores.
 
     Args:
         partial: take stores whose extraction has not finished; the summary then says so.
+        fit_folds: fits the folds, here or elsewhere.
 
     Raises:
         UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
@@ -41,15 +103,20 @@ def cross_validate(profile: Profile, manifest: Manifest, name: str, partial: boo
         StoreError: a store is damaged; another process trains this head.
     """
     with claimed(profile.head_path(name)):
-        _cross_validate(profile, manifest, name, partial)
+        _cross_validate(profile, manifest, name, partial, fit_folds)
 
 
-def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool) -> None:
-    started = time.monotonic()
+def compute_deterministically() -> None:
+    """Let torch, in this process, take what gives the same numbers each time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Slow, and nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bool, fit_folds: FitFolds) -> None:
+    started = time.monotonic()
+    compute_deterministically()
     settings, notes = usable(profile, manifest, name, open_stores(profile, profile.heads[name]), partial)
     stores = open_stores(profile, settings)
     units = manifest.units()
@@ -61,7 +128,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
 
     path = profile.head_path(name)
     unfinished = path.with_name(f".{name}.progress")
-    trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished)
+    trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished, fit_folds)
     predictions = predict_all(trained, data, units, folds)
     simple = _baseline_stores(profile, settings)
     baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
@@ -144,6 +211,7 @@ def train_folds(
     units: list[Unit],
     folds: np.ndarray,
     unfinished: Path | None = None,
+    fit_folds: FitFolds = fit_here,
 ) -> tuple[TrainedHead, Any, list[Record]]:
     """Models of each fold, what they read, and a record of every epoch.
 
@@ -159,54 +227,32 @@ def train_folds(
     if not has_input(head, manifest, trained_on, stores).any():
         raise UserError(f"head {name}: no training unit has anything that it reads: {', '.join(head.inputs)}")
     progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
-    models: list[list[FoldModel]] = []
-    history = []
-    steps = profile.folds * head.seeds * (head.epochs if head.is_network else 1)
-    with tqdm(total=steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
-        for fold in range(profile.folds):
-            models.append([])
-            for k, drawn in enumerate(fold_tasks(profile, manifest, head, units, folds, fold, data, stores)):
-                stem = model_stem(fold, k)
-                file = progress.epoch_file(stem) if progress else None
-                task = replace(drawn, on_epoch=lambda _: bar.update(), progress_file=file)
-                kept = progress.finished(stem, kind.load) if progress else None
-                model, records = kept or kind.fit(task)
-                if progress and not kept:
-                    progress.keep(stem, model, records)
-                models[fold].append(model)
-                history += [{"fold": fold, "seed": k} | record for record in records]
-                bar.update((fold * head.seeds + k + 1) * steps // (profile.folds * head.seeds) - bar.n)
+    course = Course(profile, manifest, head, units, folds, data, stores)
+    models: dict[Place, FoldModel] = {}
+    records: dict[Place, list[Record]] = {}
+    steps = head.epochs if head.is_network else 1  # of each model
+    with tqdm(total=len(course.places()) * steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
+
+        def done(place: Place, model: FoldModel, history: list[Record]) -> None:
+            models[place], records[place] = model, history
+            bar.update(len(models) * steps - bar.n)
+
+        def equip(place: Place, task: FoldTask) -> FoldTask:
+            file = progress.epoch_file(model_stem(*place)) if progress else None
+            return replace(task, on_epoch=lambda _: bar.update(), progress_file=file)
+
+        for place in course.places():
+            if progress and (kept := progress.finished(model_stem(*place), kind.load)):
+                done(place, *kept)
+        with closing(fit_folds(course, [place for place in course.places() if place not in models], equip)) as fitted:
+            for place, model, history in fitted:
+                if progress:
+                    progress.keep(model_stem(*place), model, history)
+                done(place, model, history)
+    history = [{"fold": fold, "seed": k} | record for fold, k in course.places() for record in records[fold, k]]
+    in_order = [[models[fold, k] for k in range(head.seeds)] for fold in range(profile.folds)]
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
-    return TrainedHead(name, head, manifest.classes, profile.seed, about, models), data, history
-
-
-def fold_tasks(
-    profile: Profile,
-    manifest: Manifest,
-    head: Head,
-    units: list[Unit],
-    folds: np.ndarray,
-    fold: int,
-    data: Any,
-    stores: Mapping[str, Store],
-) -> list[FoldTask]:
-    """What the models of a fold are made from, one for each of the head's seeds; ``data`` is what its kind read."""
-    train, fit, watch = inner_sets(units, folds, fold, watches(head), (profile.seed * 1000 + fold) % 2**32)
-    return [
-        FoldTask(
-            head=head,
-            data=data,
-            labels=np.array([manifest.classes.index(unit.label) for unit in units]),
-            train=train,
-            fit=fit,
-            watch=watch,
-            n_classes=len(manifest.classes),
-            seed=(profile.seed * 1000 + fold + 100_000 * k) % 2**32,  # libraries take no larger ones
-            encoders=profile.encoders,
-            stored={name: stores[name].fields for name in head.stores},
-        )
-        for k in range(head.seeds)
-    ]
+    return TrainedHead(name, head, manifest.classes, profile.seed, about, in_order), data, history
 
 
 def watches(head: Head) -> bool:

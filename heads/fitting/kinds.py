@@ -62,3 +62,13 @@ KINDS = {
         _late("models.linear", "load_fold"),
     ),
 }
+# Settings that change training but not what is read: trials that differ in nothing else share what was read.
+NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
+NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
+NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
+
+
+def what_is_read(head: Head) -> str:
+    """Of two heads for which this is the same, ``read`` gives the same."""
+    return head.model_dump_json(exclude=NOT_READ)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from cache import Store, StoreError
-from configs import Profile, UserError, changed, first_line
+from configs import EngineError, Profile, UserError, changed, first_line
 from configs.schema import Head, Range
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
-from heads.data.folds import unit_folds
+from heads.data.folds import FoldModel, unit_folds
 from heads.fitting.coverage import usable
-from heads.fitting.cross_validation import check_contents, fold_tasks, open_stores
-from heads.fitting.kinds import KINDS
+from heads.fitting.cross_validation import Course, FitFolds, Place, check_contents, fit_here, open_stores
+from heads.fitting.kinds import KINDS, what_is_read
 from heads.fitting.progress_file import training_key
 from heads.fitting.saved import average
 from heads.metrics import evaluate
@@ -55,11 +56,6 @@ SPACES: dict[str, Space] = {  # of heads for which the profile names none
         "loss": ["cross_entropy", "weighted"],
     },
 }
-# Settings that change training but not what is read: trials that differ in nothing else share what was read.
-NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
-NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
-NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
-NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
 STARTUP_TRIALS = 10  # drawn at random before the sampler learns from them
 INVALID_IN_A_ROW = 50  # draws that cannot be trained, after which the space is refused
 INVALID = "invalid"  # the attribute that says why a draw was not trained
@@ -72,15 +68,17 @@ class Search:
     The study lies in ``runs/PROFILE/search/HEAD/study.db`` under a name made of all that decides its scores: with
     another manifest, store, setting or space, a new study is begun beside the old one. What the test split holds is not
     read. Trial n is drawn by a sampler seeded with n, from the trials that ended before it: a search that was killed
-    and taken up again draws what it would have drawn.
+    and taken up again draws what it would have drawn. Trials run one after another, their folds wherever ``fit_folds``
+    fits them; these are scored in their order, so that a trial is cut short as if they had been fitted in it.
 
     Raises:
         UserError: no training units, too few groups for the folds, a store that is missing or empty, a metadata field
             that the manifest lacks, a space with settings that such a head does not have.
     """
 
-    def __init__(self, profile: Profile, manifest: Manifest, name: str) -> None:
+    def __init__(self, profile: Profile, manifest: Manifest, name: str, fit_folds: FitFolds = fit_here) -> None:
         self.profile, self.manifest, self.name = profile, manifest, name
+        self._fit_folds = fit_folds
         head = profile.heads[name]
         self.space = search_space(profile, name)
         self.units = [unit for unit in manifest.units() if unit.split != "test"]
@@ -201,7 +199,7 @@ class Search:
             drawn = self.settings_of(trial)
             head = changed(self.profile, {"heads": {self.name: drawn}}).heads[self.name]
             score = self._score(head, trial, show)
-        except StoreError:  # of what is read, not of what was drawn
+        except (StoreError, EngineError):  # of what is read, or of a cluster, not of what was drawn
             raise
         except (UserError, torch.OutOfMemoryError) as error:
             reason = first_line(error)
@@ -222,25 +220,30 @@ class Search:
     def _score(self, head: Head, trial: Trial, show: Callable[[int], None]) -> float:
         """Macro-F1 of the training units, each predicted by the models that did not train on it."""
         data, profile, classes = self._read(head), self.profile, self.manifest.classes
+        course = Course(profile, self.manifest, head, self.units, self.folds, data, self.stores)
         log_p = np.empty((len(self.units), len(classes)))
         score = 0.0
-        for fold in range(profile.folds):
-            show(fold)
-            part = np.flatnonzero(self.folds == fold)
-            tasks = fold_tasks(profile, self.manifest, head, self.units, self.folds, fold, data, self.stores)
-            models = [KINDS[head.kind].fit(task)[0] for task in tasks]
-            log_p[part] = average([model.log_probabilities(data, part) for model in models])
-            done = np.flatnonzero((self.folds >= 0) & (self.folds <= fold))
-            labels = [self.units[i].label for i in done]
-            score = evaluate(labels, np.exp(log_p[done]), classes, bootstrap=0)["macro_f1"]["value"]
-            trial.report(score, fold)
-            if fold + 1 < profile.folds and trial.should_prune():
-                raise optuna.TrialPruned
+        models: dict[Place, FoldModel] = {}
+        with closing(self._fit_folds(course, course.places())) as fitted:
+            for fold in range(profile.folds):
+                show(fold)
+                own = [(fold, k) for k in range(head.seeds)]
+                while not models.keys() >= set(own):  # others may be done before their turn
+                    place, model, _ = next(fitted)
+                    models[place] = model
+                part = np.flatnonzero(self.folds == fold)
+                log_p[part] = average([models.pop(place).log_probabilities(data, part) for place in own])
+                done = np.flatnonzero((self.folds >= 0) & (self.folds <= fold))
+                labels = [self.units[i].label for i in done]
+                score = evaluate(labels, np.exp(log_p[done]), classes, bootstrap=0)["macro_f1"]["value"]
+                trial.report(score, fold)
+                if fold + 1 < profile.folds and trial.should_prune():
+                    raise optuna.TrialPruned
         return score
 
     def _read(self, head: Head) -> Any:
         """What the head reads of the units; that of the last trial, where the settings that decide it are the same."""
-        wanted = head.model_dump_json(exclude=NOT_READ)
+        wanted = what_is_read(head)
         if wanted != self._read_for:
             self._data = None  # two at once may not fit into memory
             sources: dict[str, Store] = {name: self.stores[name] for name in head.stores}

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,19 +73,18 @@ STAGES: dict[str, list[tuple[str, ...]]] = {  # in order, as dvc.yaml runs them
 }
 
 
-def make(folder: Path) -> None:
-    """The project in ``folder``, which must be the working directory."""
+def make(folder: Path, stages: Iterable[str] = STAGES, clips: int = 24, changes: dict[str, Any] | None = None) -> None:
+    """The project in ``folder``, which must be the working directory, with ``changes`` of its profile."""
     save_checkpoints(folder / "models", ["distilbert"])
     (folder / "data").mkdir()
     rows = ["id,label,text,split"]
-    for number in range(24):
+    for number in range(clips):
         label = ("happy", "sad")[number % 2]
-        rows.append(
-            f'c{number},{label},"{WORDS[label]}{" so" * (number // 2 % 3)}",{"test" if number > 17 else "train"}'
-        )
+        split = "test" if number >= clips * 3 // 4 else "train"
+        rows.append(f'c{number},{label},"{WORDS[label]}{" so" * (number // 2 % 3)}",{split}')
     (folder / "data" / "clips.csv").write_text("\n".join(rows) + "\n")
-    (folder / "small.yaml").write_text(yaml.safe_dump(PROFILE, sort_keys=False))
-    for stage in STAGES.values():
-        for script, *arguments in stage:
+    (folder / "small.yaml").write_text(yaml.safe_dump(PROFILE | (changes or {}), sort_keys=False))
+    for stage in stages:
+        for script, *arguments in STAGES[stage]:
             done = of_profile(script, *arguments)
             assert done.code == 0, done.err

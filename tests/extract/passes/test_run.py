@@ -328,17 +328,6 @@ def stored_bytes() -> dict[str, bytes]:
     return {path.relative_to(STORE).as_posix(): path.read_bytes() for path in STORE.rglob("*") if path.is_file()}
 
 
-def test_ray_writes_the_same_store(profile: dict[str, Any], run: Run) -> None:
-    pytest.importorskip("ray")
-    assert run(*AUDIO)[0] == 0
-    one = stored_bytes()
-    shutil.rmtree(STORE.resolve())
-    code, out, err = run("--modality", "audio", "--config", "tiny.yaml", "--engine", "ray", "--actors", "2")
-    assert (code, err) == (0, "")
-    assert "7 of 7 clips" in out
-    assert stored_bytes() == one
-
-
 def test_media_and_stores_behind_urls(profile: dict[str, Any], run: Run, s3: Any) -> None:
     """A machine extracts from a bucket into a bucket; another one, with nothing but the profile, goes on from there."""
     assert run(*AUDIO)[0] == 0

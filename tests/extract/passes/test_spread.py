@@ -25,18 +25,27 @@ from extract.media.sources import Clip
 from extract.passes.blocks import Block, Job, Mark, Result
 from extract.passes.devices import DeviceWorker
 from extract.passes.engine import open_writer
-from extract.passes.spread import MAX_LOSSES, spread
+from extract.passes.spread import MAX_LOSSES, NoPlaceError, spread
 
 
 class Flaky:
-    """Computes two results a clip; ``fate`` says before which of all its results it is lost."""
+    """Computes two results a clip; ``fate`` says before which of all its results it is lost, ``lives`` how often it
+    can be started again."""
 
-    def __init__(self, fate: set[int]) -> None:
+    def __init__(self, fate: set[int], lives: float = float("inf")) -> None:
         self.name = "flaky"
+        self._lives = lives
         self._fate, self._given, self._life = fate, 0, 0
+        self._given_out, self._last = 0, (0, 0)
 
     def submit(self, block: Block) -> Iterator[Result | Mark]:
-        life = self._life
+        turn = self._given_out, self._life
+        self._given_out += 1
+        return self._results(block, *turn)
+
+    def _results(self, block: Block, turn: int, life: int) -> Iterator[Result | Mark]:
+        assert (turn, life) >= self._last, "blocks come out of a worker in the order in which they went in"
+        self._last = turn, life
         for job in block.jobs:
             for part in range(2):
                 self._given += 1
@@ -47,6 +56,8 @@ class Flaky:
 
     def restart(self) -> None:
         self._life += 1
+        if self._life > self._lives:
+            raise NoPlaceError("flaky: no place")
 
     def close(self) -> None:
         pass
@@ -78,6 +89,21 @@ def kept(items: Iterator[Result | Mark]) -> list[int]:
 def test_results_come_once_and_in_order_whoever_is_lost(sizes: list[int], fates: list[set[int]]) -> None:
     found = kept(spread(blocks_of(sizes), [Flaky(fate) for fate in fates]))
     assert found == [place * 10 + part for place in range(sum(sizes)) for part in range(2)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), max_size=9),
+    fates=st.lists(st.sets(st.integers(1, 30), max_size=1), min_size=1, max_size=3),
+)
+def test_who_finds_no_place_any_more_is_done_without(sizes: list[int], fates: list[set[int]]) -> None:
+    """One machine stays; the work of the others goes to whoever is left."""
+    found = kept(spread(blocks_of(sizes), [Flaky(set()), *(Flaky(fate, lives=0) for fate in fates)]))
+    assert found == [place * 10 + part for place in range(sum(sizes)) for part in range(2)]
+
+
+def test_without_any_place_the_pass_ends() -> None:
+    with pytest.raises(NoPlaceError, match="no place"):
+        kept(spread(blocks_of([1, 1]), [Flaky({1}, lives=0), Flaky(set(), lives=0)]))
 
 
 def test_a_block_that_kills_its_workers_ends_the_pass() -> None:
