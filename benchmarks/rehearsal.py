@@ -8,6 +8,7 @@ and random, so features mean little and no score is printed: it is everything ar
 import json
 import math
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -52,6 +53,7 @@ class Measured:
     stage: str
     command: str
     seconds: float
+    cpu: float  # seconds of all its processes: other work on the machine hardly changes them
     memory: int  # bytes that the whole tree of processes had to itself, at its peak; not what it maps of files
     bytes: int  # that runs/ grew by
     files: int
@@ -162,7 +164,7 @@ def alter(folder: Path, share: float, seed: int) -> None:
 def measure(stage: Stage, folder: Path) -> Measured:
     """Run a stage to its end, looking at its processes' memory from time to time."""
     before = _size(folder / "runs")
-    start = time.perf_counter()
+    start, used = time.perf_counter(), _cpu_seconds()
     peak = 0
     log = folder / "log.txt"
     with log.open("w") as out:
@@ -175,18 +177,25 @@ def measure(stage: Stage, folder: Path) -> Measured:
                 process.wait(EVERY)
             except psutil.TimeoutExpired:
                 continue
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - used
     lines = log.read_text().splitlines()
     if process.returncode not in stage.fails:
         raise UserError(f"{stage.command} (in {folder}) ended with {process.returncode}: {' / '.join(lines[-5:])}")
     after = _size(folder / "runs")
     grown = [now - then for now, then in zip(after, before, strict=True)]
-    return Measured(stage.name, stage.command, seconds, peak, *grown, process.returncode, lines[-12:])
+    return Measured(stage.name, stage.command, seconds, cpu, peak, *grown, process.returncode, lines[-12:])
+
+
+def _cpu_seconds() -> float:
+    """Of all children that have ended, and theirs."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def _environment(folder: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PYTHONPATH": str(folder), "PATH": path, "HF_HUB_OFFLINE": "1"}
+    own = {"PYTHONPATH": str(folder), "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return os.environ | own  # networks so small gain nothing from a second thread
 
 
 def _own_memory(process: psutil.Process) -> int:
@@ -253,15 +262,16 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     counts = [each["corpus"]["utterances"] for each in results]
     heads = [f"{count:,} clips" for count in counts]
     lines = [
-        f"| stage | {' | '.join(heads)} | s grow by | peak MiB | grow by | written | files |",
-        "|---" * (len(heads) + 6) + "|",
+        f"| stage | {' | '.join(heads)} | CPU s | grow by | peak MiB | grow by | written | files |",
+        "|---" * (len(heads) + 7) + "|",
     ]
     for rows in zip(*(each["stages"] for each in results), strict=True):
-        seconds, memory = [row["seconds"] for row in rows], [row["memory"] / 2**20 for row in rows]
-        grows = exponent(counts, seconds, WORTH) if len(rows) > 1 else None
+        cpu, memory = [row["cpu"] for row in rows], [row["memory"] / 2**20 for row in rows]
+        grows = exponent(counts, cpu, WORTH) if len(rows) > 1 else None
         fills = exponent(counts, memory, 50) if len(rows) > 1 else None
         lines.append(
-            f"| {rows[0]['stage']} | {' | '.join(f'{value:.1f} s' for value in seconds)} | {_power(grows)} | "
+            f"| {rows[0]['stage']} | {' | '.join(f'{row["seconds"]:.1f} s' for row in rows)} | "
+            f"{' / '.join(f'{value:.0f}' for value in cpu)} | {_power(grows)} | "
             f"{' / '.join(f'{value:.0f}' for value in memory)} | {_power(fills)} | "
             f"{_bytes(rows[-1]['bytes'])} | {rows[-1]['files']:+d} |"
         )

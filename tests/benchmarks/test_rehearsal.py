@@ -79,7 +79,7 @@ def test_growth_that_is_too_small_to_be_seen_is_not_named():
 
 def test_the_table_marks_what_grows_faster_than_it_should():
     def results(share: float, seconds: float) -> dict[str, object]:
-        row = {"stage": "audit", "seconds": seconds, "memory": 2**28, "bytes": 10**6, "files": 3}
+        row = {"stage": "audit", "seconds": seconds, "cpu": seconds, "memory": 2**28, "bytes": 10**6, "files": 3}
         return {"share": share, "corpus": {"utterances": int(share * 1000)}, "stages": [row]}
 
     lines = table([results(1, 10_002.0), results(0.1, 102.0), results(0.01, 3.0)]).splitlines()

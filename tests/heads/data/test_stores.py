@@ -167,7 +167,8 @@ def test_memory_is_that_which_every_group_around_leaves(tmp_path: Path):
     group("slurm/job_7/step_0", memory__max="max", memory__current=10, memory__stat="anon 4\nfile 6")
     group("slurm/job_7", memory__max=1000, memory__current=400, memory__stat="anon 300\nfile 100")
     group("slurm", memory__max=5000, memory__current=4900, memory__stat="anon 4800\nfile 100")
-    group("memory/jobs/7", memory__limit_in_bytes=100, memory__usage_in_bytes=130, memory__stat="cache 1\ntotal_cache 2")
+    older = {"memory__limit_in_bytes": 100, "memory__usage_in_bytes": 130}
+    group("memory/jobs/7", **older, memory__stat="cache 1\ntotal_cache 2")
     own = tmp_path / "own"
     own.write_text("4:cpu,memory:/jobs/7\n3:cpuset:/jobs\n0::/slurm/job_7/step_0\n")
     assert list(features._left_in_groups(own, tmp_path / "fs")) == [0, 700, 200]
