@@ -266,11 +266,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "|---" * (len(heads) + 7) + "|",
     ]
     for rows in zip(*(each["stages"] for each in results), strict=True):
+        seconds = [row["seconds"] for row in rows]
         cpu, memory = [row["cpu"] for row in rows], [row["memory"] / 2**20 for row in rows]
         grows = exponent(counts, cpu, WORTH) if len(rows) > 1 else None
         fills = exponent(counts, memory, 50) if len(rows) > 1 else None
         lines.append(
-            f"| {rows[0]['stage']} | {' | '.join(f'{row["seconds"]:.1f} s' for row in rows)} | "
+            f"| {rows[0]['stage']} | {' | '.join(f'{value:.1f} s' for value in seconds)} | "
             f"{' / '.join(f'{value:.0f}' for value in cpu)} | {_power(grows)} | "
             f"{' / '.join(f'{value:.0f}' for value in memory)} | {_power(fills)} | "
             f"{_bytes(rows[-1]['bytes'])} | {rows[-1]['files']:+d} |"
