@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path[0] = str(REPOSITORY)  # in this folder files are named as packages are
+# In this folder files are named as packages are.
+sys.path[:] = [str(REPOSITORY), *(path for path in sys.path if not path.endswith("benchmarks"))]
 
 import psutil
 import torch

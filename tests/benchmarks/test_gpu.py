@@ -1,7 +1,6 @@
 """``benchmarks/gpu.py``: one section's failure costs one section, and no figure is lost; tried without a card."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,6 @@ import torch
 from shells import REPOSITORY, shell_in
 
 from configs import UserError
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(REPOSITORY), *sys.path])
 
 
 def test_what_fails_is_kept_beside_what_was_found(tmp_path: Path) -> None:
