@@ -1,6 +1,10 @@
 """What all rooms' tests share."""
 
+import signal
+
 import pytest
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, by the scripts that tests start as well
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
