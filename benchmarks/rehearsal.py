@@ -207,11 +207,11 @@ def _own_memory(process: psutil.Process) -> int:
     except psutil.NoSuchProcess:
         return 0
     for each in tree:
-        try:
-            lines = Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines()
+        try:  # the kernel keeps these counts; smaps would make it walk all pages while the process waits
+            lines = Path(f"/proc/{each.pid}/status").read_text().splitlines()
         except (OSError, ProcessLookupError):  # it has ended
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        total += sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
     return total * 1024
 
 
