@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import soxr
+from av.video.reformatter import VideoReformatter
 
 from extract.media.containers.lengths import stated_seconds
 from extract.media.containers.ogg import sound
@@ -160,6 +161,7 @@ def frames_at(
     seen = seen or Seen()
     with opened(path) as (container, descriptor):
         stream = first_decodable(moving_pictures(container), "video")
+        colours = VideoReformatter()
         wanted = iter(times)
         time = next(wanted, None)
         on_screen: av.VideoFrame | None = None
@@ -171,7 +173,7 @@ def frames_at(
                 matrix = _display_matrix(frame)  # of the first alone: looking at it makes a frame outlive its use
             image: np.ndarray | None = None
             while on_screen is not None and time is not None and frame.time > time:
-                image = _upright_rgb(on_screen, matrix) if image is None else image
+                image = _upright_rgb(on_screen, matrix, colours) if image is None else image
                 yield image
                 time = next(wanted, None)
             on_screen = frame
@@ -180,7 +182,7 @@ def frames_at(
         seen.close()
         if on_screen is None:
             raise MediaError(seen.reasons[0] if seen.reasons else "none of its frames can be decoded")
-        image = _upright_rgb(on_screen, matrix)
+        image = _upright_rgb(on_screen, matrix, colours)
         while time is not None:
             yield image
             time = next(wanted, None)
@@ -281,9 +283,10 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _upright_rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> np.ndarray:
+def _upright_rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int], colours: VideoReformatter) -> np.ndarray:
     """(height, width, 3), turned by quarters and mirrored."""
-    image = frame.to_ndarray(format="rgb24")
+    # A frame's own reformatter would start a thread for each core, and for each frame anew.
+    image = colours.reformat(frame, format="rgb24", threads=1).to_ndarray()
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
