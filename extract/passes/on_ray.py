@@ -25,7 +25,7 @@ from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.passes.spread import NoPlaceError
 
 AHEAD = 64  # results of an actor that wait to be fetched
-PLACE_SECONDS = 10  # in which the place of an actor that was lost must be free again, or another one
+PLACE_SECONDS = 20  # in which the place of an actor that was lost must be free again, or another one
 RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}  # as options of an actor and as the cluster counts them
 START_SECONDS = 120  # in which the cluster must find a place for an actor, and the actor load its encoder
 
@@ -72,7 +72,10 @@ class RayWorker:
                 f"{free} left"
             ) from error
         except RayActorError as error:
-            raise UserError(f"{self.name}: cannot start: {str(error).strip().splitlines()[-1]}") from error
+            said = str(error).strip()
+            # Else it was not its encoder: it was put on a machine that is gone, and that the cluster did not know yet.
+            kind = UserError if "creation task" in said else NoPlaceError
+            raise kind(f"{self.name}: cannot start: {said.splitlines()[-1]}") from error
 
     def submit(self, block: Block) -> Iterator[Result | Mark]:
         self._actor.put.remote(block)
@@ -81,12 +84,19 @@ class RayWorker:
     def restart(self) -> None:
         self.close()
         until = time.monotonic() + PLACE_SECONDS
-        while not all(ray.available_resources().get(name, 0) >= n for name, n in self._resources.items()):
+        while True:
+            if all(ray.available_resources().get(name, 0) >= n for name, n in self._resources.items()):
+                self._start()
+                try:
+                    self.wait()
+                    return
+                except NoPlaceError:
+                    self.close()
+                    if time.monotonic() > until:
+                        raise
             if time.monotonic() > until:  # its machine is gone, and the others are full
                 raise NoPlaceError(f"{self.name}: was lost, and the cluster has no place for another")
             time.sleep(0.1)
-        self._start()
-        self.wait()
 
     def close(self) -> None:
         ray.kill(self._actor)

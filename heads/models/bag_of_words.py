@@ -1,7 +1,8 @@
 """The bag-of-words head's input: what was said, as TF-IDF. It reads texts, and no store."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,34 @@ def text_features(texts: np.ndarray, letters: bool = False) -> "ColumnTransforme
 def has_letters(texts: np.ndarray) -> bool:
     """Whether there are words whose letters could be learned from."""
     return _matches(WORD, texts[:, 0]) > 0
+
+
+@contextmanager
+def without_terms(pipeline: "Pipeline") -> Iterator[list[list[str]]]:
+    """Take a fitted pipeline's terms out while it is saved, and give them: of each vectoriser, in the order of its
+    columns. skops would write half a kilobyte about each of hundreds of thousands."""
+    vectorisers = _vectorisers(pipeline)
+    vocabularies = [each.vocabulary_ for each in vectorisers]
+    try:
+        for each in vectorisers:
+            each.vocabulary_ = {}
+        yield [sorted(words, key=words.__getitem__) for words in vocabularies]
+    finally:
+        for each, words in zip(vectorisers, vocabularies, strict=True):
+            each.vocabulary_ = words
+
+
+def give_terms(pipeline: "Pipeline", terms: list[list[str]]) -> None:
+    """Put back what :func:`without_terms` took out."""
+    for each, words in zip(_vectorisers(pipeline), terms, strict=True):
+        each.vocabulary_ = {word: column for column, word in enumerate(words)}
+
+
+def _vectorisers(step: Any) -> "list[TfidfVectorizer]":
+    """The fitted vectorisers within a step of a pipeline, in order."""
+    inner = [part[1] for name in ("steps", "transformers_", "transformer_list") for part in getattr(step, name, [])]
+    own = [step] if hasattr(step, "vocabulary_") else []
+    return own + [found for each in inner for found in _vectorisers(each)]
 
 
 def _terms(texts: np.ndarray) -> "TfidfVectorizer | Pipeline | None":

@@ -1,5 +1,6 @@
 """The linear heads: logistic regression on a bag of words, or on pooled features."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.models.bag_of_words import has_letters, text_features
+from heads.models.bag_of_words import give_terms, has_letters, text_features, without_terms
 from heads.models.pooled import statistics_features
 
 C_GRIDS = {"bag_of_words": (1.0, 3.0, 10.0), "linear": (0.001, 0.01, 0.1)}
@@ -35,8 +36,13 @@ class LinearModel:
         return spread(self.pipeline.predict_proba(data[indices]), self.pipeline.classes_, self.n_classes)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        (folder / f"{stem}.skops").write_bytes(skops.io.dumps(self.pipeline))
-        return {"file": f"{stem}.skops", "n_classes": self.n_classes}
+        about: dict[str, Any] = {"file": f"{stem}.skops", "n_classes": self.n_classes}
+        with without_terms(self.pipeline) as terms:
+            (folder / about["file"]).write_bytes(skops.io.dumps(self.pipeline))
+        if terms:
+            about["terms"] = f"{stem}.terms.json"
+            (folder / about["terms"]).write_text(json.dumps(terms), encoding="utf-8")
+        return about
 
 
 def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
@@ -55,7 +61,10 @@ def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
 def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
     """What :meth:`LinearModel.save` wrote; nothing is unpickled."""
     # scikit-learn's own types, and the one of NumPy that an imputer keeps; nothing else
-    return LinearModel(skops.io.load(folder / about["file"], trusted=["numpy.dtype"]), about["n_classes"])
+    pipeline = skops.io.load(folder / about["file"], trusted=["numpy.dtype"])
+    if "terms" in about:
+        give_terms(pipeline, json.loads((folder / about["terms"]).read_text(encoding="utf-8")))
+    return LinearModel(pipeline, about["n_classes"])
 
 
 def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,11 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]
     finally:
         for node in nodes:
             node.terminate()
-            node.wait(30)
+            try:
+                node.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -132,9 +136,10 @@ def killed_in_the_middle(begun: Callable[[], Any], kill: Callable[[], None], wor
     def watch() -> None:
         while not seen and not over.is_set():
             time.sleep(0.05)
-            if found := begun():
-                kill()
-                seen.append(found)
+            with suppress(OSError, pl.exceptions.PolarsError):  # what is looked at is being replaced
+                if found := begun():
+                    kill()
+                    seen.append(found)
 
     over = threading.Event()
     thread = threading.Thread(target=watch)

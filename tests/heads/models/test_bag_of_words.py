@@ -143,8 +143,12 @@ def test_letters_are_added_where_inner_units_like_them(tools: SimpleNamespace, t
     assert best["inner_macro_f1"] == best["inner_macro_f1_letters"] > best["inner_macro_f1_words"]
     assert (model.log_probabilities(texts, rest).argmax(1) == labels[rest]).all()
     assert isinstance(model, LinearModel)
-    loaded = load_fold(tmp_path, model.save(tmp_path, "fold0"))
-    np.testing.assert_array_equal(loaded.log_probabilities(texts, rest), model.log_probabilities(texts, rest))
+    before = model.log_probabilities(texts, rest)
+    about = model.save(tmp_path, "fold0")
+    np.testing.assert_array_equal(model.log_probabilities(texts, rest), before)  # saving leaves it as it was
+    np.testing.assert_array_equal(load_fold(tmp_path, about).log_probabilities(texts, rest), before)
+    assert b"glad" in (tmp_path / about["terms"]).read_bytes()
+    assert b"glad" not in (tmp_path / about["file"]).read_bytes()  # skops says much of each word that it meets
     plain, history = fit_fold(tools.task(texts, train, watch, bag(letters=False), 2, labels=labels))
     assert not next(record for record in history if record["best"])["letters"]
     assert (plain.log_probabilities(texts, rest).argmax(1) == labels[rest]).mean() < 0.8
