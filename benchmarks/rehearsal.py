@@ -247,12 +247,12 @@ def exponent(n: Sequence[float], cost: Sequence[float], worth: float) -> float |
     """c of ``a + b * n ** c`` through three measurements whose n stand in one ratio (two: with a = 0).
 
     The constant part (starting Python, loading torch) says nothing of growth: differences are without it.
-    None where they are too small to say anything.
+    None where they are too small to say anything, or shrink.
     """
     if len(n) == 2:
         return math.log(cost[1] / cost[0]) / math.log(n[1] / n[0]) if cost[1] - cost[0] >= worth else None
     first, second = cost[-2] - cost[-3], cost[-1] - cost[-2]
-    if second < worth or first <= 0 or first < worth / 20:
+    if second < worth or first < 2 * worth:  # starting Python takes a second more or less each time
         return None
     return math.log(second / first) / math.log(n[-1] / n[-2])
 
