@@ -14,6 +14,9 @@ AnyPositive = Annotated[float, Field(gt=0, le=1e12)]
 Bounded = Annotated[int | float, Field(ge=-1e12, le=1e12)]
 
 
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 600, 15, 100  # of a training whose profile names no number of epochs
+
+
 class Tail(Section):
     """The layers above an encoder's boundary, trained as part of a head."""
 
@@ -28,7 +31,7 @@ class Tail(Section):
 class Head(Section):
     # sequence: attention and LSTM over the conversation's clips, inputs joined clip by clip
     # cross_modal: a stream for each input, each attending to the others, then an LSTM over the clips
-    # linear: logistic regression on each input's mean and deviation over time
+    # linear: logistic regression on each input's mean and deviation over time, and on metadata
     # xgboost: boosted trees on the same, and on metadata
     # bag_of_words: logistic regression on TF-IDF of the text: words, emoji, emphasis; characters in unseparated scripts
     kind: Literal["sequence", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
@@ -42,9 +45,12 @@ class Head(Section):
     lstm_layers: Depth = 1
     attention_heads: Width = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    # How a clip's time steps become one vector: attention-weighted mean and deviation; plain ones, computed once before
-    # training; or an LSTM over the steps, many times slower where steps are many.
-    time: Literal["attentive", "statistics", "lstm"] = "attentive"
+    # Networks start from what a linear head says of a unit, and learn what to add to it; none: from nothing.
+    base: Literal["linear", "none"] = "linear"
+    # How a clip's time steps become one vector: plain mean and deviation, computed once before training; attention-
+    # weighted ones; or an LSTM over the steps, many times slower where steps are many. Default: statistics, and
+    # attentive where a tail is trained or time is masked.
+    time: Literal["attentive", "statistics", "lstm"] | None = None
     segments: Width = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
     fine_tune: dict[Name, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
 
@@ -65,7 +71,7 @@ class Head(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps in which the learning rate rises
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls to zero afterwards
-    epochs: PositiveInt = 30
+    epochs: PositiveInt | None = None  # default: by the number of units, so that few are seen more often
     patience: Count = 5  # epochs without a better inner-validation score; 0: never stop early
     batch_size: PositiveInt = 32
     accumulate: PositiveInt = 1  # batches whose gradients are summed before a step
@@ -75,6 +81,7 @@ class Head(Section):
     seeds: Depth = 1  # networks per fold, averaged
 
     c: AnyPositive | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
+    deviations: bool | None = None  # linear: beside means over time; default: chosen as c is
     letters: bool | None = None  # bag_of_words: letters of words, too; default: chosen as c is, and not where c is set
     trees: PositiveInt = 500  # xgboost: the most rounds; an inner validation set says when to stop
     depth: Depth = 4  # xgboost: of a tree
@@ -92,8 +99,6 @@ class Head(Section):
             raise ValueError("a head needs inputs, metadata or both")
         if self.kind == "bag_of_words" and (self.inputs != ["text"] or self.metadata):
             raise ValueError("a bag_of_words head reads the text alone: inputs [text], no metadata")
-        if self.kind == "linear" and (not self.inputs or self.metadata):
-            raise ValueError("a linear head reads stores alone: inputs, no metadata")
         if self.kind == "cross_modal" and not self.inputs:
             raise ValueError("a cross_modal head needs inputs")
         return self
@@ -101,14 +106,14 @@ class Head(Section):
     @property
     def used(self) -> set[str]:
         """The settings that heads of this kind have."""
-        common = {"kind", "inputs", "metadata", "privileged"}
-        everything = set(type(self).model_fields)
+        common = {"kind", "inputs", "metadata", "privileged", "context_clips", "loss"}
+        networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta"}
         return {
-            "linear": common | {"loss", "c"},
-            "bag_of_words": common | {"loss", "c", "letters"},
-            "xgboost": common | {"loss", "trees", "depth", "eta", "seeds"},
-            "sequence": everything - {"c", "letters", "trees", "depth", "eta", "segments"},
-            "cross_modal": everything - {"c", "letters", "trees", "depth", "eta"},
+            "linear": common | {"c", "deviations"},
+            "bag_of_words": common | {"c", "letters"},
+            "xgboost": common | {"trees", "depth", "eta", "seeds"},
+            "sequence": networks - {"segments"},
+            "cross_modal": networks,
         }[self.kind]
 
     @model_validator(mode="after")
@@ -130,6 +135,18 @@ class Head(Section):
         if self.fine_tune and self.time == "statistics":
             raise ValueError("time: statistics are computed once, before training: not with fine_tune")
         return self
+
+    @property
+    def pooling(self) -> Literal["attentive", "statistics", "lstm"]:
+        """How time steps become one vector, whether the profile says so or not."""
+        return self.time or ("attentive" if self.fine_tune or self.time_masking else "statistics")
+
+    def epochs_for(self, n_units: int) -> int:
+        """The most epochs of a training on so many units."""
+        if self.epochs:
+            return self.epochs
+        steps = -(-n_units // (self.batch_size * self.accumulate))
+        return min(MOST_EPOCHS, max(FEWEST_EPOCHS, -(-STEPS // steps)))
 
     @property
     def stores(self) -> list[str]:

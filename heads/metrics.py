@@ -6,7 +6,8 @@ conversation or speaker are not independent: resampling single units would make 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -220,6 +221,30 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "macro_f1": _macro_f1,
     "weighted_f1": _weighted_f1,
 }
+
+
+# --- what choices are made by ---
+
+Metric = Literal["macro_f1", "accuracy", "weighted_f1", "log_loss"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good predictions are: ``goodness`` orders them, higher is better, by the metric and then by log-loss."""
+
+    goodness: tuple[float, float]
+    loss: float
+    macro_f1: float
+
+
+def judged(metric: Metric, labels: np.ndarray, log_p: np.ndarray) -> Judgement:
+    """Judge log-probabilities (n, classes) against class numbers (n,)."""
+    n_classes = log_p.shape[1]
+    loss = float(-np.maximum(log_p[np.arange(len(labels)), labels], math.log(SMALLEST_PROBABILITY)).mean())
+    cells = np.bincount(labels * n_classes + log_p.argmax(axis=1), minlength=n_classes**2)
+    confusion = cells.reshape(n_classes, n_classes)
+    value = -loss if metric == "log_loss" else float(SCORES[metric](confusion))
+    return Judgement((value, -loss), loss, float(_macro_f1(confusion)))
 
 
 # --- calibration ---

@@ -8,6 +8,7 @@ missing media and shared context cost nothing.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class UnitData:
             device: where batches will be used; default: the GPU where there is one.
             auxiliary: a column with finer labels, which may be absent where nothing is trained.
         """
+        self.rows: Any = None  # the units as a linear head reads them, where a network starts from one
         self.units = list(units)
         seen = [seen_clips(unit, context_clips) for unit in units]
         clip_ids = list(dict.fromkeys(clip for clips in seen for clip in clips))

@@ -12,8 +12,11 @@ import numpy as np
 from configs import UserError
 from configs.schema import Encoder, Head
 from extract.corpora.manifest import Unit
+from heads.metrics import Metric
 
 INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
+INNER_FOLDS = 4  # where units are few, each of them is held out in turn: one part of them would say little
+FEW_UNITS = 1500
 Record = dict[str, Any]  # of an epoch, or of a value that was tried
 
 
@@ -25,14 +28,34 @@ class FoldTask:
     data: Any  # of all units: what the kind's ``read`` gave
     labels: np.ndarray  # (units,) class numbers
     train: np.ndarray  # indices of the fold's training part
-    fit: np.ndarray  # what of it is fitted while something is chosen
-    watch: np.ndarray  # what choices and early stopping look at: the val split, or the rest of ``train``; may be empty
+    # What choices and early stopping look at: (fitted, held out) units, several times where units are few. The val
+    # split where there is one, else parts of ``train``; empty where nothing may be chosen.
+    inner: tuple[tuple[np.ndarray, np.ndarray], ...]
     n_classes: int
     seed: int
+    groups: np.ndarray  # (units,) ints: what is never parted
+    metric: Metric = "macro_f1"  # that choices are made by
     encoders: Mapping[str, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
     stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # encoder: what its store was computed from
     on_epoch: Callable[[Record], object] = lambda record: None
     progress_file: Path | None = None  # where a killed training goes on from; whoever keeps the model removes it
+
+    @property
+    def fit(self) -> np.ndarray:
+        """What is fitted while something is chosen, the first time."""
+        return self.inner[0][0] if self.inner else self.train
+
+    @property
+    def watch(self) -> np.ndarray:
+        """What is held out from it; may be empty."""
+        return self.inner[0][1] if self.inner else self.train[:0]
+
+    @property
+    def steps(self) -> int:
+        """How often ``on_epoch`` is called at most."""
+        if not self.head.is_network:
+            return 0
+        return self.head.epochs_for(len(self.train)) * (1 + len(self.inner) if len(self.inner) > 1 else 1)
 
 
 class FoldModel(Protocol):
@@ -83,30 +106,40 @@ def unit_folds(units: Sequence[Unit], n_folds: int, seed: int, where: Path) -> n
     return folds
 
 
-def carve_inner(units: Sequence[Unit], candidates: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a fold's training part into what is fitted and what early stopping watches, by group and label.
+def inner_parts(
+    units: Sequence[Unit], train: np.ndarray, seed: int, needed: bool
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """What choices within a fold look at: pairs of index arrays, (to fit, held out), see :class:`FoldTask`.
+
+    Where there is a val split, it is held out, and all of the training part is fitted. Else the training part is split
+    by group and label: few units into ``INNER_FOLDS`` parts, each of which is held out in turn; many into
+    ``INNER_PARTS``, of which one is.
 
     Args:
-        units: the units that ``candidates`` indexes.
-        candidates: indices of the fold's training part; the fold that will be predicted is not among them.
-    Returns:
-        Two disjoint index arrays, (to fit, to watch), whose union is ``candidates``.
+        units: the units that ``train`` indexes.
+        train: indices of the fold's training part; the fold that will be predicted is not among them.
+        needed: whether something must be chosen; else there may be no pairs.
     Raises:
-        UserError: the training part cannot be divided.
+        UserError: it is needed, and the training part cannot be divided.
     """
-    part = [units[i] for i in candidates]
+    val = np.array([i for i, unit in enumerate(units) if unit.split == "val"], dtype=int)
+    if len(val):
+        return ((train, val),)
+    part = [units[i] for i in train]
     limit, reason = _most_parts(part)
+    few = len(part) <= FEW_UNITS
     if limit < 2:
+        splits = []
+    else:
+        splits = _split(part, min(INNER_FOLDS if few else INNER_PARTS, limit), seed)[: None if few else 1]
+        splits = [(fit, held) for fit, held in splits if len(fit) and len(held)]
+        reason = "groups that are too large"
+    if needed and not splits:
         raise UserError(
             f"a fold's training part has {reason}, too little for an inner validation set: set the head's patience "
             "to 0 (a linear head's c to a number), or give a val split"
         )
-    fit, watch = _split(part, min(INNER_PARTS, limit), seed)[0]
-    if not len(watch):
-        raise UserError(
-            "the groups are too large for an inner validation set: set the head's patience to 0 (a linear head's c)"
-        )
-    return candidates[fit], candidates[watch]
+    return tuple((train[fit], train[held]) for fit, held in splits)
 
 
 def _most_parts(units: Sequence[Unit]) -> tuple[int, str]:

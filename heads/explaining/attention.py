@@ -41,13 +41,11 @@ class Attention:
 def attention_of(models: Sequence[Any], data: Any, index: int) -> Attention:
     """The attention of several models of one head to a unit of what the head read, averaged.
 
-    Models without attention (a linear one, trees, a network that reads no store) give an empty one.
+    Models without attention (a linear one, trees, a network that reads no store, or of which nothing counts beside its
+    linear base) give an empty one.
     """
-    found = [
-        _attention(model, data, index)
-        for model in models
-        if isinstance(model, NetworkModel) and model.network.sizes.dims
-    ]
+    networks = [model for model in models if isinstance(model, NetworkModel) and model.network.sizes.dims]
+    found = [_attention(model, data, index) for model in networks if model.share]
     if not found:
         return Attention()
     return Attention(

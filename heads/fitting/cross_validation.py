@@ -21,13 +21,14 @@ from configs import Profile, UserError
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import UnitData
-from heads.data.folds import FoldModel, FoldTask, Record, carve_inner, unit_folds
-from heads.fitting.baseline import baseline_log_probabilities
+from heads.data.folds import FoldModel, FoldTask, Record, inner_parts, unit_folds
+from heads.fitting.base import baseline_head
 from heads.fitting.coverage import thin_inputs, usable
 from heads.fitting.kinds import KINDS
-from heads.fitting.outputs import Outcome, Predictions, headline, prediction_table, score, write_outputs
+from heads.fitting.outputs import Baseline, Outcome, Predictions, headline, prediction_table, score, write_outputs
 from heads.fitting.progress_file import Progress, training_key
 from heads.fitting.saved import TrainedHead, average, model_stem
+from heads.models.pooled import UnitRows
 from heads.models.presence import has_input, inputs_found
 
 Place = tuple[int, int]  # which fold, and which of the head's seeds
@@ -54,17 +55,19 @@ class Course:
         """What the models of a fold are made from, one for each of the head's seeds."""
         profile, head, classes = self.profile, self.head, self.manifest.classes
         seed = profile.seed * 1000 + fold
-        train, fit, watch = inner_sets(self.units, self.folds, fold, watches(head), seed % 2**32)
+        train = np.flatnonzero((self.folds >= 0) & (self.folds != fold))
+        inner = inner_parts(self.units, train, seed % 2**32, needed=must_choose(head))
+        _, groups = np.unique([unit.group for unit in self.units], return_inverse=True)
         return [
             FoldTask(
                 head=head,
                 data=self.data,
                 labels=np.array([classes.index(unit.label) for unit in self.units]),
                 train=train,
-                fit=fit,
-                watch=watch,
+                inner=inner,
                 n_classes=len(classes),
                 seed=(seed + 100_000 * k) % 2**32,  # libraries take no larger ones
+                groups=groups,
                 encoders=profile.encoders,
                 stored={name: self.stores[name].fields for name in head.stores},
             )
@@ -130,20 +133,16 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
     unfinished = path.with_name(f".{name}.progress")
     trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished, fit_folds)
     predictions = predict_all(trained, data, units, folds)
-    simple = _baseline_stores(profile, settings)
-    baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
+    baseline = train_baseline(trained, profile, manifest, units, folds, data)
+    simple = None if baseline is None else baseline.predictions
     found = inputs_found(settings, manifest, units, stores)
+    has = np.array([bool(each) for each in found])
     outcome = Outcome(
         profile=profile,
         trained=trained,
-        table=prediction_table(
-            predictions,
-            units,
-            folds,
-            manifest.classes,
-            np.array([bool(each) for each in found]),
-        ),
-        scores=score(predictions, baseline, units, manifest.classes, profile.seed),
+        table=prediction_table(predictions, units, folds, manifest.classes, has),
+        baseline=baseline,
+        scores=score(predictions, simple, units, manifest.classes, profile.seed),
         history=history,
         notes=[*notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
@@ -156,13 +155,39 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
     print(f"written to {path} in {time.monotonic() - started:.1f} s")
 
 
-def _baseline_stores(profile: Profile, head: Head) -> dict[str, Store]:
-    """What the baseline reads: the head's stores, and for a bag of words that of its text, where there is one."""
-    if head.kind != "bag_of_words":
-        return open_stores(profile, head)
-    pooled = [name for name in profile.encoders_of("text") if profile.encoders[name].boundary is None]
-    there = [name for name in pooled or profile.encoders_of("text") if profile.store_path(name).exists()]
-    return {name: Store(profile.store_path(name), profile.store.verify_reads) for name in there[:1]}
+def train_baseline(
+    trained: TrainedHead, profile: Profile, manifest: Manifest, units: list[Unit], folds: np.ndarray, data: Any
+) -> Baseline | None:
+    """The baseline of a trained head, in the same folds; ``data`` is what that head read.
+
+    Returns:
+        None where there is nothing that it could read, or the training units of a fold are of one class.
+    """
+    head = trained.settings
+    if head.kind == "bag_of_words":  # compared with what an encoder makes of the text, where there is one
+        pooled = [name for name in profile.encoders_of("text") if profile.encoders[name].boundary is None]
+        there = [name for name in pooled or profile.encoders_of("text") if profile.store_path(name).exists()]
+        inputs = there[:1]
+    else:
+        inputs = head.stores
+    simple = baseline_head(head, inputs)
+    if simple is None:
+        return None
+    stores = open_stores(profile, simple)
+    rows = data.rows if isinstance(data, UnitData) else data
+    if not isinstance(rows, UnitRows):
+        rows = KINDS["linear"].read(simple, manifest, units, stores)
+    course = Course(profile, manifest, simple, units, folds, rows, stores)
+    tasks = [course.tasks(fold)[0] for fold in range(profile.folds)]
+    if any(len(set(task.labels[task.train].tolist())) < 2 for task in tasks):
+        return None
+    models: list[list[FoldModel]] = [[KINDS["linear"].fit(task)[0]] for task in tasks]
+    about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
+    name = f"{trained.name} baseline"
+    model = TrainedHead(name, simple, manifest.classes, profile.seed, about, models)
+    predictions = predict_all(model, rows, units, folds)
+    has = has_input(simple, manifest, units, stores)
+    return Baseline(model, predictions, prediction_table(predictions, units, folds, manifest.classes, has))
 
 
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
@@ -186,21 +211,6 @@ def check_contents(data: UnitData, profile: Profile) -> None:
                 f"{profile.store_path(name)}: holds none of this manifest's clips: "
                 f"run 'python extract/run.py --encoder {name}'"
             )
-
-
-def inner_sets(units: list[Unit], folds: np.ndarray, fold: int, needed: bool, seed: int) -> tuple[np.ndarray, ...]:
-    """Index arrays for a fold: its training part; what of it is fitted; what early stopping watches.
-
-    The watched units are the val split, or else a part of the training part; never the fold itself, never test.
-    ``folds`` is the fold of each unit, -1 outside the training split.
-    """
-    train = np.flatnonzero((folds >= 0) & (folds != fold))
-    val = np.array([i for i, unit in enumerate(units) if unit.split == "val"], dtype=int)
-    if not needed:
-        return train, train, val[:0]
-    if len(val):
-        return train, train, val
-    return train, *carve_inner(units, train, seed)
 
 
 def train_folds(
@@ -230,7 +240,7 @@ def train_folds(
     course = Course(profile, manifest, head, units, folds, data, stores)
     models: dict[Place, FoldModel] = {}
     records: dict[Place, list[Record]] = {}
-    steps = head.epochs if head.is_network else 1  # of each model
+    steps = max(1, course.tasks(0)[0].steps)  # of each model
     with tqdm(total=len(course.places()) * steps, desc=f"head {name}", unit="epoch", disable=None) as bar:
 
         def done(place: Place, model: FoldModel, history: list[Record]) -> None:
@@ -255,8 +265,8 @@ def train_folds(
     return TrainedHead(name, head, manifest.classes, profile.seed, about, in_order), data, history
 
 
-def watches(head: Head) -> bool:
-    """Whether a fold of this head needs units to choose by, apart from those that it is fitted on."""
+def must_choose(head: Head) -> bool:
+    """Whether a fold of this head has something to choose that only held out units can decide."""
     return head.kind == "xgboost" or (head.patience > 0 if head.is_network else head.c is None)
 
 

@@ -12,7 +12,7 @@ from heads.data.batches import Source, UnitData
 from heads.data.folds import FoldModel, FoldTask, Record
 from heads.models import network
 from heads.models.bag_of_words import unit_texts
-from heads.models.pooled import unit_rows, unit_statistics
+from heads.models.pooled import UnitRows, unit_rows
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,23 @@ def _late(module: str, function: str) -> Callable[..., Any]:
     return lambda *arguments: getattr(import_module(f"heads.{module}"), function)(*arguments)
 
 
+def _rows(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitRows:
+    return unit_rows(manifest, units, sources, head.metadata, head.privileged, head.context_clips)
+
+
 def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitData:
-    return UnitData(
+    data = UnitData(
         manifest,
         units,
         sources,
         head.metadata,
         head.privileged,
         context_clips=head.context_clips,
-        statistics=network.n_segments(head) if head.time == "statistics" else None,
+        statistics=network.n_segments(head) if head.pooling == "statistics" else None,
         auxiliary=head.auxiliary,
     )
+    data.rows = _rows(head, manifest, units, sources) if head.base == "linear" else None
+    return data
 
 
 _NETWORK = Kind(_tensors, _late("fitting.training", "fit_fold"), network.load_fold)
@@ -46,29 +52,21 @@ _NETWORK = Kind(_tensors, _late("fitting.training", "fit_fold"), network.load_fo
 KINDS = {
     "sequence": _NETWORK,
     "cross_modal": _NETWORK,
-    "linear": Kind(
-        lambda head, manifest, units, sources: unit_statistics(manifest, units, sources),
-        _late("models.linear", "fit_fold"),
-        _late("models.linear", "load_fold"),
-    ),
-    "xgboost": Kind(
-        lambda head, manifest, units, sources: unit_rows(manifest, units, sources, head.metadata, head.privileged),
-        _late("models.boosted", "fit_fold"),
-        _late("models.boosted", "load_fold"),
-    ),
+    "linear": Kind(_rows, _late("models.linear", "fit_fold"), _late("models.linear", "load_fold")),
+    "xgboost": Kind(_rows, _late("models.boosted", "fit_fold"), _late("models.boosted", "load_fold")),
     "bag_of_words": Kind(
-        lambda head, manifest, units, sources: unit_texts(manifest, units),
-        _late("models.linear", "fit_fold"),
-        _late("models.linear", "load_fold"),
+        lambda head, manifest, units, sources: unit_texts(manifest, units, head.context_clips),
+        _late("models.bag_of_words", "fit_fold"),
+        _late("models.bag_of_words", "load_fold"),
     ),
 }
 # Settings that change training but not what is read: trials that differ in nothing else share what was read.
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
 NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
-NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "deviations"}
 
 
 def what_is_read(head: Head) -> str:
     """Of two heads for which this is the same, ``read`` gives the same."""
-    return head.model_dump_json(exclude=NOT_READ)
+    return f"{head.pooling} {head.model_dump_json(exclude=NOT_READ)}"

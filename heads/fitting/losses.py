@@ -4,19 +4,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from configs.schema import Head
+from heads.data.augment import mixup
+from heads.data.batches import Batch
+from heads.models.network import Network
 
 FOCAL_GAMMA = 2.0  # Lin et al. 2017 (arXiv:1708.02002), their best value
 LARGEST_CLASS_WEIGHT = 10.0
 
 Loss = Literal["cross_entropy", "weighted", "focal"]
-
-
-def classification_loss(
-    logits: Tensor, labels: Tensor, loss: Loss, class_weights: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """Mean loss of some units: of :func:`unit_losses`, each counted as its :func:`unit_weights`."""
-    weights = unit_weights(labels, loss, class_weights)
-    return (weights * unit_losses(logits, labels, loss, smoothing)).sum() / weights.sum()
 
 
 def unit_losses(logits: Tensor, labels: Tensor, loss: Loss, smoothing: float = 0.0) -> Tensor:
@@ -56,3 +54,58 @@ def log_frequency(labels: Tensor, n_classes: int) -> Tensor:
     """
     counts = torch.bincount(labels, minlength=n_classes)
     return (counts.clamp(min=1) / len(labels)).log()
+
+
+class Objective:
+    """What training minimises, summed over a batch: the head's loss, with logit adjustment and mixup where asked for.
+
+    Class weights are those of the units as they are drawn: balanced sampling leaves nothing to weigh.
+    """
+
+    def __init__(self, head: Head, labels: Tensor, n_classes: int, device: torch.device) -> None:
+        """
+        Args:
+            labels: (fitted units,).
+        """
+        self._head = head
+        balanced = head.sampling == "balanced"
+        self.class_weights = (torch.ones(n_classes) if balanced else inverse_frequency(labels, n_classes)).to(device)
+        self._adjustment = (head.logit_adjustment * log_frequency(labels, n_classes)).to(device)
+
+    def __call__(
+        self,
+        network: Network,
+        batch: Batch,
+        generator: torch.Generator,
+        finer: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            finer: (batch,) finer labels, -1 for none; None where none are learned.
+            start: (batch, classes) what the network's logits are added to.
+        """
+        vectors = network.representation(batch)
+        start = vectors.new_zeros(1, 1).expand(len(vectors), 1) if start is None else start
+        if not self._head.mixup:
+            return self._sum(network, vectors, start, batch.labels, finer)
+        vectors, partners, share = mixup(vectors, self._head.mixup, generator)
+        start = share * start + (1 - share) * start[partners]
+        own = self._sum(network, vectors, start, batch.labels, finer)
+        theirs = None if finer is None else finer[partners]
+        return share * own + (1 - share) * self._sum(network, vectors, start, batch.labels[partners], theirs)
+
+    def _sum(self, network: Network, vectors: Tensor, start: Tensor, labels: Tensor, finer: Tensor | None) -> Tensor:
+        weights = unit_weights(labels, self._head.loss, self.class_weights)
+        if finer is None:
+            return (weights * self._losses(start + network.classifier(vectors), labels)).sum()
+        logits = network.classifier[:-1](vectors).float()  # of finer labels
+        losses = self._losses(start + network.classifier[-1](logits), labels)
+        theirs = cross_entropy(
+            logits, finer, reduction="none", ignore_index=-1, label_smoothing=self._head.label_smoothing
+        )
+        losses = torch.where(finer < 0, losses, torch.lerp(losses, theirs, self._head.auxiliary_share))
+        return (weights * losses).sum()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return unit_losses(logits.float() + self._adjustment, labels, self._head.loss, self._head.label_smoothing)

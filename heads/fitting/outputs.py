@@ -26,12 +26,22 @@ NO_BASELINE = "no baseline: the head reads neither a store nor metadata, or a fo
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What a head must beat, as a head of its own; ``table`` is its prediction table."""
+
+    trained: TrainedHead
+    predictions: Predictions
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class Outcome:
     """All that a training ends with."""
 
     profile: Profile
     trained: TrainedHead
     table: pl.DataFrame  # see prediction_table
+    baseline: Baseline | None
     scores: dict[str, Any]  # see score
     history: list[Record]  # of all models, each record with ``fold`` and ``seed``
     notes: list[str]  # what a reader of the scores must know of the inputs
@@ -93,6 +103,9 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
     (folder / "predictions.parquet").write_bytes(parquet_bytes(outcome.table))
+    if outcome.baseline is not None:
+        save_head(outcome.baseline.trained, folder / "baseline" / "model")
+        (folder / "baseline" / "predictions.parquet").write_bytes(parquet_bytes(outcome.baseline.table))
     metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
@@ -194,7 +207,11 @@ def summary(outcome: Outcome) -> str:
         best = next(record for record in records if record["best"])
         values = [f"{step_of(best)} {best[step_of(best)]}"]
         values += [f"{name} {best[name]:.3f}" for name in ("inner_macro_f1", "inner_loss") if name in best]
+        values += [str(best["read"])] if "read" in best else []
         if "letters" in best:
             values.append("words and their letters" if best["letters"] else "words")
+        if "share" in best:
+            correction = f"{best['share']:g} of the network's correction"
+            values.append(correction if best["share"] else "the linear base alone")
         lines.append(f"  {model:<18}{', '.join(values)}, of {len(records)}")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """Training one fold of a network."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from math import ceil, cos, pi
@@ -9,21 +10,19 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 import typer
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs import UserError, one_line
 from configs.schema import Head
-from heads.data.augment import augment, mixup
-from heads.data.batches import Batch
+from heads.data.augment import augment
 from heads.data.features import sent
 from heads.data.finer import finer_labels
 from heads.data.folds import FoldTask, Record
 from heads.data.sampling import epoch_batches
-from heads.fitting.losses import classification_loss, inverse_frequency, log_frequency, unit_losses, unit_weights
+from heads.fitting.base import Base, Judge, fit_base
+from heads.fitting.losses import Objective, unit_weights
 from heads.fitting.progress_file import SECONDS_BETWEEN, read_state, write_state
 from heads.models.network import Network, NetworkModel, new_model
 
@@ -31,113 +30,99 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def fit_fold(task: FoldTask) -> tuple[NetworkModel, list[Record]]:
-    """Train on the units ``fit``; stop early on the units ``watch`` and return the best epoch.
+    """Train a network; what the inner folds hold out decides when to stop, and how much of what it says counts.
 
-    Scalers, vocabularies, class weights and frequencies come from ``fit`` alone. An epoch is better when its macro-F1
-    on ``watch`` is higher, or equal with a lower loss. An empty ``watch`` means all epochs, and the last one. With
-    ``ema`` it is the weights' moving average that is watched and returned.
+    With ``base: linear`` it learns a correction of a linear head's answers: a share of it is added to them, and none
+    where it does not clearly help. Where units are few, a network is trained for each inner fold, one epoch and share
+    are chosen for all of them together, and one is then trained on all units for as long. Where they are many, or there
+    is a val split, it stops early, and the best epoch's weights are returned. An epoch is better when the loss on what
+    is held out is lower, as a mean over the last few epochs. With ``patience: 0`` it is the last one that counts.
 
-    A training that finds its own state in ``task.progress_file`` goes on from there, and ends with the same numbers.
+    Scalers, vocabularies, class weights and frequencies come from what is fitted alone. With ``ema`` it is the weights'
+    moving average that is watched and returned.
+
+    Where units are many, a training that finds its own state in ``task.progress_file`` goes on from there, and ends
+    with the same numbers.
 
     Returns:
-        The model, in evaluation mode, and a record per epoch: train_loss, inner_loss, inner_macro_f1, lr, best.
+        The model, in evaluation mode, and a record per epoch: train_loss, inner_loss, inner_macro_f1, lr, best (of
+        several inner folds: means, and all that they hold out together), and the best one's share.
     Raises:
-        UserError: float16 without a GPU; a loss that is not finite.
+        UserError: float16 without a GPU; a loss that is not finite; with a base, training units of one class only.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
-        run = Run(task)
-        saved = read_state(task.progress_file, run.model.device)
-        if saved is not None:
-            try:
-                run.load_state_dict(saved)
-            except (KeyError, ValueError, RuntimeError) as error:  # of another version of this program
-                reason = one_line(error)
-                typer.echo(f"warning: {task.progress_file}: does not fit, and is not used ({reason})", err=True)
-                run = Run(task)
-        return _fit(task, run)
+        base = fit_base(task) if task.head.base == "linear" else None
+        return _chosen_on_folds(task, base) if len(task.inner) > 1 else _stopped_early(task, base)
 
 
-def _fit(task: FoldTask, run: "Run") -> tuple[NetworkModel, list[Record]]:
-    head, data, fit, watch = task.head, task.data, task.fit, task.watch
-    network, device, optimiser, scaler, generator = run.network, run.model.device, run.optimiser, run.scaler, run.draws
-    ids = data.metadata_ids(run.model.vocabularies)
-    labels, costs, groups = data.labels[fit], data.costs()[fit], data.groups[fit]
-    objective = Objective(head, labels, task.n_classes, device)
-    finer_of = finer_labels(task)
-    finer = None if finer_of is None else finer_of.ids[fit]
-    counts = unit_weights(labels, head.loss, objective.class_weights.cpu())
-    deviations = _deviations(task, device) if head.noise else {}
-    autocast = torch.autocast(device.type, PRECISIONS[head.precision], enabled=head.precision != "float32")
-    step_size = head.batch_size * head.accumulate
-    n_steps = head.epochs * ceil(len(fit) / step_size)
-    saved_at = time.monotonic()
+def _chosen_on_folds(task: FoldTask, base: Base | None) -> tuple[NetworkModel, list[Record]]:
+    n_epochs = task.head.epochs_for(len(task.train))
+    runs = [Run(replace(task, train=fit, inner=((fit, held),)), base, n_epochs) for fit, held in task.inner]
+    judge = Judge(task, base, np.concatenate([held for _, held in task.inner]))
+    for logits in zip(*(run.epochs() for run in runs), strict=True):
+        judge.see(np.concatenate(logits))
+        if task.head.patience and judge.is_past_best(task.head.patience):
+            break
+    history = [
+        {name: float(np.mean([record[name] for record in records])) for name in ("train_loss", "lr")} | {"epoch": epoch}
+        for epoch, records in enumerate(zip(*(run.history for run in runs), strict=True))
+    ]
+    best = judge.best_epoch if task.head.patience else len(history) - 1
+    final = Run(replace(task, inner=()), base, n_epochs)
+    for _ in islice(final.epochs(), best + 1):
+        pass
+    return final.finished(judge, best), judge.marked(history, best)
 
+
+def _stopped_early(task: FoldTask, base: Base | None) -> tuple[NetworkModel, list[Record]]:
+    """With one inner fold, or none."""
+    run = Run(task, base, task.head.epochs_for(len(task.train)))
+    saved = read_state(task.progress_file, run.model.device)
+    if saved is not None:
+        try:
+            run.load_state_dict(saved)
+        except (KeyError, ValueError, RuntimeError) as error:  # of another version of this program
+            reason = one_line(error)
+            typer.echo(f"warning: {task.progress_file}: does not fit, and is not used ({reason})", err=True)
+            run = Run(task, base, run.n_epochs)
     for record in run.history:
         task.on_epoch(record)
-    for epoch in range(len(run.history), head.epochs):
-        if len(watch) and head.patience and epoch - 1 - run.best_epoch >= head.patience:
+    judge = Judge(task, base, task.watch)
+    for logits in run.seen:
+        judge.see(logits)
+    stops = len(task.watch) > 0 and task.head.patience > 0
+    saved_at = time.monotonic()
+    epochs = run.epochs()
+    while not (stops and judge.is_past_best(task.head.patience)):
+        logits = next(epochs, None)
+        if logits is None:
             break
-        network.train()
-        loss_sum = torch.zeros((), device=device)
-        weight_sum = 0.0
-        steps = epoch_batches(labels, costs, groups, step_size, head.sampling, generator)
-        parts = [[step[i : i + head.batch_size] for i in range(0, len(step), head.batch_size)] for step in steps]
-        batches = data.batches([fit[part] for step in parts for part in step], ids, head.modality_dropout, generator)
-        for step in parts:
-            rate = rate_at(run.step, n_steps, head.warmup, head.schedule)
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * rate
-            weight = float(sum(counts[part].sum() for part in step))
-            for part, batch in zip(step, islice(batches, len(step)), strict=True):
-                augmented = augment(batch.to(device), head, deviations, generator)
-                with autocast:
-                    loss = objective(
-                        network, augmented, generator, None if finer is None else sent(finer[part], device)
-                    )
-                scaler.scale(loss / weight).backward()
-                loss_sum += loss.detach()
-            scaler.unscale_(optimiser)
-            clip_grad_norm_(network.parameters(), head.largest_gradient)
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad()
-            if run.average is not None:
-                run.average.update_parameters(network)
-            weight_sum += weight
-            run.step += 1
-
-        record = {"epoch": epoch, "train_loss": float(loss_sum) / weight_sum, "lr": head.lr * rate}
-        if not np.isfinite(record["train_loss"]):
-            raise UserError(f"epoch {epoch} of a fold: the loss is not finite: set a lower lr or largest_gradient")
-        if len(watch):
-            with autocast:
-                log_p = torch.from_numpy(run.evaluated.log_probabilities(data, watch)).float()
-            macro_f1 = float(f1_score(data.labels[watch], log_p.argmax(1), average="macro", zero_division=0))
-            inner_loss = float(classification_loss(log_p, data.labels[watch], head.loss, objective.class_weights.cpu()))
-            record |= {"inner_loss": inner_loss, "inner_macro_f1": macro_f1}
-            run.note_score(epoch, (macro_f1, -inner_loss))
-        run.history.append(record)
-        task.on_epoch(record)
+        run.seen.append(logits)
+        judge.see(logits)
+        if stops and judge.best_epoch == len(run.history) - 1:
+            run.best_weights = {name: value.clone() for name, value in run.evaluated.network.state_dict().items()}
         if task.progress_file is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN:
             write_state(task.progress_file, run.state_dict())
             saved_at = time.monotonic()
-
-    best_epoch = run.best_epoch if len(watch) else len(run.history) - 1
-    network.load_state_dict(run.best_weights if len(watch) else run.evaluated.network.state_dict())
-    network.eval()
-    return run.model, [record | {"best": record["epoch"] == best_epoch} for record in run.history]
+    best = judge.best_epoch if stops else len(run.history) - 1
+    if stops:
+        run.evaluated.network.load_state_dict(run.best_weights)
+    return run.finished(judge, best), judge.marked(run.history, best)
 
 
 class Run:
     """All of a training that changes while it goes on. Making one seeds torch's global random state."""
 
-    def __init__(self, task: FoldTask) -> None:
+    def __init__(self, task: FoldTask, base: Base | None, n_epochs: int) -> None:
         head = task.head
         torch.manual_seed(task.seed)
+        self.task, self.base, self.n_epochs = task, base, n_epochs
         self.draws = torch.Generator().manual_seed(task.seed)
         self.model = new_model(task)
         self.network = self.model.network
+        if base is not None:  # a correction starts at nothing
+            start_at_nothing(self.network)
         if head.precision == "float16" and self.model.device.type == "cpu":
             raise UserError("precision: float16 needs a GPU: set bfloat16 or float32")
         self.optimiser = torch.optim.AdamW(parameter_groups(self.network, head), fused=True)
@@ -148,15 +133,69 @@ class Run:
             self.evaluated = replace(self.model, network=cast(Network, self.average.module))
         self.step = 0
         self.history: list[Record] = []
-        self.best_score, self.best_epoch = (-1.0, -np.inf), 0
+        self.seen: list[np.ndarray] = []  # of each epoch: logits of what is held out
         self.best_weights: dict[str, Tensor] = {}
 
-    def note_score(self, epoch: int, score: tuple[float, float]) -> None:
-        """Keep the weights of an epoch whose score is better than all before."""
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, epoch
-            weights = self.evaluated.network.state_dict()
-            self.best_weights = {name: value.clone() for name, value in weights.items()}
+    def epochs(self) -> Iterator[np.ndarray]:
+        """Train on; after each epoch, the network's logits of what is held out, (held, classes)."""
+        task, head, data, fit = self.task, self.task.head, self.task.data, self.task.fit
+        device = self.model.device
+        ids = data.metadata_ids(self.model.vocabularies)
+        labels, costs, groups = data.labels[fit], data.costs()[fit], data.groups[fit]
+        objective = Objective(head, labels, task.n_classes, device)
+        finer_of = finer_labels(task)
+        finer = None if finer_of is None else finer_of.ids[fit]
+        start = None if self.base is None else torch.from_numpy(self.base.log_p[fit])
+        counts = unit_weights(labels, head.loss, objective.class_weights.cpu())
+        deviations = _deviations(task, device) if head.noise else {}
+        autocast = torch.autocast(device.type, PRECISIONS[head.precision], enabled=head.precision != "float32")
+        step_size = head.batch_size * head.accumulate
+        n_steps = self.n_epochs * ceil(len(fit) / step_size)
+        while len(self.history) < self.n_epochs:
+            self.network.train()
+            loss_sum = torch.zeros((), device=device)
+            weight_sum = 0.0
+            steps = epoch_batches(labels, costs, groups, step_size, head.sampling, self.draws)
+            parts = [[step[i : i + head.batch_size] for i in range(0, len(step), head.batch_size)] for step in steps]
+            order = [fit[part] for step in parts for part in step]
+            batches = data.batches(order, ids, head.modality_dropout, self.draws)
+            for step in parts:
+                rate = rate_at(self.step, n_steps, head.warmup, head.schedule)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = group["peak"] * rate
+                weight = float(sum(counts[part].sum() for part in step))
+                for part, batch in zip(step, islice(batches, len(step)), strict=True):
+                    augmented = augment(batch.to(device), head, deviations, self.draws)
+                    known = [None if each is None else sent(each[part], device) for each in (finer, start)]
+                    with autocast:
+                        loss = objective(self.network, augmented, self.draws, *known)
+                    self.scaler.scale(loss / weight).backward()
+                    loss_sum += loss.detach()
+                self.scaler.unscale_(self.optimiser)
+                clip_grad_norm_(self.network.parameters(), head.largest_gradient)
+                self.scaler.step(self.optimiser)
+                self.scaler.update()
+                self.optimiser.zero_grad()
+                if self.average is not None:
+                    self.average.update_parameters(self.network)
+                weight_sum += weight
+                self.step += 1
+
+            epoch = len(self.history)
+            record = {"epoch": epoch, "train_loss": float(loss_sum) / weight_sum, "lr": head.lr * rate}
+            if not np.isfinite(record["train_loss"]):
+                raise UserError(f"epoch {epoch} of a fold: the loss is not finite: set a lower lr or largest_gradient")
+            self.history.append(record)
+            task.on_epoch(record)
+            with autocast:
+                logits = self.evaluated.logits(data, task.watch).astype(np.float32)
+            yield logits
+
+    def finished(self, judge: Judge, epoch: int) -> NetworkModel:
+        """The model that predicts, in evaluation mode."""
+        self.network.load_state_dict(self.evaluated.network.state_dict())
+        self.network.eval()
+        return replace(self.model, base=self.base and self.base.model, share=judge.share(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -169,8 +208,7 @@ class Run:
             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "step": self.step,
             "history": self.history,
-            "best_score": list(self.best_score),
-            "best_epoch": self.best_epoch,
+            "seen": [torch.from_numpy(logits) for logits in self.seen],
             "best_weights": self.best_weights,
         }
 
@@ -186,55 +224,18 @@ class Run:
         if state["cuda_random"] is not None:
             torch.cuda.set_rng_state(state["cuda_random"].cpu())
         self.step, self.history = state["step"], state["history"]
-        self.best_score, self.best_epoch = tuple(state["best_score"]), state["best_epoch"]
+        self.seen = [logits.cpu().numpy() for logits in state["seen"]]
         self.best_weights = state["best_weights"]
 
 
-class Objective:
-    """What training minimises, summed over a batch: the head's loss, with logit adjustment and mixup where asked for.
-
-    Class weights are those of the units as they are drawn: balanced sampling leaves nothing to weigh.
-    """
-
-    def __init__(self, head: Head, labels: Tensor, n_classes: int, device: torch.device) -> None:
-        """
-        Args:
-            labels: (fitted units,).
-        """
-        self._head = head
-        balanced = head.sampling == "balanced"
-        self.class_weights = (torch.ones(n_classes) if balanced else inverse_frequency(labels, n_classes)).to(device)
-        self._adjustment = (head.logit_adjustment * log_frequency(labels, n_classes)).to(device)
-
-    def __call__(
-        self, network: Network, batch: Batch, generator: torch.Generator, finer: Tensor | None = None
-    ) -> Tensor:
-        """
-        Args:
-            finer: (batch,) finer labels, -1 for none; None where none are learned.
-        """
-        vectors = network.representation(batch)
-        if not self._head.mixup:
-            return self._sum(network, vectors, batch.labels, finer)
-        vectors, partners, share = mixup(vectors, self._head.mixup, generator)
-        own = self._sum(network, vectors, batch.labels, finer)
-        others = self._sum(network, vectors, batch.labels[partners], None if finer is None else finer[partners])
-        return share * own + (1 - share) * others
-
-    def _sum(self, network: Network, vectors: Tensor, labels: Tensor, finer: Tensor | None) -> Tensor:
-        weights = unit_weights(labels, self._head.loss, self.class_weights)
-        if finer is None:
-            return (weights * self._losses(network.classifier(vectors), labels)).sum()
-        logits = network.classifier[:-1](vectors).float()  # of finer labels
-        losses = self._losses(network.classifier[-1](logits), labels)
-        theirs = cross_entropy(
-            logits, finer, reduction="none", ignore_index=-1, label_smoothing=self._head.label_smoothing
-        )
-        losses = torch.where(finer < 0, losses, torch.lerp(losses, theirs, self._head.auxiliary_share))
-        return (weights * losses).sum()
-
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return unit_losses(logits.float() + self._adjustment, labels, self._head.loss, self._head.label_smoothing)
+def start_at_nothing(network: Network) -> None:
+    """Let it give every class the same logit."""
+    last = network.classifier[3]
+    nn.init.zeros_(last.weight)
+    finer = torch.tensor(network.sizes.finer)
+    counts = torch.bincount(finer)[finer] if len(finer) else torch.ones(len(last.bias))
+    with torch.no_grad():
+        last.bias.copy_(-counts.log())  # a class is as likely as its finer labels together
 
 
 def parameter_groups(network: nn.Module, head: Head) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The xgboost head: boosted trees (Chen and Guestrin 2016) on pooled features and metadata."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class BoostedModel:
     """A fitted booster, the categories that it knows, and the classes that its outputs are."""
 
     booster: xgboost.Booster
+    views: dict[str, list[str]]  # input: how it is looked at
     vocabularies: dict[str, list[str]]
     classes: list[int]
     n_classes: int
@@ -36,7 +38,7 @@ class BoostedModel:
         """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
         if not len(indices):
             return np.empty((0, self.n_classes))
-        rows = np.concatenate([data.statistics, data.codes(self.vocabularies)], axis=1)[indices]
+        rows = np.concatenate([_statistics(data, self.views, indices), data.codes(self.vocabularies, indices)], axis=1)
         margins = self.booster.inplace_predict(rows, predict_type="margin", missing=np.nan)
         return spread(softmax(margins.astype(np.float64), axis=1), np.array(self.classes), self.n_classes)
 
@@ -44,6 +46,7 @@ class BoostedModel:
         (folder / f"{stem}.json").write_bytes(self.booster.save_raw("json"))
         return {
             "file": f"{stem}.json",
+            "views": self.views,
             "vocabularies": self.vocabularies,
             "classes": self.classes,
             "n_classes": self.n_classes,
@@ -56,36 +59,53 @@ def load_fold(folder: Path, about: dict[str, Any]) -> BoostedModel:
     if not (folder / about["file"]).is_file():
         raise FileNotFoundError(2, "no such file", str(folder / about["file"]))
     booster.load_model(folder / about["file"])
-    return BoostedModel(booster, about["vocabularies"], about["classes"], about["n_classes"])
+    return BoostedModel(booster, about["views"], about["vocabularies"], about["classes"], about["n_classes"])
 
 
 def fit_fold(task: FoldTask) -> tuple[BoostedModel, list[Record]]:
-    """Boost on the units ``fit`` until the loss on ``watch`` stops falling, then on ``train`` for as many rounds.
+    """Boost for as many rounds as give the lowest loss on what the inner folds hold out, then on the units ``train``.
 
-    The second fit is left out where ``fit`` is all of ``train``: the trees up to the best round are kept. Without
-    ``watch``, all rounds are boosted. Classes are weighted by inverse frequency, in the loss on ``watch`` too, where
-    the head's loss is ``weighted``. Unknown categories and missing values take the side that each split learnt.
+    Where one inner fold fits all of ``train``, the trees up to the best round are kept. Without inner folds, all rounds
+    are boosted. Classes are weighted by inverse frequency, in the loss on what is held out too, where the head's loss
+    is ``weighted``. Unknown categories and missing values take the side that each split learnt.
 
     Returns:
-        The model, and a record per round: round, train_loss, inner_loss, inner_macro_f1, best.
+        The model, and a record per round: round, train_loss, inner_loss, inner_macro_f1, best; means over inner folds.
     Raises:
         UserError: the training units are of one class only.
     """
-    train, fit = task.train, task.fit
-    watch = task.watch[np.isin(task.labels[task.watch], task.labels[fit])]
-    model, history = _boost(task, fit, watch, task.head.trees)
-    if len(watch):
-        best = min(range(len(history)), key=lambda i: history[i]["inner_loss"])
-        if len(fit) < len(train):
-            model, _ = _boost(task, train, watch[:0], best + 1)
-        else:
-            kept = model.booster[: best + 1]
-            model = BoostedModel(kept, model.vocabularies, model.classes, model.n_classes)
+    tried = [_boost(task, fit, watch, task.head.trees) for fit, watch in _watched(task)]
+    if not tried:
+        model, history = _boost(task, task.train, task.train[:0], task.head.trees)
+        return model, [record | {"best": i == len(history) - 1} for i, record in enumerate(history)]
+    rounds = min(len(records) for _, records in tried)
+    history = [
+        {name: float(np.mean([records[i][name] for _, records in tried])) for name in tried[0][1][i]} | {"round": i}
+        for i in range(rounds)
+    ]
+    best = min(range(rounds), key=lambda i: history[i]["inner_loss"])
+    if len(tried) == 1 and len(task.fit) == len(task.train):
+        model = replace(tried[0][0], booster=tried[0][0].booster[: best + 1])
     else:
-        best = len(history) - 1
-    for i, record in enumerate(history):
-        record["best"] = i == best
-    return model, history
+        model, _ = _boost(task, task.train, task.train[:0], best + 1)
+    return model, [record | {"best": i == best} for i, record in enumerate(history)]
+
+
+def _watched(task: FoldTask) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The inner folds, without held out units of classes that are not fitted there."""
+    pairs = [(fit, watch[np.isin(task.labels[watch], task.labels[fit])]) for fit, watch in task.inner]
+    return [(fit, watch) for fit, watch in pairs if len(watch)]
+
+
+def _statistics(rows: UnitRows, views: Mapping[str, Sequence[str]], units: np.ndarray) -> np.ndarray:
+    """(units, columns) float32: means and deviations of the labelled clip, of what its speaker said before, and of both
+    together; NaN where an input is missing."""
+    parts = [np.empty((len(units), 0), np.float32)]
+    for name, seen in views.items():
+        for view in seen:
+            moments = rows.moments(name, view, units)
+            parts += [moments.mean, moments.deviation]
+    return np.concatenate(parts, axis=1)
 
 
 def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> tuple[BoostedModel, list[Record]]:
@@ -94,20 +114,28 @@ def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> t
         raise UserError("xgboost head: the training units of a fold are all of one class")
     data: UnitRows = task.data
     vocabularies = data.vocabularies(fit)
-    rows = np.concatenate([data.statistics, codes := data.codes(vocabularies)], axis=1)
+    both = np.union1d(fit, watch)
+    views = {name: list(data.views(name)) for name in data.own}
+    codes, statistics = data.codes(vocabularies, both), _statistics(data, views, both)
+    rows = np.concatenate([statistics, codes], axis=1)
     # Metadata is a few columns among thousands: as likely in a tree's sample as if it were as many.
-    chances = np.r_[np.ones(data.statistics.shape[1]), np.full(codes.shape[1], max(1, data.statistics.shape[1]))]
+    chances = np.r_[np.ones(statistics.shape[1]), np.full(codes.shape[1], max(1, statistics.shape[1]))]
     form = {
-        "feature_types": ["q"] * data.statistics.shape[1] + ["c"] * codes.shape[1],
+        "feature_types": ["q"] * statistics.shape[1] + ["c"] * codes.shape[1],
         "enable_categorical": True,
         "max_bin": BINS,
         "nthread": torch.get_num_threads(),
     }
     weights = _class_weights(labels, task.head)
-    parts = [xgboost.QuantileDMatrix(rows[fit], labels, weight=weights[labels], feature_weights=chances, **form)]
+    parts = [
+        xgboost.QuantileDMatrix(
+            rows[np.searchsorted(both, fit)], labels, weight=weights[labels], feature_weights=chances, **form
+        )
+    ]
     if len(watch):
         watched = np.searchsorted(classes, task.labels[watch])
-        parts.append(xgboost.QuantileDMatrix(rows[watch], watched, weight=weights[watched], ref=parts[0], **form))
+        seen = rows[np.searchsorted(both, watch)]
+        parts.append(xgboost.QuantileDMatrix(seen, watched, weight=weights[watched], ref=parts[0], **form))
     settings = {
         "objective": "multi:softprob",
         "num_class": len(classes),
@@ -139,7 +167,7 @@ def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> t
         {"round": i} | {name: float(values[i]) for name, values in columns.items()}
         for i in range(len(columns["train_loss"]))
     ]
-    return BoostedModel(booster, vocabularies, classes.tolist(), task.n_classes), history
+    return BoostedModel(booster, views, vocabularies, classes.tolist(), task.n_classes), history
 
 
 def _class_weights(labels: np.ndarray, head: Head) -> np.ndarray:

@@ -1,48 +1,89 @@
-"""The linear heads: logistic regression on a bag of words, or on pooled features."""
+"""The linear head: logistic regression on what :mod:`heads.models.columns` makes of units.
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+What is read - the labelled clip alone, beside what its speaker said before, or averaged with it; deviations over time
+or none; how much each input counts - and how strongly it is drawn to zero are chosen on inner folds, the plainest among
+equals.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialised
+from scipy.linalg import eigh
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, log_loss
-from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.models.bag_of_words import give_terms, has_letters, text_features, without_terms
-from heads.models.pooled import statistics_features
+from heads.metrics import judged
+from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
+from heads.models.pooled import BEFORE, OWN, UnitRows
 
-C_GRIDS = {"bag_of_words": (1.0, 3.0, 10.0), "linear": (0.001, 0.01, 0.1)}
+CS = (0.001, 0.01, 0.1)
+DEFAULT_C = 0.01  # where there is nothing to choose it by
+WEIGHTS = (0.0, 0.25, 0.5)  # at which an input is tried, beside 1
+ENOUGH = 4000  # units to choose by: with more the choice matters little, and takes long
 SMALLEST_PROBABILITY = 1e-6  # of a class that a fold's training part lacks
 
 
 @dataclass(frozen=True)
-class LinearModel:
-    """A fitted pipeline: features of rows, then logistic regression."""
+class Choice:
+    """What a linear model reads, and how strongly it is drawn to zero."""
 
-    pipeline: Pipeline
+    view: str  # one of heads.models.columns.VIEWS
+    deviations: bool
+    weights: dict[str, float]  # of each input and field
+    c: float  # inverse regularisation
+
+    @property
+    def said(self) -> str:
+        """In a few words."""
+        turned = [f"{name} x {weight:g}" for name, weight in self.weights.items() if weight != 1]
+        return ", ".join([self.view, "means and deviations" if self.deviations else "means", *turned])
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Logits of units: of each block the columns times their weights, summed up."""
+
+    choice: Choice
+    scalers: tuple[Scaler, ...]
+    weights: np.ndarray  # (columns of all blocks, fitted classes) float32
+    intercepts: np.ndarray  # (fitted classes,) float32
+    classes: list[int]  # those that were fitted
     n_classes: int
 
-    def log_probabilities(self, data: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    def log_probabilities(self, data: UnitRows, indices: np.ndarray) -> np.ndarray:
         """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
-        if not len(indices):
-            return np.empty((0, self.n_classes))
-        return spread(self.pipeline.predict_proba(data[indices]), self.pipeline.classes_, self.n_classes)
+        blocks = {scaler.block: scaler for scaler in self.scalers}
+        x = matrix(blocks, dict.fromkeys(blocks, 1.0), data, indices)
+        return spread(_softmax(x @ self.weights + self.intercepts), np.array(self.classes), self.n_classes)
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        about: dict[str, Any] = {"file": f"{stem}.skops", "n_classes": self.n_classes}
-        with without_terms(self.pipeline) as terms:
-            (folder / about["file"]).write_bytes(skops.io.dumps(self.pipeline))
-        if terms:
-            about["terms"] = f"{stem}.terms.json"
-            (folder / about["terms"]).write_text(json.dumps(terms), encoding="utf-8")
-        return about
+        arrays = {"weights": self.weights, "intercepts": self.intercepts}
+        for number, scaler in enumerate(self.scalers):
+            arrays |= {f"mean{number}": scaler.mean, f"scale{number}": scaler.scale}
+        (folder / f"{stem}.safetensors").write_bytes(serialised(arrays))
+        blocks = [{"block": scaler.block, "words": scaler.words} for scaler in self.scalers]
+        about = {"file": f"{stem}.safetensors", "blocks": blocks, "choice": asdict(self.choice)}
+        vocabularies = {scaler.block[0]: list(scaler.words) for scaler in self.scalers if scaler.words}
+        return about | {"vocabularies": vocabularies, "classes": self.classes, "n_classes": self.n_classes}
+
+
+def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
+    """What :meth:`LinearModel.save` wrote."""
+    arrays = load_file(folder / about["file"])
+    found = tuple(
+        Scaler(tuple(each["block"]), arrays[f"mean{number}"], arrays[f"scale{number}"], tuple(each["words"]))
+        for number, each in enumerate(about["blocks"])
+    )
+    choice = Choice(**about["choice"])
+    return LinearModel(choice, found, arrays["weights"], arrays["intercepts"], about["classes"], about["n_classes"])
 
 
 def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
@@ -58,84 +99,135 @@ def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
     return np.log(full / full.sum(1, keepdims=True))
 
 
-def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
-    """What :meth:`LinearModel.save` wrote; nothing is unpickled."""
-    # scikit-learn's own types, and the one of NumPy that an imputer keeps; nothing else
-    pipeline = skops.io.load(folder / about["file"], trusted=["numpy.dtype"])
-    if "terms" in about:
-        give_terms(pipeline, json.loads((folder / about["terms"]).read_text(encoding="utf-8")))
-    return LinearModel(pipeline, about["n_classes"])
-
-
 def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:
-    """Fit on the units ``train``, with the head's own C or the one whose macro-F1 on ``watch`` is best.
+    """Choose on the task's inner folds, then fit on the units ``train``.
 
-    Of texts, letters are then tried with that C, and kept where they do better there.
-    ``task.data`` has a row per unit, from :func:`unit_texts` or :func:`unit_statistics`.
+    A head's own ``c``, and ``deviations`` where it says so, are not chosen. ``task.data`` are :class:`UnitRows`.
 
     Returns:
-        The model, and a record per C: c, inner_loss, inner_macro_f1, best; of texts, the best one with letters (whether
-        they were kept), and with inner_macro_f1_words and inner_macro_f1_letters where both were tried.
+        The model, and a record per C of what was chosen: c, inner_loss, inner_macro_f1, best, and ``read`` in words.
     Raises:
-        UserError: the training units have no words, or are of one class only.
+        UserError: the training units of a fold are of one class only.
     """
-    head, rows, labels, train, fit, watch = task.head, task.data, task.labels, task.train, task.fit, task.watch
-    letters = head.kind == "bag_of_words" and bool(head.letters)
-
-    def judged(pipeline: Pipeline) -> Record:
-        log_p = LinearModel(pipeline, task.n_classes).log_probabilities(rows, watch)
-        macro_f1 = f1_score(labels[watch], log_p.argmax(1), average="macro", zero_division=0)
-        inner_loss = log_loss(labels[watch], np.exp(log_p), labels=range(log_p.shape[1]))
-        return {"inner_loss": float(inner_loss), "inner_macro_f1": float(macro_f1)}
-
-    if head.c:
-        (pipeline,) = _fit(rows[train], labels[train], head, [head.c], task.seed, letters)
-        return LinearModel(pipeline, task.n_classes), [{"c": head.c, "best": True}]
-    grid = C_GRIDS[head.kind]
-    pipelines = _fit(rows[fit], labels[fit], head, grid, task.seed, letters)
-    history: list[Record] = [{"c": c} | judged(pipeline) for c, pipeline in zip(grid, pipelines, strict=True)]
-    best = max(range(len(grid)), key=lambda i: _goodness(history[i]))
-    for i, record in enumerate(history):
-        record["best"] = i == best
-    if head.kind == "bag_of_words":
-        if head.letters is None and has_letters(rows[fit]):
-            (other,) = _fit(rows[fit], labels[fit], head, [grid[best]], task.seed, letters=True)
-            found, words = judged(other), history[best]["inner_macro_f1"]
-            letters = _goodness(found) > _goodness(history[best])
-            if letters:
-                pipelines[best] = other
-                history[best] |= found
-            history[best] |= {"inner_macro_f1_words": words, "inner_macro_f1_letters": found["inner_macro_f1"]}
-        history[best]["letters"] = letters
-    if len(fit) < len(train):
-        pipelines[best] = _fit(rows[train], labels[train], head, [grid[best]], task.seed, letters)[0]
-    return LinearModel(pipelines[best], task.n_classes), history
+    known = scalers(task.data, task.train)
+    choice, history = choose(task, known)
+    return fit(task, known, choice, task.train), history
 
 
-def _goodness(record: Record) -> tuple[float, float]:
-    return record["inner_macro_f1"], -record["inner_loss"]
+def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[Record]]:
+    """The choice that does best on the inner folds, the plainest among equals; and a record per C of it."""
+    head = task.head
+    deviations = any(statistic == DEVIATION for _, _, statistic in known) and head.deviations is not False
+    several = any(view == BEFORE for _, view, _ in known)
+    names = names_of(known)
+    plain = dict.fromkeys(names, 1.0)
+    cs = CS if head.c is None else (head.c,)
+    if not task.inner:
+        choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
+        return choice, [{"c": choice.c, "best": True, "read": choice.said}]
+    tried: dict[str, list[tuple[tuple[float, float], Choice, Record]]] = {}
+
+    def best_of(choices: Sequence[Choice]) -> Choice:
+        for choice in choices:
+            if choice.said not in tried:
+                tried[choice.said] = _judged(task, known, choice, cs)
+        results = [max(tried[choice.said], key=lambda result: result[0]) for choice in choices]
+        return max(results, key=lambda result: result[0])[1]  # the first of equals
+
+    views = list(VIEWS) if several else [OWN]
+    depths = [False, True] if deviations and head.deviations is None else [deviations]
+    best = best_of([Choice(view, deep, plain, cs[0]) for deep in depths for view in views])
+    for name in names if len(names) > 1 else []:
+        turned = [replace(best, weights=best.weights | {name: weight}) for weight in WEIGHTS]
+        best = best_of([best, *(choice for choice in turned if any(choice.weights.values()))])
+    return best, [record | {"best": choice == best} for _, choice, record in tried[best.said]]
 
 
-def _fit(
-    rows: np.ndarray, labels: np.ndarray, head: Head, cs: Sequence[float], seed: int, letters: bool
-) -> list[Pipeline]:
-    """A pipeline for each C, sharing its features; each fit starts from the last one's coefficients."""
+def _judged(
+    task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]
+) -> list[tuple[tuple[float, float], Choice, Record]]:
+    """How good it is with each C on the inner folds together."""
+    held = np.concatenate([part for _, part in task.inner])
+    parts = [_fitted(task, known, choice, cs, some(fit_part, task.seed), part) for fit_part, part in task.inner]
+    results = []
+    for i, c in enumerate(cs):
+        log_p = np.concatenate([of_part[i] for of_part in parts])
+        found = judged(task.metric, task.labels[held], log_p)
+        record = {"c": c, "inner_loss": found.loss, "inner_macro_f1": found.macro_f1, "read": choice.said}
+        results.append((found.goodness, replace(choice, c=c), record))
+    return results
+
+
+def some(units: np.ndarray, seed: int) -> np.ndarray:
+    """All of some units, or ``ENOUGH`` of them, drawn at random."""
+    return units if len(units) <= ENOUGH else np.sort(np.random.default_rng(seed).choice(units, ENOUGH, replace=False))
+
+
+def _fitted(
+    task: FoldTask,
+    known: Mapping[Block, Scaler],
+    choice: Choice,
+    cs: Sequence[float],
+    units: np.ndarray,
+    held: np.ndarray,
+) -> list[np.ndarray]:
+    """Log-probabilities of the units ``held``, (held, classes), for each C, of models fitted on ``units``."""
+    blocks = selected(known, choice.view, choice.deviations, choice.weights)
+    x, other = matrix(known, blocks, task.data, units), matrix(known, blocks, task.data, held)
+    return [
+        spread(_softmax(other @ weights + intercepts), classes, task.n_classes)
+        for weights, intercepts, classes in _path(task.head, x, task.labels[units], cs)
+    ]
+
+
+def fit(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, units: np.ndarray) -> LinearModel:
+    """A model of some units as it was chosen."""
+    blocks = selected(known, choice.view, choice.deviations, choice.weights)
+    x = matrix(known, blocks, task.data, units)
+    ((weights, intercepts, classes),) = _path(task.head, x, task.labels[units], [choice.c])
+    widths = [len(known[block].mean) for block in blocks]
+    weights = weights * np.repeat(np.array(list(blocks.values())), widths)[:, None]  # of unweighted columns
+    return LinearModel(
+        choice,
+        tuple(known[block] for block in blocks),
+        weights.astype(np.float32),
+        intercepts.astype(np.float32),
+        classes.tolist(),
+        task.n_classes,
+    )
+
+
+def _path(
+    head: Head, x: np.ndarray, labels: np.ndarray, cs: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each C, (columns, classes) weights, (classes,) intercepts, and the numbers of the classes that there are.
+
+    With more columns than units, the fit is made in the space of the units: the penalty does not see the rotation.
+    """
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
-    features = text_features(rows, letters) if head.kind == "bag_of_words" else statistics_features()
-    try:
-        inputs = features.fit_transform(rows)
-    except ValueError as error:  # scikit-learn: "empty vocabulary", "no terms remain"
-        raise UserError(f"{head.kind} head: the training units hold nothing to learn from ({error})") from error
-    weights = "balanced" if head.loss == "weighted" else None
-    pipelines, start = [], None
-    for c in cs:
-        # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
-        model = LogisticRegression(
-            C=c, class_weight=weights, solver="newton-cg", max_iter=1000, random_state=seed, warm_start=True
-        )
-        if start is not None:
-            model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
-        start = model.fit(inputs, labels)
-        pipelines.append(Pipeline([("features", features), ("model", model)]))
-    return pipelines
+    basis = None
+    if x.shape[1] > len(x):
+        values, vectors = eigh(x.astype(np.float64) @ x.T.astype(np.float64))
+        kept = values > 1e-9 * max(values[-1], 1e-12)
+        basis = x.T.astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))  # (columns, rank)
+        x = vectors[:, kept] * np.sqrt(values[kept])
+    balanced = "balanced" if head.loss == "weighted" else None
+    found, start = [], None
+    with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
+        for c in cs:
+            # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
+            model = LogisticRegression(C=c, class_weight=balanced, solver="newton-cg", max_iter=1000, warm_start=True)
+            if start is not None:
+                model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
+            start = model.fit(x, labels)
+            weights, intercepts = model.coef_.T, model.intercept_
+            if len(model.classes_) == 2:  # scikit-learn keeps the second one's alone
+                weights, intercepts = np.c_[0 * weights, weights], np.r_[0.0, intercepts]
+            found.append((weights if basis is None else basis @ weights, intercepts, model.classes_))
+    return found
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialised
+from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from configs import UserError
@@ -21,6 +22,9 @@ from heads.models.cross_modal import CrossModalHead
 from heads.models.parts import ClipEncoder, HeadSizes
 from heads.models.sequence import SequenceHead
 
+if TYPE_CHECKING:
+    from heads.models.linear import LinearModel
+
 __all__ = ["HeadSizes", "Network", "NetworkModel", "build", "clip_encoders", "load_fold", "new_model"]
 
 PREDICTION_UNITS = 64  # the most in a batch
@@ -30,18 +34,28 @@ Network = SequenceHead | CrossModalHead
 
 @dataclass(frozen=True)
 class NetworkModel:
-    """A trained network and the vocabularies (training categories of each field, sorted) that feed it."""
+    """A trained network, the vocabularies (training categories of each field, sorted) that feed it, and what its logits
+    are added to."""
 
     network: Network
     vocabularies: dict[str, list[str]]
+    base: "LinearModel | None" = None
+    share: float = 1.0  # of the network's logits that is added
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    @torch.inference_mode()
     def log_probabilities(self, data: UnitData, indices: np.ndarray) -> np.ndarray:
         """Log-probabilities of some units, (units, classes) float64, without dropout."""
+        if self.base is None:
+            return log_softmax(self.logits(data, indices), axis=1)
+        base = self.base.log_probabilities(data.rows, indices)
+        return log_softmax(base + self.share * self.logits(data, indices), axis=1) if self.share else base
+
+    @torch.inference_mode()
+    def logits(self, data: UnitData, indices: np.ndarray) -> np.ndarray:
+        """What the network alone says, (units, classes) float64."""
         self.network.eval()
         ids = data.metadata_ids(self.vocabularies)
         parts = _prediction_parts(data, indices)
@@ -49,7 +63,7 @@ class NetworkModel:
         found: list[Tensor] = []  # fetched at the end: a GPU that is waited for at each batch stands still between them
         for batch in data.batches([indices[part] for part in parts], ids):
             logits: Tensor = self.network(batch.to(self.device))
-            found.append(logits.double().log_softmax(dim=1))
+            found.append(logits.double())
         for positions, values in zip(parts, found, strict=True):
             result[positions] = values.cpu().numpy()
         return result
@@ -57,11 +71,14 @@ class NetworkModel:
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
         # safetensors' own writer says of a full disk that it panicked
         (folder / f"{stem}.safetensors").write_bytes(serialised(self.network.state_dict()))
-        return {
+        about = {
             "file": f"{stem}.safetensors",
             "sizes": asdict(self.network.sizes),
             "vocabularies": self.vocabularies,
         }
+        if self.base is None:
+            return about
+        return about | {"base": self.base.save(folder, f"{stem}.base"), "share": self.share}
 
 
 def _prediction_parts(data: UnitData, indices: np.ndarray) -> list[np.ndarray]:
@@ -100,7 +117,11 @@ def load_fold(folder: Path, about: dict[str, Any]) -> NetworkModel:
     network = build(HeadSizes(**about["sizes"]))
     network.load_state_dict(load_file(folder / about["file"]))
     network.to(default_device()).eval()
-    return NetworkModel(network, about["vocabularies"])
+    if "base" not in about:
+        return NetworkModel(network, about["vocabularies"])
+    from heads.models.linear import load_fold as load_base  # scikit-learn takes seconds to import
+
+    return NetworkModel(network, about["vocabularies"], load_base(folder, about["base"]), about["share"])
 
 
 def new_model(task: FoldTask) -> NetworkModel:
@@ -131,7 +152,7 @@ def new_model(task: FoldTask) -> NetworkModel:
         attention_heads=head.attention_heads,
         dropout=head.dropout,
         lstm_layers=head.lstm_layers,
-        time=head.time,
+        time=head.pooling,
         segments=n_segments(head),
         speaker_identity=identity,
         finer=finer.classes if finer else [],

@@ -1,8 +1,10 @@
-"""Units as one row each: an input's mean and deviation over all time steps of the speaker's clips, and metadata."""
+"""Units as one row each: an input's mean and deviation over time, and metadata.
+
+The labelled clip and what its speaker said before stand apart: an average over both would bury the one in the other.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,31 +14,55 @@ from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import categories, labelled_values, metadata_column, seen_clips
 from heads.data.features import Source
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
 OTHERS = ("listener", "listener_response")  # whose clips say little about how the speaker feels
+OWN, BEFORE, ALL = "own", "before", "all"  # the labelled clip; the speaker's clips before it; both together
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of all time steps of some clips of each unit; NaN where a unit has none of an input."""
+
+    counts: np.ndarray  # (units,) time steps
+    mean: np.ndarray  # (units, dim) float32
+    deviation: np.ndarray  # (units, dim) float32
+
+    def __getitem__(self, units: np.ndarray) -> "Moments":
+        return Moments(self.counts[units], self.mean[units], self.deviation[units])
 
 
 @dataclass(frozen=True)
 class UnitRows:
     """What is known of each unit, as columns."""
 
-    statistics: np.ndarray  # (units, columns) float32, from unit_statistics; no columns without stores
+    n_units: int
+    own: dict[str, Moments]  # input: of the labelled clip
+    before: dict[str, Moments]  # input: of the speaker's clips before it; inputs that no unit has there are left out
     metadata: dict[str, list[str | None]]  # field: a value for each unit
+
+    def views(self, name: str) -> tuple[str, ...]:
+        """How an input can be looked at: one way where no unit has anything before its labelled clip."""
+        return (OWN, BEFORE, ALL) if name in self.before else (OWN,)
+
+    def moments(self, name: str, view: str, units: np.ndarray) -> Moments:
+        """An input of some units, as it is seen in a view."""
+        own = self.own[name][units]
+        if view == OWN:
+            return own
+        before = self.before[name][units] if name in self.before else _empty(len(units), own.mean.shape[1])
+        return before if view == BEFORE else _merged(own, before)
 
     def vocabularies(self, indices: np.ndarray) -> dict[str, list[str]]:
         """The categories of each metadata field among some units, sorted."""
         return {field: categories(values, indices) for field, values in self.metadata.items()}
 
-    def codes(self, vocabularies: Mapping[str, Sequence[str]]) -> np.ndarray:
+    def codes(self, vocabularies: Mapping[str, Sequence[str]], units: np.ndarray) -> np.ndarray:
         """(units, fields) float32: the place of each value in its vocabulary, from 0; NaN for none and unseen ones."""
-        columns = []
-        for field, words in vocabularies.items():
+        codes = np.full((len(units), len(vocabularies)), np.nan, dtype=np.float32)
+        for column, (field, words) in enumerate(vocabularies.items()):
             places = {word: place for place, word in enumerate(words)}
-            columns.append([np.nan if value is None else places.get(value, np.nan) for value in self.metadata[field]])
-        n_units = len(self.statistics)
-        return np.array(columns, dtype=np.float32).reshape(len(columns), n_units).T
+            values = self.metadata[field]
+            codes[:, column] = [places.get(values[unit], np.nan) for unit in units]  # type: ignore[arg-type]
+        return codes
 
 
 def unit_rows(
@@ -46,62 +72,43 @@ def unit_rows(
     fields: Sequence[str] = (),
     privileged: bool = False,
     context_clips: int | None = None,
-    deviations: bool = True,
 ) -> UnitRows:
-    """Statistics of units, as :func:`unit_statistics` gives them, and each field's value on their labelled clips.
-
-    Raises:
-        UserError: a source holds nothing of any unit; a field that the manifest lacks, or that is derived from the
-            label while ``privileged`` is False.
-    """
-    statistics = unit_statistics(manifest, units, sources, context_clips, deviations)
-    columns = {field: metadata_column(manifest, field, privileged) for field in fields}
-    return UnitRows(statistics, {field: labelled_values(manifest, units, name) for field, name in columns.items()})
-
-
-def unit_statistics(
-    manifest: Manifest,
-    units: Sequence[Unit],
-    sources: Mapping[str, Source],
-    context_clips: int | None = None,
-    deviations: bool = True,
-) -> np.ndarray:
-    """Mean and deviation of each dimension over all time steps of what a unit's speaker said.
+    """Moments of each input in each unit, and each field's value on its labelled clip.
 
     One clip is in memory at a time, however large the stores are.
 
     Args:
-        sources: by input; their columns stand in this order, means before deviations.
+        sources: by input.
         context_clips: how many clips before the labelled one count; None: all.
-        deviations: False leaves them out.
-    Returns:
-        (units, 2 * sum of the inputs' dims) float32, or half as many columns; NaN where a unit's speaker has
-        nothing of an input.
     Raises:
-        UserError: a source holds nothing of any unit.
+        UserError: a source holds nothing of any unit; a field that the manifest lacks, or that is derived from the
+            label while ``privileged`` is False.
     """
+    columns = {field: metadata_column(manifest, field, privileged) for field in fields}
+    metadata = {field: labelled_values(manifest, units, name) for field, name in columns.items()}
     roles = dict(zip(manifest.clips["clip_id"], manifest.clips["role"], strict=True))
-    spoken = [[clip for clip in seen_clips(unit, context_clips) if roles[clip] not in OTHERS] for unit in units]
-    parts = [np.empty((len(units), 0), np.float32)]
+    spoken = [[clip for clip in seen_clips(unit, context_clips)[:-1] if roles[clip] not in OTHERS] for unit in units]
+    own: dict[str, Moments] = {}
+    before: dict[str, Moments] = {}
     for name, source in sources.items():
-        width = next((source[clip].shape[1] for clips in spoken for clip in clips if clip in source), 0)
-        width = width or getattr(source, "width", 0)  # live features know it without a clip
+        labelled = (unit.unit_id for unit in units)
+        there = (clip for clip in (*labelled, *(clip for clips in spoken for clip in clips)) if clip in source)
+        width = getattr(source, "width", 0) or next((source[clip].shape[1] for clip in there), 0)
         if not width:
             raise UserError(
                 f"the {name} store holds none of the units' clips: run 'python extract/run.py --encoder {name}'"
             )
-        rows = np.full((len(units), 2 * width if deviations else width), np.nan, np.float32)
+        own[name], earlier = _empty(len(units), width), _empty(len(units), width)
         sums: dict[str, _Sums] = {}
-        for row, clips in zip(rows, spoken, strict=True):
+        for row, (unit, clips) in enumerate(zip(units, spoken, strict=True)):
             # a conversation's later units see the clips of its earlier ones: those are not read twice
-            sums = {clip: sums[clip] if clip in sums else _sums(source[clip]) for clip in clips if clip in source}
-            if sums:
-                mean, deviation = _mean_and_deviation(list(sums.values()))
-                row[:width] = mean
-                if deviations:
-                    row[width:] = deviation
-        parts.append(rows)
-    return np.concatenate(parts, axis=1)
+            known = [clip for clip in (*clips, unit.unit_id) if clip in source]
+            sums = {clip: sums[clip] if clip in sums else _sums(source[clip]) for clip in known}
+            _put(own[name], row, [sums[unit.unit_id]] if unit.unit_id in sums else [])
+            _put(earlier, row, [sums[clip] for clip in clips if clip in sums])
+        if earlier.counts.any():
+            before[name] = earlier
+    return UnitRows(len(units), own, before, metadata)
 
 
 _Sums = tuple[int, np.ndarray, np.ndarray]  # of a clip: time steps, mean (dim,), squared distances from it (dim,)
@@ -115,21 +122,34 @@ def _sums(values: np.ndarray) -> _Sums:
     return len(steps), mean, np.einsum("td,td->d", steps, steps)
 
 
-def _mean_and_deviation(clips: Sequence[_Sums]) -> tuple[np.ndarray, np.ndarray]:
-    """Of all time steps of some clips together (Chan, Golub and LeVeque 1983)."""
+def _empty(n_units: int, width: int) -> Moments:
+    shape = n_units, width
+    return Moments(np.zeros(n_units, np.int64), np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32))
+
+
+def _put(moments: Moments, row: int, clips: Sequence[_Sums]) -> None:
+    """All time steps of some clips together (Chan, Golub and LeVeque 1983)."""
+    if not clips:
+        return
     counts = np.array([n for n, _, _ in clips], dtype=np.float64)
     shares = counts / counts.sum()  # (clips,)
     means = np.array([mean for _, mean, _ in clips])  # (clips, dim)
     mean = shares @ means
     between = shares @ (means - mean) ** 2
     within = sum(squares for _, _, squares in clips) / counts.sum()
-    return mean, np.sqrt(between + within)
+    moments.counts[row], moments.mean[row], moments.deviation[row] = counts.sum(), mean, np.sqrt(between + within)
 
 
-def statistics_features() -> "Pipeline":
-    """Unfitted: missing inputs take the training units' mean (nothing, once standardised) and a flag."""
-    from sklearn.impute import SimpleImputer  # seconds to import, and who predicts fits nothing
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return Pipeline([("missing", SimpleImputer(add_indicator=True)), ("scale", StandardScaler())])
+def _merged(own: Moments, before: Moments) -> Moments:
+    """Of all time steps of both, unit by unit."""
+    counts = own.counts + before.counts
+    share = np.divide(own.counts, counts, out=np.zeros(len(counts)), where=counts > 0)[:, None].astype(np.float32)
+    alone = (own.counts == 0)[:, None], (before.counts == 0)[:, None]
+    mean = share * own.mean + (1 - share) * before.mean
+    between = share * (1 - share) * (own.mean - before.mean) ** 2
+    deviation = np.sqrt(share * own.deviation**2 + (1 - share) * before.deviation**2 + between)
+    return Moments(
+        counts,
+        np.where(alone[0], before.mean, np.where(alone[1], own.mean, mean)),
+        np.where(alone[0], before.deviation, np.where(alone[1], own.deviation, deviation)),
+    )

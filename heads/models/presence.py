@@ -22,7 +22,7 @@ def found_inputs(head: Head, unit: Unit, clips: Mapping[str, Clip], sources: Map
     """
     seen: Sequence[str] = seen_clips(unit, head.context_clips)
     if head.kind in ("linear", "xgboost"):
-        seen = [clip for clip in seen if clips[clip]["role"] not in OTHERS]
+        seen = [clip for clip in seen if clip == unit.unit_id or clips[clip]["role"] not in OTHERS]
     read = [name for name in head.stores if any(clip in sources.get(name, ()) for clip in seen)]
     if head.kind == "bag_of_words" and any(clips[clip]["text"] for clip in seen):
         read.append("text")

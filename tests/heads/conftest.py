@@ -96,6 +96,8 @@ def head_settings(**settings: Any) -> dict[str, Any]:
         "patience": 0,
         "batch_size": 16,
         "lr": 0.01,
+        "base": "none",
+        "time": "attentive",
     } | settings
 
 
@@ -116,7 +118,9 @@ def task(
 ) -> FoldTask:
     """A fold whose units are given as index arrays; labels are those of ``data`` unless they are given."""
     labels = data.labels.numpy() if labels is None else labels
-    return FoldTask(head, data, labels, fit if train is None else train, fit, watch, n_classes, seed, **more)
+    inner = ((fit, watch),) if len(watch) else ()
+    groups = np.arange(len(labels))
+    return FoldTask(head, data, labels, fit if train is None else train, inner, n_classes, seed, groups, **more)
 
 
 def write_workspace(folder: Path, manifest: Manifest, arrays: Arrays, heads: dict[str, Any], **settings: Any) -> None:

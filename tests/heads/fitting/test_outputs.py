@@ -65,6 +65,7 @@ def test_everything_is_there_for_every_kind(
     assert printed.err == ""
     assert sorted(path.name for path in folder.iterdir()) == [
         "SHA256SUMS",
+        "baseline",
         "curves.png",
         "live",
         "metrics.json",
@@ -145,11 +146,14 @@ def test_the_baseline_is_scored_on_the_same_units(workspace: Path, monkeypatch: 
     predict = cross_validation.predict_all
 
     def keep(*arguments: Any) -> Any:
-        kept["predictions"] = predict(*arguments)
-        return kept["predictions"]
+        found = predict(*arguments)
+        kept.setdefault("head", found)
+        return found
 
     monkeypatch.setattr(cross_validation, "predict_all", keep)
-    monkeypatch.setattr(cross_validation, "baseline_log_probabilities", lambda *_: kept["predictions"])
+    train_it = cross_validation.train_baseline
+    same = lambda *all_: replace(train_it(*all_), predictions=kept["head"])  # noqa: E731
+    monkeypatch.setattr(cross_validation, "train_baseline", same)
     metrics = json.loads((train("pooled") / "metrics.json").read_text())
     for split in ("oof", "val", "test"):
         assert metrics[split]["over_baseline"]["macro_f1"] == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}

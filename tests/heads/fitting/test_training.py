@@ -1,6 +1,9 @@
 """Training: it learns what can be learned, and nothing that it may not see."""
 
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +15,15 @@ from hypothesis import strategies as st
 from configs import UserError
 from extract.corpora.manifest import Unit
 from heads.data.batches import UnitData
-from heads.data.folds import assign_folds, carve_inner
-from heads.fitting.losses import classification_loss, inverse_frequency
+from heads.data.folds import FEW_UNITS, INNER_FOLDS, FoldTask, assign_folds, inner_parts
+from heads.fitting.base import fit_base, linear_head
+from heads.fitting.kinds import KINDS
+from heads.fitting.losses import inverse_frequency
 from heads.fitting.saved import average
 from heads.fitting.training import fit_fold
+from heads.models.linear import fit_fold as fit_linear
+from heads.models.network import load_fold
+from heads.models.pooled import Moments
 
 NONE = np.array([], dtype=int)
 
@@ -70,10 +78,13 @@ def test_best_epoch_is_restored_and_patience_stops(tools: SimpleNamespace) -> No
     model, history = fit_fold(tools.task(data, np.arange(30), np.arange(30, 60), head, 3, seed=0))
     best = next(record for record in history if record["best"])
     assert len(history) == best["epoch"] + 4 < 60
-    assert best["inner_macro_f1"] == max(record["inner_macro_f1"] for record in history)
-    log_p = torch.from_numpy(model.log_probabilities(data, np.arange(30, 60))).float()
-    weights = inverse_frequency(data.labels[:30], 3)
-    assert float(classification_loss(log_p, data.labels[30:60], "weighted", weights)) == best["inner_loss"]
+    losses = [record["inner_loss"] for record in history]
+    smooth = [np.mean(losses[max(0, i - 2) : i + 1]) for i in range(len(losses))]
+    assert smooth[best["epoch"]] == min(smooth)
+    watched = data.labels[30:60]
+    counts = inverse_frequency(data.labels[:30], 3)[watched].numpy()
+    of_truth = model.log_probabilities(data, np.arange(30, 60))[np.arange(30), watched]
+    assert -np.average(of_truth, weights=counts) == pytest.approx(best["inner_loss"], rel=1e-5)
 
 
 def test_scalers_see_the_fitted_units_alone(tools: SimpleNamespace) -> None:
@@ -101,6 +112,70 @@ def test_metadata_alone_is_enough(tools: SimpleNamespace) -> None:
     assert (model.log_probabilities(data, rest).argmax(1) == data.labels[rest].numpy()).all()
 
 
+def test_what_choices_look_at(tools: SimpleNamespace) -> None:
+    """The val split where there is one; one part of many units; nothing where nothing can be had."""
+    manifest, _ = tools.dataset(40, splits=("train", "train", "val"))
+    units = manifest.units()
+    train = np.array([i for i, unit in enumerate(units) if unit.split == "train"])
+    ((fit, held),) = inner_parts(units, train, 0, needed=True)
+    assert fit.tolist() == train.tolist()
+    assert {units[i].split for i in held} == {"val"}
+    many = [replace(units[i % 9], group=str(i), split="train") for i in range(FEW_UNITS + 1)]
+    ((fit, held),) = inner_parts(many, np.arange(len(many)), 0, needed=False)
+    assert len(fit) > 5 * len(held) > 0
+    assert inner_parts(many, np.array([0]), 0, needed=False) == ()
+
+
+def on_a_base(tools: SimpleNamespace, crossed: bool, n: int = 240) -> tuple[FoldTask, np.ndarray]:
+    """Two classes at opposite corners of a square, which no line tells apart, or side by side; and a third between."""
+    manifest, arrays = tools.dataset(n, most_clips=1, splits=("train",))
+    rng = np.random.default_rng(0)
+    for unit in manifest.units():
+        label, side = manifest.classes.index(unit.label), rng.choice([-1, 1])
+        place = np.array([side * 3, side * (3 - 6 * label)]) if crossed else np.array([3 - 6 * label, 0])
+        arrays["audio"][unit.unit_id] = (rng.normal(size=(1, 2)) + place * (label < 2)).astype(np.float32)
+    head = tools.small_head(inputs=["audio"], base="linear", epochs=12, patience=5)
+    data = KINDS["sequence"].read(head, manifest, manifest.units(), {"audio": arrays["audio"]})
+    train = np.arange(2 * n // 3)
+    inner = inner_parts(manifest.units(), train, 0, needed=True)
+    return replace(tools.task(data, train, NONE, head), inner=inner), np.arange(2 * n // 3, n)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_network_adds_to_its_linear_base_what_no_line_can_tell(
+    tools: SimpleNamespace, tmp_path: Path, crossed: bool
+) -> None:
+    task, rest = on_a_base(tools, crossed)
+    model, history = fit_fold(task)
+    (best,) = [record for record in history if record["best"]]
+    assert model.share == best["share"]
+    rows, labels = task.data.rows, task.labels[rest]
+    linear, _ = fit_linear(replace(task, head=linear_head(task.head), data=rows))
+    log_p, base = model.log_probabilities(task.data, rest), linear.log_probabilities(rows, rest)
+    right, simple = (log_p.argmax(1) == labels).mean(), (base.argmax(1) == labels).mean()
+    if crossed:
+        assert model.share > 0
+        assert right > simple + 0.2
+    else:
+        assert right > simple - 0.03
+    loaded = load_fold(tmp_path, json.loads(json.dumps(model.save(tmp_path, "fold0"))))
+    np.testing.assert_array_equal(loaded.log_probabilities(task.data, rest), log_p)
+    without = replace(model, share=0.0).log_probabilities(task.data, rest)
+    np.testing.assert_allclose(without, base, atol=1e-6)
+
+
+def test_a_base_says_of_what_it_was_fitted_on_what_it_would_of_new_units(tools: SimpleNamespace) -> None:
+    """Features of noise: what a fit knows by heart, its base does not tell."""
+    task, _ = on_a_base(tools, crossed=False)
+    wide = np.random.default_rng(1).normal(size=(len(task.labels), 200)).astype(np.float32)
+    rows = replace(task.data.rows, own={"audio": Moments(np.ones(len(wide), np.int64), wide, 0 * wide)})
+    task.data.rows = rows
+    base = fit_base(task)
+    labels, seen = task.labels[task.train], base.model.log_probabilities(rows, task.train)
+    assert (seen.argmax(1) == labels).mean() > 0.8
+    assert (base.log_p[task.train].argmax(1) == labels).mean() < 0.5
+
+
 def test_average_is_a_geometric_mean() -> None:
     a, b = np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])
     raw = np.sqrt(a * b)
@@ -123,10 +198,12 @@ def test_folds_never_share_a_group(tools: SimpleNamespace, seed: int, per_group:
     assert all(len(home) == 1 for home in homes.values())
 
     candidates = np.flatnonzero(folds != 0)
-    fit, watch = carve_inner(units, candidates, seed)
-    assert sorted([*fit, *watch]) == candidates.tolist()
-    assert not {units[i].group for i in fit} & {units[i].group for i in watch}
-    assert 0.05 < len(watch) / len(candidates) < 0.4
+    parts = inner_parts(units, candidates, seed, needed=True)
+    assert len(parts) == INNER_FOLDS
+    for fit, watch in parts:
+        assert sorted([*fit, *watch]) == candidates.tolist()
+        assert not {units[i].group for i in fit} & {units[i].group for i in watch}
+    assert sorted(np.concatenate([watch for _, watch in parts])) == candidates.tolist()
 
 
 def test_too_few_groups_for_the_folds(tools: SimpleNamespace) -> None:
@@ -156,5 +233,5 @@ def test_no_advice_is_one_that_the_profile_refuses(units: list[Unit], advice: st
         assign_folds(units, 5, 0)
     assert not re.search(r"to [01] or fewer", str(error.value))
     with pytest.raises(UserError) as error:
-        carve_inner(units[:1], np.array([0]), 0)
+        inner_parts(units[:1], np.array([0]), 0, needed=True)
     assert "more folds" not in str(error.value)

@@ -12,8 +12,7 @@ from configs import UserError
 from configs.schema import Head
 from extract.corpora.manifest import make_manifest
 from heads.data.scripts import TERM, folded
-from heads.models.bag_of_words import text_features, unit_texts
-from heads.models.linear import LinearModel, fit_fold, load_fold
+from heads.models.bag_of_words import BagModel, fit_fold, load_fold, text_features, unit_texts
 
 NONE = np.array([], dtype=int)
 
@@ -45,7 +44,7 @@ def test_texts_are_of_the_past_and_mark_the_speaker() -> None:
     ]
     manifest = make_manifest(pl.DataFrame(rows), Path(), ("happy", "sad"), {}, "by hand")
     texts = unit_texts(manifest, manifest.units())
-    assert texts.tolist() == [["the exam\nI passed\nwere you sad", "the exam\nI passed"]]
+    assert texts.tolist() == [["the exam\nI passed\nwere you sad", "the exam\nI passed", ""]]
 
 
 def test_it_learns_and_its_probabilities_sum_to_one(tools: SimpleNamespace) -> None:
@@ -67,15 +66,30 @@ def test_a_chosen_c_needs_no_validation_and_an_unknown_text_no_words(tools: Simp
     texts, labels = unit_texts(manifest, units), np.array([manifest.classes.index(unit.label) for unit in units])
     everything = np.arange(40)
     model, history = fit_fold(tools.task(texts, everything, NONE, bag(c=2.0), 3, labels=labels))
-    assert history == [{"c": 2.0, "best": True}]
-    unknown = np.array([["", ""], ["zzz", "zzz"]], dtype=object)
+    assert history == [{"c": 2.0, "best": True, "read": "all"}]
+    unknown = np.array([[""] * 3, ["zzz"] * 3], dtype=object)
     assert np.isfinite(model.log_probabilities(unknown, np.arange(len(unknown)))).all()
 
 
 def test_texts_without_words_are_refused(tools: SimpleNamespace) -> None:
-    texts = np.full((6, 2), "", dtype=object)
+    texts = np.full((6, 3), "", dtype=object)
     with pytest.raises(UserError, match="nothing to learn from"):
         fit_fold(tools.task(texts, np.arange(6), NONE, bag(c=1.0), 2, labels=np.array([0, 1] * 3)))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_labelled_clip_is_not_lost_among_what_was_said_before(tools: SimpleNamespace, own: bool) -> None:
+    """One word shows the class, in the labelled clip alone or before it; the same words stand at random elsewhere."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    words = np.array(["glad", "grim"])
+    before = [" ".join(words[rng.integers(2, size=9)]) for _ in labels]
+    said = [words[label] if own else words[rng.integers(2)] for label in labels]
+    before = before if own else [words[label] for label in labels]
+    texts = np.array([[f"{past}\n{now}"] * 2 + [now] for past, now in zip(before, said, strict=True)], dtype=object)
+    model, history = fit_fold(tools.task(texts, np.arange(80), np.arange(80, 120), bag(), 2, labels=labels))
+    assert history[0]["read"] in ({"own", "apart"} if own else {"all", "apart"})
+    assert (model.log_probabilities(texts, np.arange(120, 160)).argmax(1) == labels[120:]).mean() > 0.9
 
 
 HAPPY_SAD = {  # opposite feelings about the same things
@@ -105,7 +119,7 @@ def test_it_learns_from_any_script(tools: SimpleNamespace, language: str) -> Non
         (said + space + thing, c) for c, side in enumerate(HAPPY_SAD[language]) for said in side for thing in things
     ]
     lines = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
-    texts = np.array([[folded(line)] * 2 for line, _ in lines], dtype=object)
+    texts = np.array([[folded(line)] * 3 for line, _ in lines], dtype=object)
     labels = np.array([label for _, label in lines])
     train, watch, rest = np.arange(20), np.arange(20, 30), np.arange(30, 40)
     model, _ = fit_fold(tools.task(texts, train, watch, bag(), 2, labels=labels))
@@ -135,14 +149,14 @@ def test_letters_are_added_where_inner_units_like_them(tools: SimpleNamespace, t
     rng = np.random.default_rng(1)
     labels = np.tile([0, 1], 60)
     lines = [("glad" if label == 0 else "grim") + "".join(rng.choice(list("bcfhjkpqvwxyz"), 5)) for label in labels]
-    texts = np.array([[line, line] for line in lines], dtype=object)
+    texts = np.array([[line] * 3 for line in lines], dtype=object)
     train, watch, rest = np.arange(60), np.arange(60, 90), np.arange(90, 120)
     model, history = fit_fold(tools.task(texts, train, watch, bag(), 2, labels=labels))
     best = next(record for record in history if record["best"])
     assert best["letters"]
     assert best["inner_macro_f1"] == best["inner_macro_f1_letters"] > best["inner_macro_f1_words"]
     assert (model.log_probabilities(texts, rest).argmax(1) == labels[rest]).all()
-    assert isinstance(model, LinearModel)
+    assert isinstance(model, BagModel)
     before = model.log_probabilities(texts, rest)
     about = model.save(tmp_path, "fold0")
     np.testing.assert_array_equal(model.log_probabilities(texts, rest), before)  # saving leaves it as it was
@@ -156,7 +170,7 @@ def test_letters_are_added_where_inner_units_like_them(tools: SimpleNamespace, t
 
 def test_a_model_of_several_scripts_is_the_same_when_loaded(tools: SimpleNamespace, tmp_path: Path) -> None:
     lines = ["很高兴 happy 😀", "难过 sad 😢", "开心 glad!", "伤心 grim ..."] * 3
-    texts, labels = np.array([[line, line] for line in lines], dtype=object), np.array([0, 1] * 6)
+    texts, labels = np.array([[line] * 3 for line in lines], dtype=object), np.array([0, 1] * 6)
     everything = np.arange(12)
     model, _ = fit_fold(tools.task(texts, everything, NONE, bag(c=1.0, letters=True), 2, labels=labels))
     loaded = load_fold(tmp_path, model.save(tmp_path, "fold0"))
@@ -166,6 +180,6 @@ def test_a_model_of_several_scripts_is_the_same_when_loaded(tools: SimpleNamespa
 
 
 def test_one_rare_character_among_many_texts_harms_nothing() -> None:
-    texts = np.array([[f"word{i % 9} again", ""] for i in range(1200)], dtype=object)
+    texts = np.array([[f"word{i % 9} again", "", ""] for i in range(1200)], dtype=object)
     texts[5, 0] = "日 again"
     assert text_features(texts).fit_transform(texts).shape[0] == 1200

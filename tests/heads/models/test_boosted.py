@@ -11,13 +11,20 @@ import pytest
 from configs import UserError
 from configs.schema import Head
 from heads.models.boosted import BoostedModel, fit_fold, load_fold
-from heads.models.pooled import UnitRows, unit_rows
+from heads.models.pooled import Moments, UnitRows, unit_rows
 
 NONE = np.array([], dtype=int)
 
 
 def trees(**settings: Any) -> Head:
     return Head.model_validate({"kind": "xgboost", "inputs": ["audio"], "trees": 60, "eta": 0.3} | settings)
+
+
+def as_rows(values: np.ndarray, **fields: list[str | None]) -> UnitRows:
+    """Units whose labelled clip has these means; NaN where they are not known."""
+    counts = np.ones(len(values), np.int64)
+    own = {"audio": Moments(counts, values, np.zeros_like(values))} if values.shape[1] else {}
+    return UnitRows(len(values), own, {}, fields)
 
 
 def rows_of(n: int = 120, seed: int = 0, **fields: list[str | None]) -> tuple[UnitRows, np.ndarray]:
@@ -27,7 +34,7 @@ def rows_of(n: int = 120, seed: int = 0, **fields: list[str | None]) -> tuple[Un
     statistics = rng.normal(size=(n, 4)).astype(np.float32)
     statistics[:, 2] += 3 * labels
     statistics[rng.random((n, 4)) < 0.1] = np.nan
-    return UnitRows(statistics, fields), labels
+    return as_rows(statistics, **fields), labels
 
 
 def accuracy(model: BoostedModel, rows: UnitRows, indices: np.ndarray, labels: np.ndarray) -> float:
@@ -67,11 +74,11 @@ def test_metadata_alone_with_unknown_and_missing_categories(tools: SimpleNamespa
     topics: list[str | None] = [["exam", "dog", "rain"][label] for label in labels]
     topics[::7] = [None] * len(topics[::7])
     empty: list[str | None] = [None] * 150
-    rows = UnitRows(np.empty((150, 0), np.float32), {"topic": topics, "empty": empty})
+    rows = as_rows(np.empty((150, 0), np.float32), topic=topics, empty=empty)
     model, _ = fit_fold(tools.task(rows, np.arange(100), NONE, trees(inputs=[], metadata=["topic"]), labels=labels))
     assert accuracy(model, rows, np.arange(100, 150), labels) > 0.8
     assert model.vocabularies == {"topic": ["dog", "exam", "rain"], "empty": []}
-    unseen = UnitRows(np.empty((2, 0), np.float32), {"topic": ["moon", None], "empty": ["full", None]})
+    unseen = as_rows(np.empty((2, 0), np.float32), topic=["moon", None], empty=["full", None])
     log_p = model.log_probabilities(unseen, np.arange(2))
     assert np.isfinite(log_p).all()
     np.testing.assert_array_equal(log_p[0], log_p[1])  # what training never saw is like nothing
@@ -80,7 +87,7 @@ def test_metadata_alone_with_unknown_and_missing_categories(tools: SimpleNamespa
 def test_one_category_counts_among_thousands_of_columns(tools: SimpleNamespace) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=200)
-    rows = UnitRows(rng.normal(size=(200, 3000)).astype(np.float32), {"topic": [f"topic {label}" for label in labels]})
+    rows = as_rows(rng.normal(size=(200, 3000)).astype(np.float32), topic=[f"topic {label}" for label in labels])
     model, _ = fit_fold(tools.task(rows, np.arange(100), NONE, trees(metadata=["topic"], trees=10), labels=labels))
     assert accuracy(model, rows, np.arange(100, 200), labels) == 1
 
@@ -104,7 +111,7 @@ def test_one_class_is_refused_in_one_line(tools: SimpleNamespace) -> None:
 def test_weighted_loss_favours_the_rare_class(tools: SimpleNamespace) -> None:
     rng = np.random.default_rng(1)
     labels = (rng.random(400) < 0.08).astype(int)
-    rows = UnitRows((rng.normal(size=(400, 1)) + labels[:, None]).astype(np.float32), {})
+    rows = as_rows((rng.normal(size=(400, 1)) + labels[:, None]).astype(np.float32))
     answers = {}
     for loss in ("cross_entropy", "weighted"):
         head = trees(loss=loss, trees=10, depth=2)

@@ -1,0 +1,104 @@
+"""What linear models read of units: standardised columns in blocks, each of which says one thing.
+
+A block is an input's mean or deviation in one view, whether the input is there, or a metadata field. Blocks are
+penalised apart: before a fit a block's columns are multiplied by its weight, so that a wide block counts no more than a
+narrow one, and one that says little can be turned down or left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heads.models.pooled import ALL, BEFORE, OWN, UnitRows
+
+MEAN, DEVIATION, THERE, FIELD = "mean", "deviation", "there", "field"
+VIEWS = {OWN: (OWN,), "apart": (OWN, BEFORE), ALL: (ALL,)}  # of a unit's clips: what is read of them
+Block = tuple[str, str, str]  # an input, its view, its statistic; or a field's name, "", FIELD
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """A block's columns, standardised by training units."""
+
+    block: Block
+    mean: np.ndarray  # (columns,) float32
+    scale: np.ndarray  # (columns,) float32; infinite for a column that says nothing
+    words: tuple[str, ...] = ()  # of a field: its categories
+
+    def columns(self, rows: UnitRows, units: np.ndarray) -> np.ndarray:
+        """(units, columns) float32; what is missing is the training units' mean, 0."""
+        values = (_raw(self.block, self.words, rows, units) - self.mean) / self.scale
+        return np.nan_to_num(values, copy=False, nan=0.0)
+
+
+def scalers(rows: UnitRows, train: np.ndarray) -> dict[Block, Scaler]:
+    """Every block that says something of the training units."""
+    found: dict[Block, Scaler] = {}
+    for name in rows.own:
+        for view in rows.views(name):
+            for statistic in (MEAN, DEVIATION, THERE):
+                found[name, view, statistic] = _scaler((name, view, statistic), (), rows, train)
+    for field, words in rows.vocabularies(train).items():
+        found[field, "", FIELD] = _scaler((field, "", FIELD), tuple(words), rows, train)
+    return {block: scaler for block, scaler in found.items() if np.isfinite(scaler.scale).any()}
+
+
+def _scaler(block: Block, words: tuple[str, ...], rows: UnitRows, train: np.ndarray) -> Scaler:
+    values = _raw(block, words, rows, train)
+    there = ~np.isnan(values)
+    counts = np.maximum(there.sum(0), 1)
+    mean = np.where(there, values, 0).sum(0, dtype=np.float64) / counts
+    squares = np.square(np.where(there, values - mean.astype(np.float32), 0), dtype=np.float64).sum(0)
+    deviation = np.sqrt(squares / counts)
+    constant = deviation <= 1e-6 * np.abs(mean)
+    return Scaler(block, mean.astype(np.float32), np.where(constant, np.inf, deviation).astype(np.float32), words)
+
+
+def _raw(block: Block, words: tuple[str, ...], rows: UnitRows, units: np.ndarray) -> np.ndarray:
+    """(units, columns) float32, NaN where it is not known."""
+    name, view, statistic = block
+    if statistic == FIELD:
+        codes = rows.codes({name: words}, units)  # (units, 1)
+        return (codes == np.arange(len(words))).astype(np.float32)
+    moments = rows.moments(name, view, units)
+    if statistic == THERE:
+        return (moments.counts > 0).astype(np.float32)[:, None]
+    return moments.mean if statistic == MEAN else moments.deviation
+
+
+def selected(
+    known: Mapping[Block, Scaler], view: str, deviations: bool, weights: Mapping[str, float]
+) -> dict[Block, float]:
+    """The blocks of a choice, and what their columns are multiplied by.
+
+    The blocks of an input or field share its weight; blocks count alike, however many columns they have.
+
+    Args:
+        view: one of ``VIEWS``; an input that has one view alone is seen in it.
+        weights: by input and field.
+    """
+    several = {name for name, at, _ in known if at == BEFORE}
+    wanted = []
+    for block in known:
+        name, at, statistic = block
+        seen = statistic == FIELD or at in (VIEWS[view] if name in several else (OWN,))
+        if seen and weights[name] and (deviations or statistic != DEVIATION):
+            wanted.append(block)
+    widths = {block: int(np.isfinite(known[block].scale).sum()) for block in wanted}
+    typical = sum(widths.values()) / max(1, len(widths))
+    return {block: weights[block[0]] * float(np.sqrt(typical / widths[block])) for block in wanted}
+
+
+def matrix(
+    known: Mapping[Block, Scaler], blocks: Mapping[Block, float], rows: UnitRows, units: np.ndarray
+) -> np.ndarray:
+    """(units, columns) float32: the blocks side by side, multiplied by their weights."""
+    parts = [np.empty((len(units), 0), np.float32)]
+    parts += [known[block].columns(rows, units) * np.float32(weight) for block, weight in blocks.items()]
+    return np.concatenate(parts, axis=1)
+
+
+def names_of(known: Sequence[Block] | Mapping[Block, Scaler]) -> list[str]:
+    """The inputs and fields that blocks are of, each once, in order."""
+    return list(dict.fromkeys(name for name, _, _ in known))
