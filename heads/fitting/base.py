@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from configs.schema import Head
@@ -78,7 +79,27 @@ def fit_base(task: FoldTask) -> Base:
         rest = np.setdiff1d(fitted, held)
         if len(set(task.labels[rest].tolist())) > 1:
             log_p[held] = fit(linear, known, choice, rest).log_probabilities(linear.data, held)
-    return Base(model, log_p)
+    counts = _weights(task, fitted)
+    sharpness = _sharpness(log_p[fitted], task.labels[fitted], counts)
+    sharper = replace(model, weights=model.weights * sharpness, intercepts=model.intercepts * sharpness)
+    return Base(sharper, log_softmax(sharpness * log_p, axis=1))
+
+
+def _weights(task: FoldTask, units: np.ndarray) -> np.ndarray:
+    """(units,) what each counts in the head's loss."""
+    labels = torch.from_numpy(task.labels)
+    class_weights = inverse_frequency(labels[task.train], task.n_classes)
+    return unit_weights(labels[units], task.head.loss, class_weights).numpy()
+
+
+def _sharpness(log_p: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.float32:
+    """By what logits are multiplied for the lowest loss: a penalty that finds the right order leaves them too small."""
+    of_truth = np.arange(len(labels)), labels
+
+    def loss(log_scale: float) -> float:
+        return -float(np.average(log_softmax(np.exp(log_scale) * log_p, axis=1)[of_truth], weights=weights))
+
+    return np.float32(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
 
 
 def _parts(task: FoldTask, fitted: np.ndarray) -> list[np.ndarray]:
@@ -94,10 +115,8 @@ class Judge:
     """Which epoch is best, and how much of the network's correction counts: by what was held out."""
 
     def __init__(self, task: FoldTask, base: Base | None, held: np.ndarray) -> None:
-        labels = torch.from_numpy(task.labels)
-        class_weights = inverse_frequency(labels[task.train], task.n_classes)
         self._labels = task.labels[held]
-        self._weights = unit_weights(labels[held], task.head.loss, class_weights).numpy()
+        self._weights = _weights(task, held)
         self._base = None if base is None else base.log_p[held]
         self._window = SMOOTHED if task.head.epochs_for(len(task.train)) >= MANY_EPOCHS else 1
         self._losses: list[np.ndarray] = []  # of each epoch: (shares,)

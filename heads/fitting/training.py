@@ -95,10 +95,10 @@ def _stopped_early(task: FoldTask, base: Base | None) -> tuple[NetworkModel, lis
     saved_at = time.monotonic()
     epochs = run.epochs()
     while not (stops and judge.is_past_best(task.head.patience)):
-        logits = next(epochs, None)
-        if logits is None:
+        if len(run.history) == run.n_epochs:
             break
-        run.seen.append(logits)
+        run.seen.append(next(epochs))
+        logits = run.seen[-1]
         judge.see(logits)
         if stops and judge.best_epoch == len(run.history) - 1:
             run.best_weights = {name: value.clone() for name, value in run.evaluated.network.state_dict().items()}
@@ -195,7 +195,8 @@ class Run:
         """The model that predicts, in evaluation mode."""
         self.network.load_state_dict(self.evaluated.network.state_dict())
         self.network.eval()
-        return replace(self.model, base=self.base and self.base.model, share=judge.share(epoch))
+        base = None if self.base is None else self.base.model
+        return replace(self.model, base=base, share=judge.share(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -230,7 +231,7 @@ class Run:
 
 def start_at_nothing(network: Network) -> None:
     """Let it give every class the same logit."""
-    last = network.classifier[3]
+    last: Any = network.classifier[3]
     nn.init.zeros_(last.weight)
     finer = torch.tensor(network.sizes.finer)
     counts = torch.bincount(finer)[finer] if len(finer) else torch.ones(len(last.bias))

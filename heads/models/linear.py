@@ -24,7 +24,7 @@ from heads.metrics import judged
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
 
-CS = (0.001, 0.01, 0.1)
+CS = (0.001, 0.01, 0.1, 1.0)
 DEFAULT_C = 0.01  # where there is nothing to choose it by
 WEIGHTS = (0.0, 0.25, 0.5)  # at which an input is tried, beside 1
 ENOUGH = 4000  # units to choose by: with more the choice matters little, and takes long

@@ -61,7 +61,7 @@ class UnitRows:
         for column, (field, words) in enumerate(vocabularies.items()):
             places = {word: place for place, word in enumerate(words)}
             values = self.metadata[field]
-            codes[:, column] = [places.get(values[unit], np.nan) for unit in units]  # type: ignore[arg-type]
+            codes[:, column] = [places.get(values[unit], np.nan) for unit in units]
         return codes
 
 

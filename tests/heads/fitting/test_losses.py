@@ -16,7 +16,7 @@ from configs import UserError
 from heads.data.augment import augment, mask_time, mixup
 from heads.data.batches import Batch, Frames, UnitData
 from heads.data.sampling import draw_balanced, epoch_batches
-from heads.fitting import training
+from heads.fitting import losses, training
 from heads.fitting.losses import inverse_frequency, log_frequency, unit_losses, unit_weights
 from heads.fitting.training import Objective, fit_fold, parameter_groups, rate_at
 
@@ -179,7 +179,7 @@ def test_nothing_is_augmented_where_a_head_predicts(tools: SimpleNamespace, monk
     model, _ = fit_fold(tools.task(data, np.arange(30), np.arange(30, 40), head))
     first = model.log_probabilities(data, np.arange(40))
     monkeypatch.setattr(training, "augment", None)
-    monkeypatch.setattr(training, "mixup", None)
+    monkeypatch.setattr(losses, "mixup", None)
     torch.manual_seed(99)
     assert np.array_equal(first, model.log_probabilities(data, np.arange(40)))
 

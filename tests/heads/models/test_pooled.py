@@ -80,7 +80,7 @@ def test_only_so_many_clips_before_the_labelled_one_count(tools: SimpleNamespace
         cut = [replace(unit, clip_ids=unit.clip_ids[-1 - n :]) for unit in units]
         rows = unit_rows(manifest, units, arrays, context_clips=n)
         np.testing.assert_array_equal(table(rows), table(unit_rows(manifest, cut, arrays)))
-        assert rows.views("audio") == ((OWN, BEFORE, ALL) if n > 1 else (OWN,))  # the clip before is the listener's
+        assert rows.views("audio") == ((OWN, BEFORE, ALL) if n else (OWN,))
 
 
 def test_units_that_share_clips_get_the_rows_that_they_get_alone(tools: SimpleNamespace) -> None:
