@@ -45,8 +45,9 @@ class Head(Section):
     lstm_layers: Depth = 1
     attention_heads: Width = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    # Networks start from what a linear head says of a unit, and learn what to add to it; none: from nothing.
-    base: Literal["linear", "none"] = "linear"
+    # Networks start from what a linear head says of a unit, and learn what to add to it; none: from nothing. Default:
+    # linear, and none where a tail is trained: what enters one is no feature yet.
+    base: Literal["linear", "none"] | None = None
     # How a clip's time steps become one vector: plain mean and deviation, computed once before training; attention-
     # weighted ones; or an LSTM over the steps, many times slower where steps are many. Default: statistics, and
     # attentive where a tail is trained or time is masked.
@@ -140,6 +141,11 @@ class Head(Section):
     def pooling(self) -> Literal["attentive", "statistics", "lstm"]:
         """How time steps become one vector, whether the profile says so or not."""
         return self.time or ("attentive" if self.fine_tune or self.time_masking else "statistics")
+
+    @property
+    def starts_linear(self) -> bool:
+        """Whether a network starts from a linear head's answers."""
+        return self.base == "linear" or (self.base is None and not self.fine_tune)
 
     def epochs_for(self, n_units: int) -> int:
         """The most epochs of a training on so many units."""

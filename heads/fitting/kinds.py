@@ -43,7 +43,7 @@ def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Map
         statistics=network.n_segments(head) if head.pooling == "statistics" else None,
         auxiliary=head.auxiliary,
     )
-    data.rows = _rows(head, manifest, units, sources) if head.base == "linear" else None
+    data.rows = _rows(head, manifest, units, sources) if head.starts_linear else None
     return data
 
 

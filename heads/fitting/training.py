@@ -52,7 +52,7 @@ def fit_fold(task: FoldTask) -> tuple[NetworkModel, list[Record]]:
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
-        base = fit_base(task) if task.head.base == "linear" else None
+        base = fit_base(task) if task.head.starts_linear else None
         return _chosen_on_folds(task, base) if len(task.inner) > 1 else _stopped_early(task, base)
 
 

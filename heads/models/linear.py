@@ -125,14 +125,14 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     if not task.inner:
         choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
         return choice, [{"c": choice.c, "best": True, "read": choice.said}]
-    tried: dict[str, list[tuple[tuple[float, float], Choice, Record]]] = {}
+    tried: dict[str, list[tuple[Choice, Record]]] = {}
 
     def best_of(choices: Sequence[Choice]) -> Choice:
         for choice in choices:
             if choice.said not in tried:
                 tried[choice.said] = _judged(task, known, choice, cs)
-        results = [max(tried[choice.said], key=lambda result: result[0]) for choice in choices]
-        return max(results, key=lambda result: result[0])[1]  # the first of equals
+        results = [min(tried[choice.said], key=_loss) for choice in choices]
+        return min(results, key=_loss)[0]  # the first of equals
 
     views = list(VIEWS) if several else [OWN]
     depths = [False, True] if deviations and head.deviations is None else [deviations]
@@ -140,22 +140,32 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     for name in names if len(names) > 1 else []:
         turned = [replace(best, weights=best.weights | {name: weight}) for weight in WEIGHTS]
         best = best_of([best, *(choice for choice in turned if any(choice.weights.values()))])
-    return best, [record | {"best": choice == best} for _, choice, record in tried[best.said]]
+    return best, [record | {"best": choice == best} for choice, record in tried[best.said]]
+
+
+def _loss(result: tuple[Choice, Record]) -> float:
+    return result[1]["inner_loss"]
 
 
 def _judged(
     task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]
-) -> list[tuple[tuple[float, float], Choice, Record]]:
-    """How good it is with each C on the inner folds together."""
+) -> list[tuple[Choice, Record]]:
+    """How it does with each C on the inner folds together.
+
+    The loss decides, as the head weighs classes: scores that count right answers follow noise where units are few.
+    """
     held = np.concatenate([part for _, part in task.inner])
     parts = [_fitted(task, known, choice, cs, some(fit_part, task.seed), part) for fit_part, part in task.inner]
+    labels, counts = task.labels[held], np.ones(len(held))
+    if task.head.loss == "weighted":
+        counts = 1 / np.maximum(np.bincount(task.labels[task.train], minlength=task.n_classes), 1)[labels]
     results = []
     for i, c in enumerate(cs):
         log_p = np.concatenate([of_part[i] for of_part in parts])
-        found = judged(task.metric, task.labels[held], log_p)
-        record = {"c": c, "inner_loss": found.loss, "inner_macro_f1": found.macro_f1, "read": choice.said}
-        results.append((found.goodness, replace(choice, c=c), record))
-    return results
+        loss = -float(np.average(log_p[np.arange(len(labels)), labels], weights=counts))
+        macro_f1 = judged("macro_f1", labels, log_p).macro_f1
+        results.append((replace(choice, c=c), {"c": c, "inner_loss": loss, "inner_macro_f1": macro_f1}))
+    return [(tried, record | {"read": choice.said}) for tried, record in results]
 
 
 def some(units: np.ndarray, seed: int) -> np.ndarray:

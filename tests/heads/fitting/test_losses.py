@@ -218,8 +218,8 @@ def test_accumulated_batches_equal_a_large_one(tools: SimpleNamespace) -> None:
         head = tools.small_head(epochs=3, loss="weighted", logit_adjustment=0.5, **QUIET, **batches)
         model, history = fit_fold(tools.task(data, np.arange(50), NONE, head))
         results.append((model.log_probabilities(data, np.arange(60)), [record["train_loss"] for record in history]))
-    for log_p, losses in results[1:]:
-        np.testing.assert_allclose(losses, results[0][1], rtol=1e-4)
+    for log_p, curve in results[1:]:
+        np.testing.assert_allclose(curve, results[0][1], rtol=1e-4)
         np.testing.assert_allclose(log_p, results[0][0], atol=2e-3)
     alone, _ = fit_fold(tools.task(data, np.arange(50), NONE, tools.small_head(epochs=3, batch_size=4, **QUIET)))
     assert np.abs(alone.log_probabilities(data, np.arange(60)) - results[0][0]).max() > 0.05
