@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
 from heads.fitting.losses import inverse_frequency, unit_weights
-from heads.metrics import judged
+from heads.metrics import is_sure, judged
 from heads.models.columns import scalers
 from heads.models.linear import LinearModel, choose, fit, some
 
@@ -22,7 +22,6 @@ BASELINE_C = 0.01  # inverse regularisation: fixed, as a baseline that is tuned 
 SMOOTHED = 3  # epochs over which the loss on what is held out is averaged
 MANY_EPOCHS = 10  # with fewer, each counts by itself
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a network's correction, beside none
-SURE = 1.0  # standard errors by which it must lower the loss on what is held out
 PARTS = 4  # into which the units that it was fitted on are cut, to be predicted by fits on the others
 
 
@@ -115,7 +114,7 @@ class Judge:
     """Which epoch is best, and how much of the network's correction counts: by what was held out."""
 
     def __init__(self, task: FoldTask, base: Base | None, held: np.ndarray) -> None:
-        self._labels = task.labels[held]
+        self._labels, self._groups = task.labels[held], task.groups[held]
         self._weights = _weights(task, held)
         self._base = None if base is None else base.log_p[held]
         self._window = SMOOTHED if task.head.epochs_for(len(task.train)) >= MANY_EPOCHS else 1
@@ -156,7 +155,7 @@ class Judge:
             return 1.0
         best = SHARES[int(self._losses[epoch].argmin())]
         gain = self._loss(0.0, self._logits[epoch]) - self._loss(best, self._logits[epoch])
-        return best if gain.mean() > SURE * gain.std() / np.sqrt(len(gain)) else 0.0
+        return best if is_sure(gain, self._groups) else 0.0
 
     def marked(self, history: list[Record], best: int) -> list[Record]:
         """Records of epochs, with how each did on what is held out, and which was kept."""

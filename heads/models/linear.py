@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.metrics import judged
+from heads.metrics import is_sure, judged
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
 
@@ -115,7 +115,11 @@ def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:
 
 
 def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[Record]]:
-    """The choice that does best on the inner folds, the plainest among equals; and a record per C of it."""
+    """The choice that does best on the inner folds; and a record per C of it.
+
+    What is read is chosen at the plain C, means alone; another C, and deviations, must then show that they are better:
+    where units are few, the best of many is no better than the plain one.
+    """
     head = task.head
     deviations = any(statistic == DEVIATION for _, _, statistic in known) and head.deviations is not False
     several = any(view == BEFORE for _, view, _ in known)
@@ -125,47 +129,62 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     if not task.inner:
         choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
         return choice, [{"c": choice.c, "best": True, "read": choice.said}]
-    tried: dict[str, list[tuple[Choice, Record]]] = {}
+    tried: dict[str, list[Trial]] = {}
 
-    def best_of(choices: Sequence[Choice]) -> Choice:
-        for choice in choices:
-            if choice.said not in tried:
-                tried[choice.said] = _judged(task, known, choice, cs)
-        results = [min(tried[choice.said], key=_loss) for choice in choices]
-        return min(results, key=_loss)[0]  # the first of equals
+    def trials(choice: Choice) -> list[Trial]:
+        """Of each C."""
+        if choice.said not in tried:
+            tried[choice.said] = _tried(task, known, choice, cs)
+        return tried[choice.said]
+
+    def trial(choice: Choice) -> Trial:
+        return next(each for each in trials(choice) if each.choice.c == choice.c)
+
+    def loss(trial: Trial) -> float:
+        return float(trial.losses.mean())
 
     views = list(VIEWS) if several else [OWN]
-    depths = [False, True] if deviations and head.deviations is None else [deviations]
-    best = best_of([Choice(view, deep, plain, cs[0]) for deep in depths for view in views])
-    for name in names if len(names) > 1 else []:
-        turned = [replace(best, weights=best.weights | {name: weight}) for weight in WEIGHTS]
-        best = best_of([best, *(choice for choice in turned if any(choice.weights.values()))])
-    return best, [record | {"best": choice == best} for choice, record in tried[best.said]]
+    first = head.deviations is True and deviations
+    best = min((trial(Choice(view, first, plain, head.c or DEFAULT_C)) for view in views), key=loss)  # first of equals
+    for name in names if len(names) > 1 else []:  # what leaves something out needs no proof
+        turned = [replace(best.choice, weights=best.choice.weights | {name: weight}) for weight in WEIGHTS]
+        best = min([best, *(trial(choice) for choice in turned if any(choice.weights.values()))], key=loss)
+    depths = [False, True] if deviations and head.deviations is None else [first]
+    others = [each for deep in depths for each in trials(replace(best.choice, deviations=deep))]
+    better = min(others, key=loss)
+    held = np.concatenate([part for _, part in task.inner])
+    if is_sure(best.losses - better.losses, task.groups[held]):
+        best = better
+    return best.choice, [each.record | {"best": each is best} for each in trials(best.choice)]
 
 
-def _loss(result: tuple[Choice, Record]) -> float:
-    return result[1]["inner_loss"]
+@dataclass(frozen=True)
+class Trial:
+    """How a choice does on what the inner folds hold out: a loss for each unit, as the head weighs classes.
 
-
-def _judged(
-    task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]
-) -> list[tuple[Choice, Record]]:
-    """How it does with each C on the inner folds together.
-
-    The loss decides, as the head weighs classes: scores that count right answers follow noise where units are few.
+    The loss decides: scores that count right answers follow noise where units are few.
     """
+
+    choice: Choice
+    losses: np.ndarray  # (held,)
+    record: Record
+
+
+def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]) -> list[Trial]:
     held = np.concatenate([part for _, part in task.inner])
     parts = [_fitted(task, known, choice, cs, some(fit_part, task.seed), part) for fit_part, part in task.inner]
     labels, counts = task.labels[held], np.ones(len(held))
     if task.head.loss == "weighted":
         counts = 1 / np.maximum(np.bincount(task.labels[task.train], minlength=task.n_classes), 1)[labels]
-    results = []
+        counts /= counts.mean()
+    found = []
     for i, c in enumerate(cs):
         log_p = np.concatenate([of_part[i] for of_part in parts])
-        loss = -float(np.average(log_p[np.arange(len(labels)), labels], weights=counts))
+        losses = -counts * log_p[np.arange(len(labels)), labels]
         macro_f1 = judged("macro_f1", labels, log_p).macro_f1
-        results.append((replace(choice, c=c), {"c": c, "inner_loss": loss, "inner_macro_f1": macro_f1}))
-    return [(tried, record | {"read": choice.said}) for tried, record in results]
+        record = {"c": c, "inner_loss": float(losses.mean()), "inner_macro_f1": macro_f1, "read": choice.said}
+        found.append(Trial(replace(choice, c=c), losses, record))
+    return found
 
 
 def some(units: np.ndarray, seed: int) -> np.ndarray:
