@@ -247,11 +247,12 @@ def judged(metric: Metric, labels: np.ndarray, log_p: np.ndarray) -> Judgement:
     return Judgement((value, -loss), loss, float(_macro_f1(confusion)))
 
 
-def is_sure(gains: np.ndarray, groups: np.ndarray) -> bool:
-    """Whether units (n,) gain more than chance lets them: more than one standard error, whole groups (n,) at a time."""
+def is_sure(gains: np.ndarray, groups: np.ndarray, errors: float = 1.0) -> bool:
+    """Whether units (n,) gain more than chance lets them: more than so many standard errors, whole groups (n,) at a
+    time."""
     _, numbers = np.unique(groups, return_inverse=True)
     sums = np.bincount(numbers, weights=gains - gains.mean())
-    return bool(gains.sum() > math.sqrt(float(np.square(sums).sum())))
+    return bool(gains.sum() > errors * math.sqrt(float(np.square(sums).sum())))
 
 
 # --- calibration ---

@@ -22,6 +22,9 @@ BASELINE_C = 0.01  # inverse regularisation: fixed, as a baseline that is tuned 
 SMOOTHED = 3  # epochs over which the loss on what is held out is averaged
 MANY_EPOCHS = 10  # with fewer, each counts by itself
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a network's correction, beside none
+SURE = (
+    2.0  # standard errors by which it must lower the loss: the best of many epochs and shares looks better than it is
+)
 PARTS = 4  # into which the units that it was fitted on are cut, to be predicted by fits on the others
 
 
@@ -155,7 +158,7 @@ class Judge:
             return 1.0
         best = SHARES[int(self._losses[epoch].argmin())]
         gain = self._loss(0.0, self._logits[epoch]) - self._loss(best, self._logits[epoch])
-        return best if is_sure(gain, self._groups) else 0.0
+        return best if is_sure(gain, self._groups, SURE) else 0.0
 
     def marked(self, history: list[Record], best: int) -> list[Record]:
         """Records of epochs, with how each did on what is held out, and which was kept."""
