@@ -16,7 +16,18 @@ from pydantic import (
 )
 
 from configs.heads import Head, Range, Tail, unsearchable
-from configs.sections import TAKEN_NAMES, HomePath, HomeText, Modality, Name, PositiveFloat, PositiveInt, Section, Share
+from configs.sections import (
+    TAKEN_NAMES,
+    HomePath,
+    HomeText,
+    Metric,
+    Modality,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 
@@ -276,6 +287,9 @@ Strategy = Literal[
 class Fusion(Section):
     heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
+    metric: Metric = "macro_f1"  # what the choice among them goes by
+    # best: the best of them (equal ones: the simplest); one_se: the simplest that is not a standard error behind it
+    choice: Literal["best", "one_se"] = "best"
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
 
 
