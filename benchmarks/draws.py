@@ -1,9 +1,11 @@
 """Fusion problems drawn at random: heads' out-of-fold predictions of training units, and their predictions of test.
 
-A head scores each class from a signal of its own strength, its habits of confusing classes, and noise; some of all
-this it shares with the other heads. It knows the units' groups (speakers) by a shift that every one of its scores has,
-is blind to some units and then sure of something wrong, and says all this too loud or too softly. There are so many
-test units, in groups of their own, that a strategy's true quality on the problem is known well.
+A head sees a unit as a point near its class's place in a space of its own, and answers with the posterior of a model
+whose places are a little off, in each fold in another way: as networks that were trained well, it leaves little that
+could be put right in its answers by themselves. Points are moved by noise, some of it common to all heads, and by the
+unit's group (the speaker). Some units show another class than theirs, to one head or to all. And all answers of a head
+are too loud, or too soft. There are so many test units, in groups of their own, that a strategy's true quality on the
+problem is known well.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from fusion.strategies.predictions import NO_FOLD, Predictions
 
 FOLDS = 5
 TEST_UNITS = 4000
+SPACE = 8  # dimensions
 KINDS = {  # of draw: how often. What each is about is drawn large in it, and small or not at all in the others
     "acted": 0.25,  # 24 people act 8 emotions, 1,000 to 1,500 units, 3 to 6 strong and overconfident heads
     "plain": 0.15,
@@ -50,14 +53,22 @@ def draw(seed: int, test_units: int = TEST_UNITS) -> Draw:
 
     levels = _levels(rng, kind, h, c)
     light = rng.integers(len(VALUES), size=len(labels))
-    strengths = np.exp(rng.normal(scale=1.0 if kind == "context" else 0.1, size=(len(VALUES), h)))[light]  # (all, h)
-    strengths = strengths[..., None] * np.exp(rng.normal(scale=0.6 if kind == "classwise" else 0.15, size=(1, h, c)))
-    signal, noise = _scores(rng, labels, folds, whose, strengths)
-    log_p = np.empty_like(noise)
+    lit = np.exp(rng.normal(scale=0.8 if kind == "context" else 0.1, size=(len(VALUES), h)))[light]  # (all, h)
+    alike = rng.uniform(0.5, 0.95) if acted else rng.uniform(0, 0.9)  # of heads: what they see, and their noise
+    places = _mixed(rng.normal(size=(h, c, SPACE)), rng.normal(size=(c, SPACE)), alike)
+    places *= np.exp(rng.normal(scale=0.6 if kind == "classwise" else 0.1, size=(h, c, 1)))
+    noise = _noise(rng, whose, h, alike * rng.uniform(0.5, 1))
+    shown = np.where(rng.random(len(labels)) < rng.uniform(0, 0.1), rng.integers(c, size=len(labels)), labels)
     loudness = np.exp(rng.normal(np.log(2.2) if acted else rng.uniform(np.log(0.5), np.log(3)), 0.35, size=h))
+    log_p = np.empty((len(labels), h, c))
     for head, level in enumerate(levels):
-        s = _strength(signal[:, head], noise[:, head], labels, level)
-        log_p[:, head] = log_softmax(loudness[head] * max(s, 1.0) * (s * signal[:, head] + noise[:, head]), axis=1)
+        seen = np.where(rng.random(len(labels)) < rng.uniform(0, 0.1), rng.integers(c, size=len(labels)), shown)
+        points = places[head, seen] * lit[:, head, None]  # without noise
+        off = rng.normal(scale=rng.uniform(0, 0.5), size=(c, SPACE))
+        believed = places[head] + off + rng.normal(scale=rng.uniform(0, 0.4), size=(FOLDS, c, SPACE))
+        strength = _strength(points, noise[:, head], believed, folds, labels, level)
+        answers = _answers(strength * points + noise[:, head], (strength or 1.0) * believed, folds)
+        log_p[:, head] = log_softmax(loudness[head] * answers, axis=1)
 
     present = np.ones(log_p.shape[:2], dtype=bool)
     if kind == "missing":
@@ -90,39 +101,35 @@ def _levels(rng: np.random.Generator, kind: str, h: int, c: int) -> np.ndarray:
     return levels
 
 
-def _scores(
-    rng: np.random.Generator, labels: np.ndarray, folds: np.ndarray, groups: np.ndarray, strengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What heads' scores follow and what they follow by mistake, (n, h, c) each; of unit variance, about."""
-    n, h, c = len(labels), *strengths.shape[1:]
-    habits = 0.25 * rng.normal(size=(c, c)) + 0.25 * rng.normal(size=(h, c, c))
-    seen = np.repeat(labels[:, None], h, axis=1)
-    blind = rng.random((n, h)) < rng.uniform(0, 0.1, size=h)
-    seen[blind] = rng.integers(c, size=int(blind.sum()))
-    heads = np.arange(h)
-    own_strength = np.broadcast_to(strengths, (n, h, c))[np.arange(n)[:, None], heads, seen]  # (n, h)
-    signal = habits[heads, seen] + np.eye(c)[seen] * own_strength[..., None]
+def _mixed(own: np.ndarray, common: np.ndarray, share: float) -> np.ndarray:
+    return (1 - share) ** 0.5 * own + share**0.5 * common
 
-    # A fold's models err in a way of their own; on test, where all folds answer together, they partly agree.
-    of_fold = 0.15 * rng.normal(size=(FOLDS, h, c, c))
-    is_test = (folds == NO_FOLD)[:, None, None]
-    signal += np.where(is_test, of_fold.mean(axis=0)[heads, labels[:, None]], of_fold[folds, :, labels])
-    model_share, common_share = rng.uniform(0, 0.3), rng.uniform(0, 0.6)
-    spread = np.where(is_test, FOLDS**-0.5, 1.0)
-    own = (1 - model_share) ** 0.5 * rng.normal(size=(n, h, c)) + model_share**0.5 * spread * rng.normal(size=(n, h, c))
-    noise = (1 - common_share) ** 0.5 * own + common_share**0.5 * rng.normal(size=(n, 1, c))
+
+def _noise(rng: np.random.Generator, groups: np.ndarray, h: int, common: float) -> np.ndarray:
+    """What moves the units' points, (n, h, SPACE); of about unit variance, a share of it common to all heads."""
+    n, n_groups = len(groups), int(groups.max()) + 1
+    noise = _mixed(rng.normal(size=(n, h, SPACE)), rng.normal(size=(n, 1, SPACE)), common)
     noise *= np.exp(rng.normal(scale=0.3, size=(n, 1, 1)))  # some units are hard for all heads
-    shift = rng.uniform(0, 0.8) * rng.normal(size=(int(groups.max()) + 1, h, c))
-    return signal, noise + shift[groups]
+    moved = _mixed(rng.normal(size=(n_groups, h, SPACE)), rng.normal(size=(n_groups, 1, SPACE)), common)
+    return noise + rng.uniform(0, 0.8) * moved[groups]
 
 
-def _strength(signal: np.ndarray, noise: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
-    """By how much the signal of a head, (n, c), is to be multiplied for the wanted accuracy; 0 for that of chance."""
-    low, high = 0.0, 30.0
-    if accuracy <= 1 / signal.shape[1]:
+def _answers(points: np.ndarray, believed: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """A head's log-probabilities (n, c): its models' of each fold; on test the mean of all folds' models."""
+    each = points @ believed.transpose(0, 2, 1) - (believed**2).sum(axis=2)[:, None] / 2  # (FOLDS, n, c)
+    each = log_softmax(each, axis=2)
+    return np.where((folds == NO_FOLD)[:, None], each.mean(axis=0), each[folds, np.arange(len(folds))])
+
+
+def _strength(
+    points: np.ndarray, noise: np.ndarray, believed: np.ndarray, folds: np.ndarray, labels: np.ndarray, accuracy: float
+) -> float:
+    """How far apart the places of classes are to be for a head to have the accuracy; 0 for that of chance."""
+    low, high = 0.0, 10.0
+    if accuracy <= 1 / believed.shape[1]:
         return 0.0
-    for _ in range(20):
+    for _ in range(12):
         middle = (low + high) / 2
-        reached = ((middle * signal + noise).argmax(axis=1) == labels).mean()
-        low, high = (middle, high) if reached < accuracy else (low, middle)
+        answers = _answers(middle * points + noise, middle * believed, folds)
+        low, high = (middle, high) if (answers.argmax(axis=1) == labels).mean() < accuracy else (low, middle)
     return high

@@ -270,12 +270,9 @@ class Encoder(Section):
 
 
 Strategy = Literal[
-    "majority_vote",
     "mean",
     "weighted",
     "class_weighted",
-    "confidence",
-    "greedy",
     "logistic",
     "xgboost",
     "mlp",

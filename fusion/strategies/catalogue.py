@@ -2,7 +2,7 @@
 
 A strategy is a small frozen dataclass; ``fit(outputs, labels, groups, seed)`` returns a fitted strategy, a dataclass of
 plain values with ``predict_logits(outputs)``: log-probabilities (n, c) for what :class:`HeadOutputs` holds of n units.
-Every head is first temperature-calibrated (Guo et al. 2017) on the units that ``fit`` is given. Choices within a fit
+Every head is first calibrated, by a temperature and a doubt, on the units that ``fit`` is given. Choices within a fit
 do not part ``groups`` (n,).
 """
 
@@ -16,20 +16,14 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from cache import read_published
+from cache import StoreError, read_published
 from fusion.strategies.neural import MLP, Attention, Features, FittedAttention, FittedMLP
 from fusion.strategies.pools import (
     ClassWeighted,
-    Confidence,
     FittedClassWeighted,
-    FittedConfidence,
-    FittedGreedy,
-    FittedMajorityVote,
     FittedMean,
     FittedSingle,
     FittedWeighted,
-    Greedy,
-    MajorityVote,
     Mean,
     Weighted,
 )
@@ -76,12 +70,9 @@ class Blend:
 
 # From simple to complex: among strategies that do equally well, the first is taken.
 STRATEGIES: dict[str, Strategy] = {
-    "majority_vote": MajorityVote(),
     "mean": Mean(),
     "weighted": Weighted(),
     "class_weighted": ClassWeighted(),
-    "confidence": Confidence(),
-    "greedy": Greedy(),
     "logistic": Logistic(),
     "xgboost": XGBoost(),
     "mlp": MLP(),
@@ -111,11 +102,8 @@ _KINDS: dict[str, type] = {
     for kind in (
         FittedSingle,
         FittedMean,
-        FittedMajorityVote,
         FittedWeighted,
         FittedClassWeighted,
-        FittedConfidence,
-        FittedGreedy,
         FittedLogistic,
         FittedXGBoost,
         FittedMLP,
@@ -134,7 +122,12 @@ def save(fitted: Fitted, folder: Path) -> None:
 
 def load(folder: Path) -> Fitted:
     """Read what :func:`save` wrote into a folder that was then published. Raises StoreError for anything else."""
-    return _restored(json.loads(read_published(folder / MODEL_FILE, "fuse the heads again with fusion/stack.py")))
+    path, remedy = folder / MODEL_FILE, "fuse the heads again with fusion/stack.py"
+    content = json.loads(read_published(path, remedy))
+    try:
+        return _restored(content)
+    except (KeyError, TypeError):  # a strategy, or a part of one, that there is no more
+        raise StoreError(f"{path}: another version of this program made it: {remedy}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
 from fusion.strategies.calibration import calibrated, silent_where_absent
-from fusion.strategies.pools import FittedWeighted, Weighted, confidences
+from fusion.strategies.pools import FittedWeighted, Weighted
 from fusion.strategies.predictions import HeadOutputs
 from fusion.strategies.stacking import base_and_features
 
@@ -45,7 +45,7 @@ class Features:
 
     def raw(self, outputs: HeadOutputs) -> np.ndarray:
         _, scores = base_and_features(self.base, outputs)
-        sure = confidences(calibrated(outputs.logits, self.base.temperatures), outputs.present)
+        sure = _confidences(calibrated(outputs.logits, self.base.calibrations), outputs.present)
         fields = [
             (np.asarray(outputs.metadata[name])[:, None] == np.array(known, dtype=object)).astype(float)
             if name in outputs.metadata
@@ -57,6 +57,14 @@ class Features:
     def __call__(self, outputs: HeadOutputs) -> np.ndarray:
         """(n, features), standardised on training units; an unknown category is none of the known ones."""
         return (self.raw(outputs) - self.mean) / self.scale
+
+
+def _confidences(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """One minus relative entropy, and the margin, of calibrated log-probabilities: (n, h, 2), 0 where absent."""
+    p = np.exp(log_p)
+    sure = 1 + (p * np.maximum(log_p, np.log(1e-30))).sum(axis=2) / np.log(p.shape[2])
+    best = np.sort(p, axis=2)
+    return np.where(present[..., None], np.stack([sure, best[..., -1] - best[..., -2]], axis=2), 0.0)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -158,7 +166,7 @@ class FittedAttention:
 
     def _scores(self, outputs: HeadOutputs) -> np.ndarray:
         """What each head adds to the scores of the classes, (n, h, c); 0 where it is absent."""
-        log_p = silent_where_absent(outputs, self.features.base.temperatures)
+        log_p = silent_where_absent(outputs, self.features.base.calibrations)
         gate = _attend(
             _tensor(self.features(outputs)),
             torch.from_numpy(outputs.present),
@@ -189,7 +197,7 @@ class Attention:
         base = Weighted().fit(outputs, labels, groups, seed)
         features = Features.fit(base, outputs)
         x, truth, present = _tensor(features(outputs)), torch.from_numpy(labels), torch.from_numpy(outputs.present)
-        log_p = _tensor(silent_where_absent(outputs, base.temperatures))
+        log_p = _tensor(silent_where_absent(outputs, base.calibrations))
         h = log_p.shape[1]
         bias, sharpness = np.log(np.maximum(base.weights, 0.01)), np.full(h, np.log(base.sharpness))
         at_start = _tensor(bias), _tensor(sharpness)
