@@ -275,7 +275,6 @@ Strategy = Literal[
     "class_weighted",
     "logistic",
     "xgboost",
-    "mlp",
     "attention",
     "blend",
 ]
@@ -285,7 +284,7 @@ class Fusion(Section):
     heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
     metric: Metric = "macro_f1"  # what the choice among them goes by
-    # best: the best of them (equal ones: the simplest); one_se: the simplest that is not a standard error behind it
+    # best: the best, or a simpler one that equals it; one_se: the simplest that is not a standard error behind it
     choice: Literal["best", "one_se"] = "best"
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
 

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from cache import StoreError, read_published
-from fusion.strategies.neural import MLP, Attention, Features, FittedAttention, FittedMLP
+from fusion.strategies.neural import Attention, Features, FittedAttention
 from fusion.strategies.pools import (
     ClassWeighted,
     FittedClassWeighted,
@@ -58,7 +58,7 @@ class FittedBlend:
 class Blend:
     """The mean of the log-probabilities of strategies that err in different ways."""
 
-    members: tuple[str, ...] = ("weighted", "logistic", "xgboost", "mlp", "attention")
+    members: tuple[str, ...] = ("logistic", "xgboost", "attention")
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedBlend:
         return self.of(fit_all({name: STRATEGIES[name] for name in self.members}, outputs, labels, groups, seed))
@@ -75,7 +75,6 @@ STRATEGIES: dict[str, Strategy] = {
     "class_weighted": ClassWeighted(),
     "logistic": Logistic(),
     "xgboost": XGBoost(),
-    "mlp": MLP(),
     "attention": Attention(),
     "blend": Blend(),
 }
@@ -106,7 +105,6 @@ _KINDS: dict[str, type] = {
         FittedClassWeighted,
         FittedLogistic,
         FittedXGBoost,
-        FittedMLP,
         FittedAttention,
         FittedBlend,
         Features,

@@ -8,7 +8,7 @@ from fusion.strategies.predictions import Predictions
 from heads.metrics import goodness, goodness_without_each
 
 HEAD = "head:"  # before the name of a candidate that is one head alone
-CLOSE = 0.002  # scores that differ by less count as equal
+CLOSE = 0.001  # scores that differ by less count as equal
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "weighted_f1": "weighted F1", "log_loss": "log-loss"}
 
 

@@ -1,7 +1,7 @@
-"""Small networks over heads' predictions: an MLP, and attention over heads.
+"""Attention over heads: a small network that sees heads' predictions and metadata.
 
-Both correct the weighted pool, as in ``stacking.py``, and are fitted by L-BFGS on all units at once. Weights
-have a Gaussian prior whose strength is counted in units of summed log-loss, so it fades as data grows.
+It starts from the weighted pool and is fitted by L-BFGS on all units at once. Weights have a Gaussian prior whose
+strength is counted in units of summed log-loss, so it fades as data grows.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 from torch import Tensor
 
 from fusion.strategies.calibration import calibrated, silent_where_absent
@@ -24,7 +24,7 @@ RAREST = 5  # units that a metadata category needs to be one
 
 @dataclass(frozen=True)
 class Features:
-    """What the networks see of a unit: log-probabilities, confidences, which heads are present, metadata."""
+    """What the network sees of a unit: log-probabilities, confidences, which heads are present, metadata."""
 
     base: FittedWeighted
     categories: dict[str, list[str]]  # of each metadata field, from training units
@@ -90,56 +90,6 @@ def _minimise(loss: Callable[..., Tensor], start: list[np.ndarray], steps: int) 
 
     optimiser.step(closure)
     return [values.detach().tolist() for values in parameters]
-
-
-# --- a small MLP ---
-
-
-@dataclass(frozen=True)
-class FittedMLP:
-    features: Features
-    members: list[list[list[Any]]]  # of each: weights (features, hidden), (hidden,), (hidden, classes), (classes,)
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        base, x = self.features.base.predict_logits(outputs), self.features(outputs)
-        log_p = []
-        for first, first_bias, second, second_bias in self.members:
-            hidden = np.tanh(x @ np.array(first) + first_bias)
-            log_p.append(log_softmax(base + hidden @ np.array(second) + second_bias, axis=1))
-        return logsumexp(log_p, axis=0) - np.log(len(log_p))
-
-
-@dataclass(frozen=True)
-class MLP:
-    """One hidden layer of tanh units; several, from different random weights, are averaged."""
-
-    hidden: int = 16
-    members: int = 2
-    strength: float = 100.0
-    steps: int = 60
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedMLP:
-        base = Weighted().fit(outputs, labels, groups, seed)
-        features = Features.fit(base, outputs)
-        x, scores = _tensor(features(outputs)), _tensor(base.predict_logits(outputs))
-        truth = torch.from_numpy(labels)
-        n_classes = outputs.logits.shape[2]
-
-        def loss(first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
-            z = scores + torch.tanh(x @ first + first_bias) @ second + second_bias
-            prior = (first**2).sum() * x.shape[1] ** 0.5 + (second**2).sum() + (second_bias**2).sum()
-            return (torch.nn.functional.cross_entropy(z, truth, reduction="sum") + self.strength / 2 * prior) / len(x)
-
-        rng = np.random.default_rng(seed)
-        members = []
-        for _ in range(self.members):
-            start = rng.normal(size=(x.shape[1], self.hidden)) / x.shape[1] ** 0.5
-            zeros = [np.zeros(self.hidden), np.zeros((self.hidden, n_classes)), np.zeros(n_classes)]
-            members.append(_minimise(loss, [start, *zeros], self.steps))
-        return FittedMLP(features, members)
-
-
-# --- attention over heads ---
 
 
 @dataclass(frozen=True)

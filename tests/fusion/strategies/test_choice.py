@@ -58,12 +58,12 @@ def test_one_se_takes_the_simple_one_where_one_group_makes_the_difference() -> N
     first = base & (units.groups != "g0")
     first[[31, 33]] = True  # lost in another group
     spread = base & ~(np.arange(900) % 20 == 0)
-    log_p = {"mean": answers(units, mistaken(units, base)), "mlp": answers(units, mistaken(units, first))}
+    log_p = {"mean": answers(units, mistaken(units, base)), "xgboost": answers(units, mistaken(units, first))}
     for metric in METRICS:
-        assert choose(units, log_p, metric, "best") == "mlp"
+        assert choose(units, log_p, metric, "best") == "xgboost"
         assert choose(units, log_p, metric, "one_se") == "mean"
-    log_p["mlp"] = answers(units, mistaken(units, spread))  # a little in every group
-    assert {choose(units, log_p, metric, "one_se") for metric in METRICS} == {"mlp"}
+    log_p["xgboost"] = answers(units, mistaken(units, spread))  # a little in every group
+    assert {choose(units, log_p, metric, "one_se") for metric in METRICS} == {"xgboost"}
 
 
 def test_of_heads_the_best_is_taken() -> None:
