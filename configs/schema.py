@@ -16,7 +16,18 @@ from pydantic import (
 )
 
 from configs.heads import Head, Range, Tail, unsearchable
-from configs.sections import TAKEN_NAMES, HomePath, HomeText, Modality, Name, PositiveFloat, PositiveInt, Section, Share
+from configs.sections import (
+    TAKEN_NAMES,
+    HomePath,
+    HomeText,
+    Metric,
+    Modality,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 
@@ -259,15 +270,11 @@ class Encoder(Section):
 
 
 Strategy = Literal[
-    "majority_vote",
     "mean",
     "weighted",
     "class_weighted",
-    "confidence",
-    "greedy",
     "logistic",
     "xgboost",
-    "mlp",
     "attention",
     "blend",
 ]
@@ -276,6 +283,9 @@ Strategy = Literal[
 class Fusion(Section):
     heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
+    metric: Metric = "macro_f1"  # what the choice among them goes by
+    # best: the best, or a simpler one that equals it; one_se: the simplest that is not a standard error behind it
+    choice: Literal["best", "one_se"] = "best"
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
 
 

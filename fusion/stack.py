@@ -77,6 +77,8 @@ def main(
         found = fuse(
             units,
             list(settings.strategies) if strategy == "all" else [strategy],
+            metric=settings.metric,
+            choice=settings.choice,
             force=strategy != "all",
             bootstrap=settings.bootstrap,
             seed=profile.seed if profile else 0,

@@ -7,7 +7,7 @@ conversation or speaker are not independent: resampling single units would make 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -15,6 +15,7 @@ from scipy.sparse import csr_array, vstack
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017
 SMALLEST_PROBABILITY = 1e-15  # log-loss of a certain mistake stays finite
 RESAMPLES_AT_ONCE = 200  # bounds memory: (resamples, classes, classes) float64
+GROUPS_AT_ONCE = 1000  # the same of groups
 
 
 def evaluate(
@@ -223,9 +224,48 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-# --- what choices are made by ---
+# --- one number to choose by ---
 
-Metric = Literal["macro_f1", "accuracy", "weighted_f1", "log_loss"]
+
+def goodness(metric: str, labels: Sequence[Any], log_p: np.ndarray, classes: Sequence[Any]) -> float:
+    """What a choice goes by, the higher the better: one of ``SCORES``, or the log-loss with its sign turned.
+
+    Args:
+        metric: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1`` or ``log_loss``.
+        labels: (n,) true classes.
+        log_p: (n, classes) log-probabilities.
+        classes: in the order of the columns.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    true = _class_numbers(labels, classes)
+    log_p = _checked(log_p, len(true), len(classes))
+    if metric == "log_loss":
+        return float(np.maximum(log_p[np.arange(len(true)), true], math.log(SMALLEST_PROBABILITY)).mean())
+    counts = _confusions(true, log_p.argmax(axis=1), np.zeros(len(true), dtype=np.int64), 1, len(classes))
+    return float(SCORES[metric](_whole(counts, len(classes))))
+
+
+def goodness_without_each(
+    metric: str, labels: Sequence[Any], log_p: np.ndarray, classes: Sequence[Any], groups: Sequence[str]
+) -> np.ndarray:
+    """:func:`goodness` with each of the groups left out in turn, (groups,): what a jackknife needs."""
+    true = _class_numbers(labels, classes)
+    log_p = _checked(log_p, len(true), len(classes))
+    numbers, n_groups = _group_numbers(groups, len(true))
+    if metric == "log_loss":
+        of_truth = np.maximum(log_p[np.arange(len(true)), true], math.log(SMALLEST_PROBABILITY))
+        sizes = np.bincount(numbers, minlength=n_groups)
+        return (of_truth.sum() - np.bincount(numbers, of_truth, n_groups)) / (len(true) - sizes)
+    counts = _confusions(true, log_p.argmax(axis=1), numbers, n_groups, len(classes))
+    whole, shape = _whole(counts, len(classes)), (-1, len(classes), len(classes))
+    return np.concatenate(
+        [
+            SCORES[metric](whole - counts[start : start + GROUPS_AT_ONCE].toarray().reshape(shape))
+            for start in range(0, n_groups, GROUPS_AT_ONCE)
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -237,14 +277,12 @@ class Judgement:
     macro_f1: float
 
 
-def judged(metric: Metric, labels: np.ndarray, log_p: np.ndarray) -> Judgement:
+def judged(metric: str, labels: np.ndarray, log_p: np.ndarray) -> Judgement:
     """Judge log-probabilities (n, classes) against class numbers (n,)."""
-    n_classes = log_p.shape[1]
-    loss = float(-np.maximum(log_p[np.arange(len(labels)), labels], math.log(SMALLEST_PROBABILITY)).mean())
-    cells = np.bincount(labels * n_classes + log_p.argmax(axis=1), minlength=n_classes**2)
-    confusion = cells.reshape(n_classes, n_classes)
-    value = -loss if metric == "log_loss" else float(SCORES[metric](confusion))
-    return Judgement((value, -loss), loss, float(_macro_f1(confusion)))
+    value, unlike, macro_f1 = (
+        goodness(name, labels.tolist(), log_p, range(log_p.shape[1])) for name in (metric, "log_loss", "macro_f1")
+    )
+    return Judgement((value, unlike), -unlike, macro_f1)
 
 
 def is_sure(gains: np.ndarray, groups: np.ndarray, errors: float = 1.0) -> bool:
@@ -331,7 +369,7 @@ def _two_sided(differences: np.ndarray, n_groups: int) -> float:
 # --- reading the arguments ---
 
 
-def _class_numbers(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+def _class_numbers(labels: Sequence[Any], classes: Sequence[Any]) -> np.ndarray:
     numbers = {name: i for i, name in enumerate(classes)}
     unknown = [label for label in labels if label not in numbers]
     if unknown:

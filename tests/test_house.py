@@ -22,7 +22,7 @@ BELOW = {
     "extract.sample": ["configs"],
     "heads.metrics": [],
     "heads.pictures": [],
-    "heads.data": ["configs", "cache", "extract", "heads.metrics"],
+    "heads.data": ["configs", "cache", "extract"],
     "heads.models": ["configs", "extract", "heads.metrics", "heads.data"],
     "heads.fitting": [
         *("configs", "cache", "cache.remote", "extract"),

@@ -11,7 +11,8 @@ from configs.tables import plain
 from fusion.report.findings import Findings, Gate, Row, Weight
 from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
-from fusion.strategies.nested import RULE, Fusion
+from fusion.strategies.choice import NAMES
+from fusion.strategies.nested import Fusion
 from fusion.strategies.predictions import write
 from heads.metrics import SCORES, interval, without_nan
 
@@ -44,6 +45,8 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
 
     - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), and a score
     - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``, ``warnings``
+    - ``decision``: ``tau``, the ``metric`` that chose it, and by split what a score holds of classes, were they named
+      by ``argmax (log p - tau log prior)``; all other numbers are of the plain answers
     - ``best_head``: ``head``, and a score on the headline split
     - ``gain_over_best_head``: differences, with intervals, as in a score
     - ``majority``, ``heads.HEAD``, ``strategies.STRATEGY``: by split, a score
@@ -62,11 +65,16 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
         "headline": {"split": found.headline, "strategy": found.chosen, **by_split[found.chosen][found.headline]},
         "choice": {
             "strategy": found.chosen,
-            "rule": RULE,
+            "rule": found.rule,
             "forced": found.forced,
             "fell_back": fell_back(found),
             "notes": found.notes,
             "warnings": found.warnings,
+        },
+        "decision": {
+            "tau": found.decision.tau,
+            "metric": found.decision.metric,
+            **{split: _scores(score) for split, score in found.decision.scores.items()},
         },
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
         "gain_over_best_head": _scores(found.gains[found.best_head]),
@@ -149,8 +157,9 @@ def summary(found: Fusion, findings: Findings) -> str:
         for name, splits in found.scores.items():
             lines.append(_line(display_name(name), splits[split], width, name == found.chosen))
         lines.append("")
-    lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {RULE}"))
+    lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {found.rule}"))
     lines += [f"- {note}" for note in found.notes]
+    lines.append(f"- {_decided(found)}")
     lines += ["", *_findings(found, findings), ""]
     for head in found.units.heads:
         gain = found.gains[head]["macro_f1"]
@@ -165,6 +174,19 @@ def _line(name: str, score: dict[str, Any], width: int, is_chosen: bool) -> str:
         f"{'*' if is_chosen else ' '} {name:<{width}}{score['accuracy']['value']:>9.3f}  {f1:<24}"
         f"{score['balanced_accuracy']['value']:>14.3f}{score['log_loss']:>10.3f}{score['ece']:>8.3f}"
     )
+
+
+def _decided(found: Fusion) -> str:
+    """What naming classes with their frequencies taken off would make of the headline."""
+    if not found.decision.tau:
+        return f"The plain decision is the best for {NAMES[found.decision.metric]} on oof: no class is to be favoured."
+    corrected, plain = found.decision.scores[found.headline], found.scores[found.chosen][found.headline]
+    said = (
+        f"{NAMES[name]} {corrected[name]['value']:.3f} {interval(corrected[name])} for {plain[name]['value']:.3f}"
+        for name in ("macro_f1", "accuracy")
+    )
+    how = f"argmax (log p - {found.decision.tau:g} log prior)"
+    return f"Rare classes favoured, {how}, it would have on {found.headline}: {', '.join(said)}."
 
 
 def _findings(found: Fusion, findings: Findings) -> list[str]:

@@ -16,7 +16,7 @@ from fusion.report.outputs import display_name, fell_back
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves
-from fusion.strategies.nested import FEW_GROUPS, RULE, Fusion
+from fusion.strategies.nested import FEW_GROUPS, Fusion
 from fusion.strategies.predictions import SPLITS
 from heads.metrics import interval, shown
 
@@ -77,7 +77,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
             "text": LONGEST_TEXT,
             "level": LEVEL,
         },
-        rule=RULE,
+        rule=found.rule,
         nan=math.nan,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         is_known=lambda s: not math.isnan(s["low"]),

@@ -2,7 +2,7 @@
 
 A strategy is a small frozen dataclass; ``fit(outputs, labels, groups, seed)`` returns a fitted strategy, a dataclass of
 plain values with ``predict_logits(outputs)``: log-probabilities (n, c) for what :class:`HeadOutputs` holds of n units.
-Every head is first temperature-calibrated (Guo et al. 2017) on the units that ``fit`` is given. Choices within a fit
+Every head is first calibrated, by a temperature and a doubt, on the units that ``fit`` is given. Choices within a fit
 do not part ``groups`` (n,).
 """
 
@@ -16,20 +16,14 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from cache import read_published
-from fusion.strategies.neural import MLP, Attention, Features, FittedAttention, FittedMLP
+from cache import StoreError, read_published
+from fusion.strategies.neural import Attention, Features, FittedAttention
 from fusion.strategies.pools import (
     ClassWeighted,
-    Confidence,
     FittedClassWeighted,
-    FittedConfidence,
-    FittedGreedy,
-    FittedMajorityVote,
     FittedMean,
     FittedSingle,
     FittedWeighted,
-    Greedy,
-    MajorityVote,
     Mean,
     Weighted,
 )
@@ -64,7 +58,7 @@ class FittedBlend:
 class Blend:
     """The mean of the log-probabilities of strategies that err in different ways."""
 
-    members: tuple[str, ...] = ("weighted", "logistic", "xgboost", "mlp", "attention")
+    members: tuple[str, ...] = ("logistic", "xgboost", "attention")
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedBlend:
         return self.of(fit_all({name: STRATEGIES[name] for name in self.members}, outputs, labels, groups, seed))
@@ -76,15 +70,11 @@ class Blend:
 
 # From simple to complex: among strategies that do equally well, the first is taken.
 STRATEGIES: dict[str, Strategy] = {
-    "majority_vote": MajorityVote(),
     "mean": Mean(),
     "weighted": Weighted(),
     "class_weighted": ClassWeighted(),
-    "confidence": Confidence(),
-    "greedy": Greedy(),
     "logistic": Logistic(),
     "xgboost": XGBoost(),
-    "mlp": MLP(),
     "attention": Attention(),
     "blend": Blend(),
 }
@@ -111,14 +101,10 @@ _KINDS: dict[str, type] = {
     for kind in (
         FittedSingle,
         FittedMean,
-        FittedMajorityVote,
         FittedWeighted,
         FittedClassWeighted,
-        FittedConfidence,
-        FittedGreedy,
         FittedLogistic,
         FittedXGBoost,
-        FittedMLP,
         FittedAttention,
         FittedBlend,
         Features,
@@ -134,7 +120,12 @@ def save(fitted: Fitted, folder: Path) -> None:
 
 def load(folder: Path) -> Fitted:
     """Read what :func:`save` wrote into a folder that was then published. Raises StoreError for anything else."""
-    return _restored(json.loads(read_published(folder / MODEL_FILE, "fuse the heads again with fusion/stack.py")))
+    path, remedy = folder / MODEL_FILE, "fuse the heads again with fusion/stack.py"
+    content = json.loads(read_published(path, remedy))
+    try:
+        return _restored(content)
+    except (KeyError, TypeError):  # a strategy, or a part of one, that there is no more
+        raise StoreError(f"{path}: another version of this program made it: {remedy}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from configs import UserError
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
+from fusion.strategies.choice import HEAD, choose, rule
+from fusion.strategies.decision import Decision, decide
 from fusion.strategies.neural import FittedAttention
 from fusion.strategies.pools import Single
 from fusion.strategies.predictions import Predictions
@@ -24,11 +26,6 @@ from heads.metrics import difference, evaluate, majority
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
-DECIMALS = 3  # scores that agree to this many decimals count as equal
-RULE = (
-    f"the highest cross-fitted macro-F1 on oof (equal to {DECIMALS} decimals: the lower log-loss, then the simpler), "
-    "every single head among the candidates"
-)
 
 
 @dataclass(frozen=True)
@@ -41,23 +38,33 @@ class Fusion:
     gains: dict[str, dict[str, dict[str, float]]]  # head: metrics.difference of the chosen one over it, on headline
     strategies: tuple[str, ...]  # those that were compared
     chosen: str  # a strategy or "head:NAME"
+    rule: str  # how the choice is made, in words
     forced: bool  # chosen by the user, not by comparison
     best_head: str  # by oof
     headline: str  # the split of the headline: test if there is one, else oof
     fitted: Fitted  # the chosen one, fitted on all oof rows
     temperatures: dict[str, float]  # of each head, fitted on all oof rows
     gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
+    decision: Decision  # the chosen one's answers, corrected for the classes' frequencies: beside the plain ones
     notes: tuple[str, ...]  # what a reader of the numbers must know
     warnings: tuple[str, ...] = ()  # what is wrong with what was fused, to be read before them
 
 
 def fuse(
-    units: Predictions, strategies: list[str], *, force: bool = False, bootstrap: int = 1000, seed: int = 0
+    units: Predictions,
+    strategies: list[str],
+    *,
+    metric: str = "macro_f1",
+    choice: str = "best",
+    force: bool = False,
+    bootstrap: int = 1000,
+    seed: int = 0,
 ) -> Fusion:
     """Compare strategies on cross-fitted out-of-fold predictions, choose one, apply it to val and test.
 
     Args:
         strategies: names in ``STRATEGIES``. With too few oof units the list becomes ``["mean"]``, and a note says so.
+        metric, choice: as in :func:`fusion.strategies.choice.choose`.
         force: take the first of ``strategies``, even where a single head did better on oof.
 
     Raises:
@@ -78,7 +85,7 @@ def fuse(
         strategies = ["mean"]
         notes.append(f"{short}: only the mean is used.")
 
-    candidates: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
+    candidates: dict[str, Strategy] = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
     candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
     log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
 
@@ -93,14 +100,16 @@ def fuse(
             training, rows.label_names, units.classes, rows.groups.tolist(), bootstrap, seed
         )
 
-    order = sorted(candidates, key=lambda name: _rank(scores[name]["oof"]))
-    chosen = strategies[0] if force else order[0]
+    judged, on_oof = units.where(oof), {name: log_p[name][oof] for name in candidates}
+    chosen = strategies[0] if force else choose(judged, on_oof, metric, choice)
+    alone = {name: values for name, values in on_oof.items() if name.startswith(HEAD)}
+    best_head = choose(judged, alone, metric, "best").removeprefix(HEAD)
     headline = "test" if "test" in scores[chosen] else "oof"
     is_headline = units.splits == headline
     rows, p = units.where(is_headline), {name: np.exp(log_p[name][is_headline]) for name in candidates}
     gains = {
         head: difference(
-            rows.label_names, p[chosen], p[f"head:{head}"], units.classes, rows.groups.tolist(), bootstrap, seed
+            rows.label_names, p[chosen], p[f"{HEAD}{head}"], units.classes, rows.groups.tolist(), bootstrap, seed
         )
         for head in units.heads
     }
@@ -112,14 +121,16 @@ def fuse(
         gains=gains,
         strategies=tuple(strategies),
         chosen=chosen,
+        rule=rule(metric, choice),
         forced=force,
-        best_head=next(name for name in order if name.startswith("head:")).removeprefix("head:"),
+        best_head=best_head,
         headline=headline,
         fitted=fitted[chosen],
         temperatures=dict(
             zip(units.heads, fit_temperatures(units.logits[oof], units.present[oof], units.labels[oof]), strict=True)
         ),
         gate_weights=gate_weights,
+        decision=decide(units, log_p[chosen], metric, bootstrap, seed),
         notes=tuple(notes),
         warnings=tuple(_large_gaps(units)),
     )
@@ -161,11 +172,6 @@ def cross_fit(
     return log_p, weights, fitted
 
 
-def _rank(score: dict[str, Any]) -> tuple[float, float]:
-    """Sorting is stable and candidates stand from single heads to trees: among equals the simplest comes first."""
-    return -round(score["macro_f1"]["value"], DECIMALS), round(score["log_loss"], DECIMALS)
-
-
 def _notes(
     units: Predictions, scores: dict[str, dict[str, dict[str, Any]]], chosen: str, force: bool, headline: str
 ) -> list[str]:
@@ -178,10 +184,10 @@ def _notes(
         )
     if force:
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
-    elif chosen.startswith("head:"):
+    elif chosen.startswith(HEAD):
         notes.append(
             f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
-            f"{chosen.removeprefix('head:')}, alone."
+            f"{chosen.removeprefix(HEAD)}, alone."
         )
     elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
         notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")

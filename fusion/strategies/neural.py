@@ -1,7 +1,7 @@
-"""Small networks over heads' predictions: an MLP, and attention over heads.
+"""Attention over heads: a small network that sees heads' predictions and metadata.
 
-Both correct the weighted pool, as in ``stacking.py``, and are fitted by L-BFGS on all units at once. Weights
-have a Gaussian prior whose strength is counted in units of summed log-loss, so it fades as data grows.
+It starts from the weighted pool and is fitted by L-BFGS on all units at once. Weights have a Gaussian prior whose
+strength is counted in units of summed log-loss, so it fades as data grows.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 from torch import Tensor
 
 from fusion.strategies.calibration import calibrated, silent_where_absent
-from fusion.strategies.pools import FittedWeighted, Weighted, confidences
+from fusion.strategies.pools import FittedWeighted, Weighted
 from fusion.strategies.predictions import HeadOutputs
 from fusion.strategies.stacking import base_and_features
 
@@ -24,7 +24,7 @@ RAREST = 5  # units that a metadata category needs to be one
 
 @dataclass(frozen=True)
 class Features:
-    """What the networks see of a unit: log-probabilities, confidences, which heads are present, metadata."""
+    """What the network sees of a unit: log-probabilities, confidences, which heads are present, metadata."""
 
     base: FittedWeighted
     categories: dict[str, list[str]]  # of each metadata field, from training units
@@ -45,7 +45,7 @@ class Features:
 
     def raw(self, outputs: HeadOutputs) -> np.ndarray:
         _, scores = base_and_features(self.base, outputs)
-        sure = confidences(calibrated(outputs.logits, self.base.temperatures), outputs.present)
+        sure = _confidences(calibrated(outputs.logits, self.base.calibrations), outputs.present)
         fields = [
             (np.asarray(outputs.metadata[name])[:, None] == np.array(known, dtype=object)).astype(float)
             if name in outputs.metadata
@@ -57,6 +57,14 @@ class Features:
     def __call__(self, outputs: HeadOutputs) -> np.ndarray:
         """(n, features), standardised on training units; an unknown category is none of the known ones."""
         return (self.raw(outputs) - self.mean) / self.scale
+
+
+def _confidences(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """One minus relative entropy, and the margin, of calibrated log-probabilities: (n, h, 2), 0 where absent."""
+    p = np.exp(log_p)
+    sure = 1 + (p * np.maximum(log_p, np.log(1e-30))).sum(axis=2) / np.log(p.shape[2])
+    best = np.sort(p, axis=2)
+    return np.where(present[..., None], np.stack([sure, best[..., -1] - best[..., -2]], axis=2), 0.0)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -84,56 +92,6 @@ def _minimise(loss: Callable[..., Tensor], start: list[np.ndarray], steps: int) 
     return [values.detach().tolist() for values in parameters]
 
 
-# --- a small MLP ---
-
-
-@dataclass(frozen=True)
-class FittedMLP:
-    features: Features
-    members: list[list[list[Any]]]  # of each: weights (features, hidden), (hidden,), (hidden, classes), (classes,)
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        base, x = self.features.base.predict_logits(outputs), self.features(outputs)
-        log_p = []
-        for first, first_bias, second, second_bias in self.members:
-            hidden = np.tanh(x @ np.array(first) + first_bias)
-            log_p.append(log_softmax(base + hidden @ np.array(second) + second_bias, axis=1))
-        return logsumexp(log_p, axis=0) - np.log(len(log_p))
-
-
-@dataclass(frozen=True)
-class MLP:
-    """One hidden layer of tanh units; several, from different random weights, are averaged."""
-
-    hidden: int = 16
-    members: int = 2
-    strength: float = 100.0
-    steps: int = 60
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedMLP:
-        base = Weighted().fit(outputs, labels, groups, seed)
-        features = Features.fit(base, outputs)
-        x, scores = _tensor(features(outputs)), _tensor(base.predict_logits(outputs))
-        truth = torch.from_numpy(labels)
-        n_classes = outputs.logits.shape[2]
-
-        def loss(first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
-            z = scores + torch.tanh(x @ first + first_bias) @ second + second_bias
-            prior = (first**2).sum() * x.shape[1] ** 0.5 + (second**2).sum() + (second_bias**2).sum()
-            return (torch.nn.functional.cross_entropy(z, truth, reduction="sum") + self.strength / 2 * prior) / len(x)
-
-        rng = np.random.default_rng(seed)
-        members = []
-        for _ in range(self.members):
-            start = rng.normal(size=(x.shape[1], self.hidden)) / x.shape[1] ** 0.5
-            zeros = [np.zeros(self.hidden), np.zeros((self.hidden, n_classes)), np.zeros(n_classes)]
-            members.append(_minimise(loss, [start, *zeros], self.steps))
-        return FittedMLP(features, members)
-
-
-# --- attention over heads ---
-
-
 @dataclass(frozen=True)
 class FittedAttention:
     features: Features
@@ -158,7 +116,7 @@ class FittedAttention:
 
     def _scores(self, outputs: HeadOutputs) -> np.ndarray:
         """What each head adds to the scores of the classes, (n, h, c); 0 where it is absent."""
-        log_p = silent_where_absent(outputs, self.features.base.temperatures)
+        log_p = silent_where_absent(outputs, self.features.base.calibrations)
         gate = _attend(
             _tensor(self.features(outputs)),
             torch.from_numpy(outputs.present),
@@ -189,7 +147,7 @@ class Attention:
         base = Weighted().fit(outputs, labels, groups, seed)
         features = Features.fit(base, outputs)
         x, truth, present = _tensor(features(outputs)), torch.from_numpy(labels), torch.from_numpy(outputs.present)
-        log_p = _tensor(silent_where_absent(outputs, base.temperatures))
+        log_p = _tensor(silent_where_absent(outputs, base.calibrations))
         h = log_p.shape[1]
         bias, sharpness = np.log(np.maximum(base.weights, 0.01)), np.full(h, np.log(base.sharpness))
         at_start = _tensor(bias), _tensor(sharpness)

@@ -1,4 +1,4 @@
-"""Strategies that pool what heads say with weights: none, one per head, one per head and class, or one per unit.
+"""Strategies that pool what heads say with weights: none, one per head, or one per head and class.
 
 The interface is described in ``catalogue.py``. An absent head is left out of the pool of that unit and the
 others' weights are scaled up; it is never replaced. Pools that are not fitted by log-loss themselves end in a
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, logsumexp
 
 from fusion.strategies.calibration import (
     PRIOR_STRENGTH,
     calibrated,
+    fit_calibrations,
     fit_temperature,
-    fit_temperatures,
     sharpened,
     silent_where_absent,
 )
@@ -29,14 +29,14 @@ SMALLEST_WEIGHT = 1e-6  # keeps the pool of units defined where all heads with w
 
 @dataclass(frozen=True)
 class FittedMean:
-    temperatures: list[float]
+    calibrations: list[list[float]]
     temperature: float = 1.0  # of the pool
 
     def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
         return sharpened(self.pooled(outputs), self.temperature)
 
     def pooled(self, outputs: HeadOutputs) -> np.ndarray:
-        log_p = calibrated(outputs.logits, self.temperatures)
+        log_p = calibrated(outputs.logits, self.calibrations)
         return _linear_pool(log_p, outputs.present.astype(float))
 
 
@@ -45,33 +45,8 @@ class Mean:
     """The linear opinion pool: the mean of the calibrated probabilities."""
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedMean:
-        pool = FittedMean(fit_temperatures(outputs.logits, outputs.present, labels))
-        return FittedMean(pool.temperatures, fit_temperature(pool.pooled(outputs), labels))
-
-
-@dataclass(frozen=True)
-class FittedMajorityVote:
-    mean: FittedMean
-    temperature: float = 1.0
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        return sharpened(self.pooled(outputs), self.temperature)
-
-    def pooled(self, outputs: HeadOutputs) -> np.ndarray:
-        """Votes count whole, the mean probability less than one: it decides between classes with equal votes."""
-        mean = np.exp(self.mean.pooled(outputs))
-        first = np.where(outputs.present[..., None], outputs.logits, -np.inf).argmax(axis=2)  # (n, h)
-        votes = (np.eye(mean.shape[1])[first] * outputs.present[..., None]).sum(axis=1)
-        return np.log((votes + mean) / (votes.sum(axis=1, keepdims=True) + 1))
-
-
-@dataclass(frozen=True)
-class MajorityVote:
-    """Every head votes for its most probable class; of classes with equal votes the mean decides."""
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedMajorityVote:
-        vote = FittedMajorityVote(Mean().fit(outputs, labels, groups, seed))
-        return FittedMajorityVote(vote.mean, fit_temperature(vote.pooled(outputs), labels))
+        pool = FittedMean(fit_calibrations(outputs.logits, outputs.present, labels))
+        return FittedMean(pool.calibrations, fit_temperature(pool.pooled(outputs), labels))
 
 
 # --- one head: what fusion falls back to when it does not help ---
@@ -105,13 +80,13 @@ class Single:
 
 @dataclass(frozen=True)
 class FittedWeighted:
-    temperatures: list[float]  # one per head, before pooling
+    calibrations: list[list[float]]  # one per head, before pooling
     weights: list[float]  # one per head, non-negative, summing to one
     sharpness: float  # 1 / temperature of the pool
 
     def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
         weights = np.array(self.weights) * outputs.present  # (n, h)
-        pool = np.einsum("nh,nhc->nc", weights, silent_where_absent(outputs, self.temperatures))
+        pool = np.einsum("nh,nhc->nc", weights, silent_where_absent(outputs, self.calibrations))
         return log_softmax(self.sharpness * pool / weights.sum(axis=1, keepdims=True), axis=1)
 
 
@@ -126,8 +101,8 @@ class Weighted:
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedWeighted:
         present = outputs.present
-        temperatures = fit_temperatures(outputs.logits, present, labels)
-        x = silent_where_absent(outputs, temperatures)
+        calibrations = fit_calibrations(outputs.logits, present, labels)
+        x = silent_where_absent(outputs, calibrations)
         n, h, c = x.shape
         truth, uniform = np.eye(c)[labels], np.full(h, 1 / h)
 
@@ -145,7 +120,7 @@ class Weighted:
             return value / n, (gradient + PRIOR_STRENGTH * distance) / n
 
         found = minimize(loss, uniform, jac=True, method="L-BFGS-B", bounds=[(SMALLEST_WEIGHT, None)] * h).x
-        return FittedWeighted(temperatures, (found / found.sum()).tolist(), float(found.sum()))
+        return FittedWeighted(calibrations, (found / found.sum()).tolist(), float(found.sum()))
 
 
 # --- one weight per head and class ---
@@ -153,12 +128,12 @@ class Weighted:
 
 @dataclass(frozen=True)
 class FittedClassWeighted:
-    temperatures: list[float]
+    calibrations: list[list[float]]
     weights: list[list[float]]  # (heads, classes), non-negative
     intercepts: list[float]  # (classes,)
 
     def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        x = silent_where_absent(outputs, self.temperatures)
+        x = silent_where_absent(outputs, self.calibrations)
         return log_softmax(_class_pool(x, outputs.present, np.array(self.weights))[0] + self.intercepts, axis=1)
 
 
@@ -170,12 +145,12 @@ class ClassWeighted:
     Where heads are absent, the others' weights for a class are scaled up to the same sum.
     """
 
-    strength: float = 2 * PRIOR_STRENGTH  # of the prior on each weight and intercept
+    strength: float = 8 * PRIOR_STRENGTH  # of the prior on each weight and intercept
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedClassWeighted:
         base = Weighted().fit(outputs, labels, groups, seed)
         present = outputs.present
-        x = silent_where_absent(outputs, base.temperatures)
+        x = silent_where_absent(outputs, base.calibrations)
         n, h, c = x.shape
         start = np.repeat(np.array(base.weights)[:, None] * base.sharpness, c, axis=1)  # (h, c)
         truth = np.eye(c)[labels]
@@ -196,7 +171,7 @@ class ClassWeighted:
         bounds = [(SMALLEST_WEIGHT, None)] * (h * c) + [(None, None)] * c
         first = np.concatenate([start.ravel(), np.zeros(c)])
         found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}).x
-        return FittedClassWeighted(base.temperatures, found[: h * c].reshape(h, c).tolist(), found[h * c :].tolist())
+        return FittedClassWeighted(base.calibrations, found[: h * c].reshape(h, c).tolist(), found[h * c :].tolist())
 
 
 def _class_pool(x: np.ndarray, present: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,106 +180,6 @@ def _class_pool(x: np.ndarray, present: np.ndarray, weights: np.ndarray) -> tupl
     share = present @ weights  # (n, c)
     pool = np.einsum("hc,nhc->nc", weights, x) / share
     return total * pool, pool, total / share
-
-
-# --- one weight per head and unit ---
-
-
-@dataclass(frozen=True)
-class FittedConfidence:
-    temperatures: list[float]
-    trust: list[float]  # in one minus relative entropy, and in the margin
-    temperature: float = 1.0
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        return sharpened(self.pooled(outputs), self.temperature)
-
-    def pooled(self, outputs: HeadOutputs) -> np.ndarray:
-        log_p = calibrated(outputs.logits, self.temperatures)
-        return _linear_pool(log_p, _trusted(confidences(log_p, outputs.present), np.array(self.trust), outputs.present))
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """The linear pool with weights by confidence, ``w_h ~ exp(a (1 - H_h / log c) + b margin_h)`` for each unit.
-
-    H is the entropy of the calibrated probabilities, the margin that of the first class over the second. Both ``a``
-    and ``b`` are non-negative, fitted by log-loss with a weak prior at zero, which is the mean.
-    """
-
-    strength: float = 0.1 * PRIOR_STRENGTH  # of the prior: confidences are below one, so trusts are large numbers
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedConfidence:
-        temperatures = fit_temperatures(outputs.logits, outputs.present, labels)
-        log_p = calibrated(outputs.logits, temperatures)
-        sure = confidences(log_p, outputs.present)
-        of_truth = _of_truth(log_p, outputs.present, labels)
-
-        def loss(trust: np.ndarray) -> float:
-            weights = _trusted(sure, trust, outputs.present)
-            return self.strength / 2 * (trust @ trust) - np.log((weights * of_truth).sum(axis=1)).sum()
-
-        found = minimize(loss, [1.0, 1.0], method="L-BFGS-B", bounds=[(0, 20)] * 2).x.tolist()
-        pool = FittedConfidence(temperatures, found)
-        return FittedConfidence(temperatures, found, fit_temperature(pool.pooled(outputs), labels))
-
-
-def confidences(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """One minus relative entropy, and the margin, of calibrated log-probabilities: (n, h, 2), 0 where absent."""
-    p = np.exp(log_p)
-    sure = 1 + (p * np.maximum(log_p, np.log(1e-30))).sum(axis=2) / np.log(p.shape[2])
-    best = np.sort(p, axis=2)
-    return np.where(present[..., None], np.stack([sure, best[..., -1] - best[..., -2]], axis=2), 0.0)
-
-
-def _trusted(sure: np.ndarray, trust: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Weights (n, h) that sum to one over the heads present."""
-    return softmax(np.where(present, sure @ trust, -np.inf), axis=1)
-
-
-# --- greedy ensemble selection ---
-
-
-@dataclass(frozen=True)
-class FittedGreedy:
-    temperatures: list[float]
-    weights: list[float]  # how often each head was taken, as shares
-    temperature: float = 1.0
-
-    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
-        return sharpened(self.pooled(outputs), self.temperature)
-
-    def pooled(self, outputs: HeadOutputs) -> np.ndarray:
-        log_p = calibrated(outputs.logits, self.temperatures)
-        return _linear_pool(log_p, (np.array(self.weights) + SMALLEST_WEIGHT) * outputs.present)
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """Ensemble selection with replacement (Caruana et al. 2004): the head that lowers the pool's log-loss most is
-    added, again and again; a head's weight is how often it was taken. Useless heads are never taken.
-    """
-
-    steps: int = 40
-
-    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedGreedy:
-        temperatures = fit_temperatures(outputs.logits, outputs.present, labels)
-        of_truth = _of_truth(calibrated(outputs.logits, temperatures), outputs.present, labels)
-        h = of_truth.shape[1]
-        counts = np.full(h, SMALLEST_WEIGHT)
-        for _ in range(self.steps):
-            losses = []
-            for head in range(h):
-                tried = counts + np.eye(h)[head]
-                losses.append(-np.log(of_truth @ tried / (outputs.present @ tried)).sum())
-            counts[int(np.argmin(losses))] += 1
-        pool = FittedGreedy(temperatures, (counts / counts.sum()).tolist())
-        return FittedGreedy(temperatures, pool.weights, fit_temperature(pool.pooled(outputs), labels))
-
-
-def _of_truth(log_p: np.ndarray, present: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What each head gives to the true class, (n, h), 0 where absent."""
-    return np.where(present, np.exp(log_p[np.arange(len(labels)), :, labels]), 0.0)
 
 
 def _linear_pool(log_p: np.ndarray, weights: np.ndarray) -> np.ndarray:

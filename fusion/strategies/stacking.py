@@ -30,7 +30,7 @@ def some_units(n: int, seed: int) -> np.ndarray:
 def base_and_features(pool: FittedWeighted, outputs: HeadOutputs) -> tuple[np.ndarray, np.ndarray]:
     """The pool's log-probabilities (n, c), and them beside each head's deviation from them (n, c + h * c)."""
     base = pool.predict_logits(outputs)
-    own = calibrated(outputs.logits, pool.temperatures)
+    own = calibrated(outputs.logits, pool.calibrations)
     deviations = np.where(outputs.present[..., None], own - base[:, None], 0.0)
     return base, np.column_stack([base, deviations.reshape(len(base), -1)])
 
@@ -99,18 +99,19 @@ def _fit_residual(
     x = np.column_stack([features, np.ones(n)])
     truth = np.eye(n_classes)[labels]
     root = cholesky(c / 4 * (x.T @ x) + np.eye(x.shape[1]), lower=True)
+    way = solve_triangular(root, np.eye(x.shape[1]), lower=True).T  # from these coordinates to weights
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = solve_triangular(root, flat.reshape(-1, n_classes), lower=True, trans="T")
+        weights = way @ flat.reshape(-1, n_classes)
         log_p = log_softmax(base + x @ weights, axis=1)
         value = c * -log_p[np.arange(n), labels].sum() + (weights**2).sum() / 2
         slope = c * (x.T @ (np.exp(log_p) - truth)) + weights
-        return value, solve_triangular(root, slope, lower=True).ravel()
+        return value, (way.T @ slope).ravel()
 
     start = np.zeros((x.shape[1], n_classes)) if start is None else start
     options = {"maxiter": 200, "ftol": 1e-8, "gtol": 1e-3}
     found = minimize(loss, (root.T @ start).ravel(), jac=True, method="L-BFGS-B", options=options).x
-    return solve_triangular(root, found.reshape(-1, n_classes), lower=True, trans="T")
+    return way @ found.reshape(-1, n_classes)
 
 
 # --- xgboost: trees that correct the log-linear pool ---
@@ -162,5 +163,5 @@ def _tree_input(base: FittedWeighted, outputs: HeadOutputs) -> "xgboost.DMatrix"
     import xgboost
 
     pool = base.predict_logits(outputs)
-    log_p = np.where(outputs.present[..., None], calibrated(outputs.logits, base.temperatures), np.nan)
+    log_p = np.where(outputs.present[..., None], calibrated(outputs.logits, base.calibrations), np.nan)
     return xgboost.DMatrix(np.column_stack([pool, log_p.reshape(len(pool), -1)]), base_margin=pool)

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from configs import UserError
-from configs.schema import Encoder, Head
+from configs.schema import Encoder, Head, Metric
 from extract.corpora.manifest import Unit
-from heads.metrics import Metric
 
 INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
 INNER_FOLDS = 4  # where units are few, each of them is held out in turn: one part of them would say little

@@ -68,6 +68,7 @@ class Course:
                 n_classes=len(classes),
                 seed=(seed + 100_000 * k) % 2**32,  # libraries take no larger ones
                 groups=groups,
+                metric=profile.fusion.metric,
                 encoders=profile.encoders,
                 stored={name: self.stores[name].fields for name in head.stores},
             )

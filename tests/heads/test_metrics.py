@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from heads.metrics import difference, evaluate, majority, reliability
+from heads.metrics import difference, evaluate, goodness, goodness_without_each, majority, reliability
 
 CLASSES = ["c0", "c1", "c2", "c3"]
 
@@ -38,6 +38,21 @@ def test_scores_are_those_of_scikit_learn(n: int) -> None:
         else:
             assert support == expected[3][i]
             assert all(math.isnan(score["per_class"][name][measure]) for measure in ("precision", "recall", "f1"))
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "weighted_f1", "log_loss"])
+def test_goodness_is_the_score_and_is_higher_for_the_better(metric: str) -> None:
+    labels, p = some_predictions()
+    groups = [f"g{i % 7}" for i in range(400)]
+    score = evaluate(labels, p, CLASSES)
+    expected = -score["log_loss"] if metric == "log_loss" else score[metric]["value"]
+    assert goodness(metric, labels, np.log(p), CLASSES) == pytest.approx(expected)
+    numbers = [CLASSES.index(name) for name in labels]
+    assert goodness(metric, numbers, np.log(p), range(4)) == pytest.approx(expected)
+    without = goodness_without_each(metric, labels, np.log(p), CLASSES, groups)
+    for i, value in enumerate(without):
+        kept = [row for row in range(400) if groups[row] != f"g{i}"]
+        assert value == pytest.approx(goodness(metric, [labels[row] for row in kept], np.log(p[kept]), CLASSES))
 
 
 def test_calibration_error_of_a_known_case() -> None:

@@ -10,13 +10,13 @@ from synthetic_heads import CLASSES, make_units
 
 from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
-from fusion.report.outputs import write_outputs
+from fusion.report.outputs import summary, write_outputs
 from fusion.report.page import gather, write_report
 from fusion.strategies.nested import Fusion, fuse
 
 KEYS = {
     "headline", "choice", "best_head", "gain_over_best_head", "majority", "heads", "strategies", "significance",
-    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes",
+    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
 }  # fmt: skip
 
 
@@ -73,6 +73,22 @@ def test_the_numbers_agree_with_each_other(found: Fusion, folder: Path) -> None:
     best = metrics["best_head"]["accuracy"] * metrics["best_head"]["n_units"]
     mean = metrics["strategies"]["mean"]["test"]["accuracy"] * metrics["best_head"]["n_units"]
     assert mean - best == pytest.approx(candidate["gained"] - candidate["lost"])
+
+
+def test_the_corrected_decision_stands_beside_the_plain_one(found: Fusion, folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    decision = metrics["decision"]
+    assert set(decision) == {"tau", "metric", "oof", "test"}
+    assert decision["metric"] == "macro_f1"
+    assert {"macro_f1", "macro_f1_low", "accuracy_high"} <= set(decision["test"])
+    if not decision["tau"]:
+        assert decision["test"]["macro_f1"] == metrics["headline"]["macro_f1"]
+    favoured = replace(found, decision=replace(found.decision, tau=0.5))
+    text = summary(favoured, analyse(favoured))
+    assert f"on test: macro-F1 {decision['test']['macro_f1']:.3f} " in text
+    assert f" for {metrics['headline']['macro_f1']:.3f}, accuracy" in text
+    plain = replace(found, decision=replace(found.decision, tau=0.0))
+    assert "no class is to be favoured" in summary(plain, analyse(plain))
 
 
 def test_one_group_gives_null_rather_than_nan(tmp_path: Path) -> None:

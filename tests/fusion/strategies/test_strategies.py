@@ -6,8 +6,14 @@ import pytest
 from scipy.special import log_softmax, softmax
 from synthetic_heads import make_units
 
-from cache import publish_folder
-from fusion.strategies.calibration import fit_temperatures
+from cache import StoreError, publish_folder
+from fusion.strategies.calibration import (
+    calibrated,
+    fit_calibration,
+    fit_calibrations,
+    fit_temperature,
+    fit_temperatures,
+)
 from fusion.strategies.catalogue import STRATEGIES, Blend, Fitted, Strategy, fit_all, load, save
 from fusion.strategies.pools import Mean, Single, Weighted
 from fusion.strategies.predictions import Predictions
@@ -31,7 +37,7 @@ def test_fused_beats_heads_with_independent_errors(name: str) -> None:
     assert accuracy(new, log_p) > best + 0.03
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("majority_vote", "mean", "confidence")])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "mean"])
 def test_a_useless_head_hurts_little(name: str) -> None:
     """A fitted strategy of one good and one useless, overconfident head stays close to the good one."""
     train, new = (make_units(900, (1.5, 0.0), seed=seed) for seed in (0, 1))
@@ -79,6 +85,13 @@ def test_saved_is_reloaded(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "model").predict_logits(units.outputs), expected)
 
 
+@pytest.mark.parametrize("content", ['{"kind": "Greedy", "weights": [1.0]}', '{"kind": "Mean", "temperatures": [1.0]}'])
+def test_what_another_version_made_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+    publish_folder(tmp_path / "model", lambda folder: (folder / "fusion.json").write_text(content))
+    with pytest.raises(StoreError, match=r"fusion.json: another version of this program made it: fuse the heads again"):
+        load(tmp_path / "model")
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_same_seed_same_predictions(name: str) -> None:
     units = make_units(200)
@@ -92,7 +105,7 @@ def test_weighted_finds_the_minimum() -> None:
     fitted = fit(Weighted(), units)
 
     def loss(a: np.ndarray) -> float:
-        at = type(fitted)(fitted.temperatures, (a / a.sum()).tolist(), float(a.sum()))  # type: ignore[attr-defined,call-arg]
+        at = type(fitted)(fitted.calibrations, (a / a.sum()).tolist(), float(a.sum()))  # type: ignore[attr-defined,call-arg]
         log_p = at.predict_logits(units.outputs)
         return -log_p[np.arange(400), units.labels].sum() + 2.0 * ((a - 1 / 3) ** 2).sum()
 
@@ -114,10 +127,30 @@ def test_temperature_is_recovered() -> None:
     assert fit_temperatures(overconfident, units.present, units.labels)[0] == pytest.approx(3, rel=0.1)
 
 
+def test_a_head_that_is_sure_of_something_wrong_now_and_then_is_doubted_and_not_dulled() -> None:
+    """Of 15 % of the units it says what is true of another one: the doubt tells it, and the temperature stays."""
+    units = make_units(6000, (2.0,))
+    posterior = log_softmax(2 * units.logits[:, 0] + np.log([0.5, 0.3, 0.2]), axis=1)
+    (temperature, doubt) = fit_calibration(posterior, units.labels)
+    assert temperature == pytest.approx(1, rel=0.1)
+    assert doubt < 0.01
+    lost = np.random.default_rng(1).random(6000) < 0.15
+    confused = np.where(lost[:, None], np.roll(posterior, 1, axis=0), posterior)
+    temperature, doubt = fit_calibration(confused, units.labels)
+    assert temperature == pytest.approx(1, rel=0.2)
+    assert doubt == pytest.approx(0.15, abs=0.03)
+    said = calibrated(confused[:, None], [[temperature, doubt]])[:, 0]
+    np.testing.assert_allclose(np.exp(said).sum(axis=1), 1)
+    assert np.exp(said).min() == pytest.approx(doubt / 3, rel=0.01)
+    dulled = log_softmax(confused / fit_temperature(confused, units.labels), axis=1)
+    rows = np.arange(6000)
+    assert said[rows, units.labels].mean() > dulled[rows, units.labels].mean() + 0.02
+
+
 def test_mean_is_the_mean_of_calibrated_probabilities() -> None:
     units = make_units(50)
-    t = np.array(fit_temperatures(units.logits, units.present, units.labels))
-    expected = softmax(units.logits / t[:, None], axis=2).mean(axis=1)
+    temperatures, doubts = np.array(fit_calibrations(units.logits, units.present, units.labels)).T[..., None]
+    expected = ((1 - doubts) * softmax(units.logits / temperatures, axis=2) + doubts / 3).mean(axis=1)
     fitted = fit(Mean(), units)
     np.testing.assert_allclose(np.exp(fitted.pooled(units.outputs)), expected)  # type: ignore[attr-defined]
 
@@ -181,32 +214,6 @@ def test_attention_gives_absent_heads_no_weight() -> None:
     weights = fit(STRATEGIES["attention"], units).weights(units.outputs)  # type: ignore[attr-defined]
     assert (weights[~units.present] == 0).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
-
-
-def test_greedy_never_takes_a_useless_head() -> None:
-    units = make_units(900, (2.0, 0.0, 1.5))
-    assert fit(STRATEGIES["greedy"], units).weights[1] < 0.01  # type: ignore[attr-defined]
-
-
-def test_votes_decide_and_the_mean_breaks_ties() -> None:
-    units = make_units(6, (0.0, 0.0, 0.0))
-    sure, unsure = np.log([0.9, 0.05, 0.05]), np.log([0.3, 0.4, 0.3])
-    units.logits[:] = np.stack([sure, unsure, unsure])
-    voted = fit(STRATEGIES["majority_vote"], units)
-    assert (voted.predict_logits(units.outputs).argmax(axis=1) == 1).all()
-    units.present[:, 2] = False
-    assert (voted.predict_logits(units.outputs).argmax(axis=1) == 0).all()
-
-
-def test_confidence_listens_to_the_sure_head() -> None:
-    """A head that is right when it is sure and guesses when it is not gets more weight where it is sure."""
-    units = make_units(1000, (0.0, 1.0))
-    sure = np.arange(1000) % 2 == 0
-    units.logits[sure, 0, units.labels[sure]] += 6
-    units = replace(units, logits=log_softmax(units.logits, axis=2))
-    fused = accuracy(units, fit(STRATEGIES["confidence"], units).predict_logits(units.outputs))
-    assert fused > max(accuracy(units, units.logits[:, h]) for h in range(2)) + 0.03
-    assert fused >= accuracy(units, fit(Mean(), units).predict_logits(units.outputs))
 
 
 def test_the_mean_of_the_others_stands_in_for_a_single_head() -> None:
