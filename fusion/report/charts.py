@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusion.report.findings import FEWEST_UNITS, Findings, Gate, Row
-from fusion.report.outputs import display_name, fell_back
+from fusion.report.outputs import display_name
 from fusion.strategies.nested import Fusion
 from heads.metrics import shown
 from heads.pictures import literal, save
@@ -105,8 +105,8 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
 def _reliability(found: Fusion, findings: Findings) -> Figure:
     """A panel for the fusion and for each head, before and after calibration; lines leave out bins of few units."""
     heads = {head: both for head, both in findings.calibration.items() if both}
-    alone = fell_back(found) and heads  # the fusion is one of them
-    panels = heads if alone else {f"fusion: {found.chosen}": findings.fused_calibration, **heads}
+    alone = found.chosen.startswith("head:") and heads  # the fusion is one of them
+    panels = heads if alone else {f"fusion: {display_name(found.chosen)}": findings.fused_calibration, **heads}
     columns = min(PANELS_A_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.5 * columns, 2.9 * rows + 0.4), layout="constrained")

@@ -21,6 +21,7 @@ from fusion.strategies.neural import MLP, Attention, Features, FittedAttention, 
 from fusion.strategies.pools import (
     ClassWeighted,
     Confidence,
+    FittedBaseline,
     FittedClassWeighted,
     FittedConfidence,
     FittedGreedy,
@@ -110,6 +111,7 @@ _KINDS: dict[str, type] = {
     kind.__name__.removeprefix("Fitted"): kind
     for kind in (
         FittedSingle,
+        FittedBaseline,
         FittedMean,
         FittedMajorityVote,
         FittedWeighted,

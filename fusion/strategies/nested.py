@@ -5,6 +5,8 @@ folds and predicts fold k. Candidates are compared on these cross-fitted predict
 all out-of-fold rows and applied once to val and test.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,8 @@ from configs import UserError
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
 from fusion.strategies.neural import FittedAttention
-from fusion.strategies.pools import Single
+from fusion.strategies.optimism import Gap, gaps, told
+from fusion.strategies.pools import Baseline, Single
 from fusion.strategies.predictions import Predictions
 from fusion.strategies.tables import SPLITS
 from heads.metrics import difference, evaluate, majority
@@ -25,10 +28,15 @@ FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
 DECIMALS = 3  # scores that agree to this many decimals count as equal
-RULE = (
-    f"the highest cross-fitted macro-F1 on oof (equal to {DECIMALS} decimals: the lower log-loss, then the simpler), "
-    "every single head among the candidates"
-)
+
+
+def rule(judged_on: str = "oof") -> str:
+    """How the strategy is chosen, by the split that candidates are judged on."""
+    where = "cross-fitted macro-F1 on oof" if judged_on == "oof" else "macro-F1 on val, as out-of-fold scores flatter"
+    return (
+        f"the highest {where} (equal to {DECIMALS} decimals: the lower log-loss, then the simpler), every single head "
+        "and plain baseline among the candidates"
+    )
 
 
 @dataclass(frozen=True)
@@ -36,25 +44,32 @@ class Fusion:
     """Everything that a run of fusion found out."""
 
     units: Predictions
-    log_p: dict[str, np.ndarray]  # strategy or "head:NAME": log-probabilities (n, c); on oof cross-fitted
-    scores: dict[str, dict[str, dict[str, Any]]]  # strategy or "head:NAME" or "majority": split: metrics.evaluate
+    # A candidate is a strategy, "head:NAME" or "baseline:NAME" (of that head; of several with the same, of the first).
+    log_p: dict[str, np.ndarray]  # candidate: log-probabilities (n, c); on oof cross-fitted
+    scores: dict[str, dict[str, dict[str, Any]]]  # candidate or "majority": split: metrics.evaluate
     gains: dict[str, dict[str, dict[str, float]]]  # head: metrics.difference of the chosen one over it, on headline
     strategies: tuple[str, ...]  # those that were compared
-    chosen: str  # a strategy or "head:NAME"
+    chosen: str  # a candidate
     forced: bool  # chosen by the user, not by comparison
-    best_head: str  # by oof
-    headline: str  # the split of the headline: test if there is one, else oof
+    best_head: str  # on judged_on
+    headline: str  # the split of the headline: test if there is one, else judged_on
     fitted: Fitted  # the chosen one, fitted on all oof rows
     temperatures: dict[str, float]  # of each head, fitted on all oof rows
     gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
     notes: tuple[str, ...]  # what a reader of the numbers must know
     warnings: tuple[str, ...] = ()  # what is wrong with what was fused, to be read before them
+    judged_on: str = "oof"  # the split that candidates were compared on; val where oof flatters
+    best_baseline: str | None = None  # the head whose plain baseline is the best on judged_on; None without any
+    gaps: tuple[Gap, ...] = ()  # of every head and baseline, and of what oof chooses: optimism.gaps
 
 
 def fuse(
     units: Predictions, strategies: list[str], *, force: bool = False, bootstrap: int = 1000, seed: int = 0
 ) -> Fusion:
     """Compare strategies on cross-fitted out-of-fold predictions, choose one, apply it to val and test.
+
+    Where out-of-fold scores are better than those on val or test by more than chance (``optimism.gaps``), the choice is
+    made on val, if there is one: nothing was fitted on it.
 
     Args:
         strategies: names in ``STRATEGIES``. With too few oof units the list becomes ``["mean"]``, and a note says so.
@@ -78,7 +93,10 @@ def fuse(
         strategies = ["mean"]
         notes.append(f"{short}: only the mean is used.")
 
-    candidates: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
+    candidates: dict[str, Strategy] = {
+        f"baseline:{name}": Baseline(name) for name in dict.fromkeys(units.distinct_baselines.values())
+    }
+    candidates |= {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
     candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
     log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
 
@@ -93,9 +111,17 @@ def fuse(
             training, rows.label_names, units.classes, rows.groups.tolist(), bootstrap, seed
         )
 
-    order = sorted(candidates, key=lambda name: _rank(scores[name]["oof"]))
+    def ranked(split: str) -> list[str]:
+        return sorted(candidates, key=lambda name: _rank(scores[name][split]))
+
+    alone = [name for name in candidates if name.startswith(("head:", "baseline:"))]
+    first = strategies[0] if force else ranked("oof")[0]
+    found = gaps({name: scores[name] for name in dict.fromkeys((*alone, first))})
+    flatters = told(found)
+    judged_on = "val" if flatters and "val" in scores["majority"] else "oof"
+    order = ranked(judged_on)
     chosen = strategies[0] if force else order[0]
-    headline = "test" if "test" in scores[chosen] else "oof"
+    headline = "test" if "test" in scores[chosen] else judged_on
     is_headline = units.splits == headline
     rows, p = units.where(is_headline), {name: np.exp(log_p[name][is_headline]) for name in candidates}
     gains = {
@@ -104,7 +130,7 @@ def fuse(
         )
         for head in units.heads
     }
-    notes += _notes(units, scores, chosen, force, headline)
+    notes += _notes(units, scores, chosen, force, headline, judged_on)
     return Fusion(
         units=units,
         log_p=log_p,
@@ -113,7 +139,7 @@ def fuse(
         strategies=tuple(strategies),
         chosen=chosen,
         forced=force,
-        best_head=next(name for name in order if name.startswith("head:")).removeprefix("head:"),
+        best_head=_first(order, "head:") or units.heads[0],
         headline=headline,
         fitted=fitted[chosen],
         temperatures=dict(
@@ -121,7 +147,10 @@ def fuse(
         ),
         gate_weights=gate_weights,
         notes=tuple(notes),
-        warnings=tuple(_large_gaps(units)),
+        warnings=(*_flattery(flatters, judged_on, force), *units.warnings, *_large_gaps(units)),
+        judged_on=judged_on,
+        best_baseline=_first(order, "baseline:"),
+        gaps=tuple(found),
     )
 
 
@@ -166,10 +195,37 @@ def _rank(score: dict[str, Any]) -> tuple[float, float]:
     return -round(score["macro_f1"]["value"], DECIMALS), round(score["log_loss"], DECIMALS)
 
 
+def _first(order: Sequence[str], kind: str) -> str | None:
+    """The first candidate of a kind, without its prefix."""
+    return next((name.removeprefix(kind) for name in order if name.startswith(kind)), None)
+
+
+def _flattery(flatters: str, judged_on: str, force: bool) -> list[str]:
+    if not flatters:
+        return []
+    what = "What is chosen out of fold is then blind, and there is no val split to choose on instead."
+    if force:
+        what = "What the fusion learned out of fold is then blind."
+    elif judged_on == "val":
+        what = "The choice was made on val, which neither heads nor fusion were fitted on."
+    return [f"Out-of-fold scores flatter: {flatters}. {what}"]
+
+
 def _notes(
-    units: Predictions, scores: dict[str, dict[str, dict[str, Any]]], chosen: str, force: bool, headline: str
+    units: Predictions,
+    scores: dict[str, dict[str, dict[str, Any]]],
+    chosen: str,
+    force: bool,
+    headline: str,
+    judged_on: str,
 ) -> list[str]:
     notes = []
+    judged = "cross-fitted oof predictions" if judged_on == "oof" else "val"
+    if headline == "val":
+        notes.append(
+            "There is no test split: the headline is measured on val, where the choice was made, and is slightly "
+            "optimistic."
+        )
     if headline == "oof":
         notes.append(
             "There is no test split: the headline is measured on cross-fitted out-of-fold predictions of the training "
@@ -180,11 +236,22 @@ def _notes(
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
     elif chosen.startswith("head:"):
         notes.append(
-            f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
+            f"No strategy beat the best single head on {judged}: the fusion is that head, "
             f"{chosen.removeprefix('head:')}, alone."
         )
-    elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
-        notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")
+    elif chosen.startswith("baseline:"):
+        name = chosen.removeprefix("baseline:")
+        notes.append(
+            f"No head and no strategy beat the plain baseline of head {name} on {judged}: the fusion is that baseline."
+        )
+    elif chosen == "mean" and any(name not in ("majority", "mean") and ":" not in name for name in scores):
+        notes.append(f"No trained strategy beat the mean on {judged}: the fusion is the mean.")
+    shared = Counter(units.distinct_baselines.values())
+    for first in (name for name, count in shared.items() if count > 1):
+        same = [head for head, other in units.distinct_baselines.items() if other == first != head]
+        notes.append(
+            f"Heads that read the same have the same baseline: that of {first} is that of {', '.join(same)}, too."
+        )
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
     if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
