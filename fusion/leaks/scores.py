@@ -50,8 +50,8 @@ def scores_check(audited: Audited) -> Check:
     text = (
         f"{said[0].upper()}{said[1:]}."
         if said
-        else f"Out-of-fold scores of {', '.join(files)} are not higher than those on {' and '.join(splits[1:])} by more "
-        "than chance explains."
+        else f"Out-of-fold scores of {', '.join(files)} are not higher than those on {' and '.join(splits[1:])} by "
+        "more than chance explains."
     )
     text += (
         f" (Told where accuracy and macro-F1 are both more than {NOTABLE} higher and p, adjusted for {len(found)} "

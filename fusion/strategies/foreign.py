@@ -1,6 +1,7 @@
 """What tables from elsewhere lack: short names for their models, and the groups that their unit ids may hide."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.tables import shortened
 from fusion.strategies.tables import Table
 
@@ -74,9 +75,10 @@ def grouped(tables: dict[str, Table], pattern: str) -> dict[str, Table]:
     """
     option = f"--group-from {shortened(pattern)}"
     try:
-        expression = re.compile(pattern)
+        with warnings.catch_warnings(action="ignore"):  # of syntax that may change its meaning
+            expression = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(f"{option}: not a regular expression ({error})") from error
+        raise UserError(f"{option}: not a regular expression ({one_line(error)})") from error
     if not expression.groups:
         raise UserError(f"{option}: no group in it: put the part of unit_id that names the group into (...)")
     result, groups = {}, {}

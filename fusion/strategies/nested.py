@@ -68,8 +68,8 @@ def fuse(
 ) -> Fusion:
     """Compare strategies on cross-fitted out-of-fold predictions, choose one, apply it to val and test.
 
-    Where out-of-fold scores are better than those on val or test by more than chance (``optimism.gaps``), the choice is
-    made on val, if there is one: nothing was fitted on it.
+    Where out-of-fold scores are better than those on val by more than chance (``optimism.gaps``), the choice is made on
+    val: nothing was fitted on it. Test decides nothing; where it is test that shows it, a warning says so.
 
     Args:
         strategies: names in ``STRATEGIES``. With too few oof units the list becomes ``["mean"]``, and a note says so.
@@ -116,9 +116,11 @@ def fuse(
 
     alone = [name for name in candidates if name.startswith(("head:", "baseline:"))]
     first = strategies[0] if force else ranked("oof")[0]
-    found = gaps({name: scores[name] for name in dict.fromkeys((*alone, first))})
-    flatters = told(found)
-    judged_on = "val" if flatters and "val" in scores["majority"] else "oof"
+    compared = list(dict.fromkeys((*alone, first)))
+    found = gaps({name: scores[name] for name in compared})
+    without_test = {name: {s: score for s, score in scores[name].items() if s != "test"} for name in compared}
+    on_val = told(gaps(without_test))
+    judged_on = "val" if on_val else "oof"
     order = ranked(judged_on)
     chosen = strategies[0] if force else order[0]
     headline = "test" if "test" in scores[chosen] else judged_on
@@ -147,7 +149,11 @@ def fuse(
         ),
         gate_weights=gate_weights,
         notes=tuple(notes),
-        warnings=(*_flattery(flatters, judged_on, force), *units.warnings, *_large_gaps(units)),
+        warnings=(
+            *_flattery(told(found) or on_val, judged_on, force, "val" in scores[chosen]),
+            *units.warnings,
+            *_large_gaps(units),
+        ),
         judged_on=judged_on,
         best_baseline=_first(order, "baseline:"),
         gaps=tuple(found),
@@ -200,14 +206,17 @@ def _first(order: Sequence[str], kind: str) -> str | None:
     return next((name.removeprefix(kind) for name in order if name.startswith(kind)), None)
 
 
-def _flattery(flatters: str, judged_on: str, force: bool) -> list[str]:
+def _flattery(flatters: str, judged_on: str, force: bool, has_val: bool) -> list[str]:
     if not flatters:
         return []
-    what = "What is chosen out of fold is then blind, and there is no val split to choose on instead."
     if force:
         what = "What the fusion learned out of fold is then blind."
     elif judged_on == "val":
         what = "The choice was made on val, which neither heads nor fusion were fitted on."
+    elif has_val:
+        what = "On val it does not show, so the choice was made out of fold all the same."
+    else:
+        what = "What is chosen out of fold is then blind, and there is no val split to choose on instead."
     return [f"Out-of-fold scores flatter: {flatters}. {what}"]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from checkpoints import save_checkpoints
 from media_tools import write_audio, write_mp4
@@ -525,6 +526,63 @@ def test_parts_that_do_not_belong_together_make_no_bundle(project, tmp_path, mon
     with pytest.raises(UserError, match=r"words/model/head\.json: not there"):
         make_bundle(project.profile, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture(scope="module")
+def simple(project: Project) -> Iterator[Path]:
+    """The folder of a project whose fusion is the plain baseline of the head "joint": the head "sound" stands for it.
+    Out of fold it is always right, which no head is."""
+    root = project.root / "simple"
+    shutil.copytree(project.root / "runs", root / "runs", symlinks=True)
+    with contextlib.chdir(root):
+        head = project.profile.head_path("joint")
+        shutil.copytree(project.profile.head_path("sound"), head / "baseline")
+        (head / "baseline" / "SHA256SUMS").unlink()
+        path = head / "baseline" / "predictions.parquet"
+        rows = pl.read_parquet(path).select(~cs.starts_with("logit_"))
+        right = pl.col("split") == "oof"
+        rows.with_columns(
+            pl.when(right).then((pl.col("label") == name) * 0.98 + 0.01).otherwise(f"p_{name}").alias(f"p_{name}")
+            for name in project.units.classes[:-1]
+        ).with_columns(
+            (1 - pl.sum_horizontal(f"p_{name}" for name in project.units.classes[:-1]))
+            .clip(0, 1)
+            .alias(f"p_{project.units.classes[-1]}")
+        ).write_parquet(path)
+        write_sums(head)
+        stack(config=str(project.root / "tiny.yaml"), overrides=["fusion.strategies=[mean]"])
+        make_bundle(project.profile, root / "bundle")
+        yield root
+
+
+def test_a_fusion_that_is_a_baseline_answers_as_the_batch_does(project, predict, simple):
+    fusion = simple / project.profile.fusion_path
+    assert json.loads((fusion / "headline.json").read_text())["strategy"] == "baseline:joint"
+    opened = open_bundle(simple / "bundle")
+    assert [head.name for head in opened.baselines] == ["joint"]
+    code, answers, _ = predict(str(project.root / "data" / "test.json"), bundle=simple / "bundle")
+    assert code == 0
+    fused = pl.read_parquet(fusion / "predictions.parquet").filter(pl.col("split") == "test")
+    for answer in answers[:3]:
+        row = fused.filter(pl.col("unit_id") == answer["unit"])
+        expected = row.select(f"p_{name}" for name in answer["probabilities"]).to_numpy()[0]
+        np.testing.assert_allclose(probabilities(answer), expected, atol=1e-5)
+        own = answer["heads"]["baseline joint"]
+        np.testing.assert_allclose(probabilities(own), expected, atol=1e-5)
+        assert own["contribution"] != 0
+        assert {head["contribution"] for name, head in answer["heads"].items() if name != "baseline joint"} <= {0, None}
+    text = answers[3]  # nothing for the baseline to read: the mean of the others answers
+    assert text["heads"]["baseline joint"]["prediction"] is None
+    assert text["prediction"]
+
+
+def test_a_bundle_lacks_no_baseline_that_its_fusion_reads(project, simple, tmp_path):
+    shutil.copytree(simple / "runs", tmp_path / "runs", symlinks=True)
+    with contextlib.chdir(tmp_path):
+        head = project.profile.head_path("joint")
+        (head / "baseline" / "model" / "head.json").unlink()
+        with pytest.raises(UserError, match=r"joint/baseline/model/head\.json: not there: make it with"):
+            make_bundle(project.profile, tmp_path / "bundle")
 
 
 def test_a_contribution_is_what_the_fusion_loses_without_the_head():
