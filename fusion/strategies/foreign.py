@@ -109,6 +109,11 @@ class Part:
     pattern: str  # a regular expression whose first group it is
     values: list[str]  # of each unit
 
+    def is_found(self, ids: Sequence[str]) -> bool:
+        """Whether the expression finds the values, as it may not in ids with line breaks."""
+        matches = (re.search(self.pattern, unit) for unit in ids)
+        return [match and match[1] for match in matches] == self.values
+
 
 def proposal(unit_ids: Sequence[str], labels: Sequence[int]) -> str:
     """A line on the parts of ids that may name the speaker or the conversation; nothing where no part repeats.
@@ -139,7 +144,7 @@ def proposal(unit_ids: Sequence[str], labels: Sequence[int]) -> str:
             found.append(part)
     many = [part for part in found if len(set(part.values)) > 2] or found
     most = sorted(many[1:], key=lambda part: -len(set(part.values)))[: MOST_PARTS - 1]
-    chosen = [part for part in many if part in (*many[:1], *most)]
+    chosen = [part for part in many if part in (*many[:1], *most) and part.is_found(ids)]
     if not chosen:
         return ""
     said = []
@@ -193,13 +198,13 @@ def _place(place: int, of: int) -> str:
 
 def _tells(values: Sequence[str], labels: np.ndarray) -> bool:
     """Whether a part that takes few values tells the label."""
-    _, codes = np.unique(np.asarray(values, dtype=object).astype(str), return_inverse=True)
-    n_classes = len(np.unique(labels))
-    if codes.max() + 1 > 2 * n_classes:
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    codes = [numbers[value] for value in values]
+    if len(numbers) > 2 * len(np.unique(labels)):
         return False
 
     def right(truth: np.ndarray) -> float:
-        counts = np.zeros((codes.max() + 1, labels.max() + 1))
+        counts = np.zeros((len(numbers), labels.max() + 1))
         np.add.at(counts, (codes, truth), 1)
         return float(counts.max(axis=1).sum() / len(truth))
 
@@ -210,6 +215,6 @@ def _tells(values: Sequence[str], labels: np.ndarray) -> bool:
 def _runs_on(counts: Counter[str]) -> bool:
     """Whether values are running numbers: the higher, the fewer units have it."""
     numbers = [int(match[0]) for value in counts if (match := re.search(r"[0-9]{1,9}$", value))]
-    if len(numbers) < max(3, len(counts)) or len(set(counts.values())) == 1:
+    if len(set(numbers)) < max(3, len(counts)) or len(set(counts.values())) == 1:
         return False
     return float(np.corrcoef(numbers, list(counts.values()))[0, 1]) < COUNTS_DOWN

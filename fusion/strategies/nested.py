@@ -212,7 +212,7 @@ def _flattery(flatters: str, judged_on: str, force: bool, has_val: bool) -> list
     if force:
         what = "What the fusion learned out of fold is then blind."
     elif judged_on == "val":
-        what = "The choice was made on val, which neither heads nor fusion were fitted on."
+        what = "The choice was made on val, on which no fusion was fitted."
     elif has_val:
         what = "On val it does not show, so the choice was made out of fold all the same."
     else:
