@@ -1,5 +1,7 @@
 """Whether the heads' out-of-fold scores flatter: against val and test, which no head and no fusion was fitted on."""
 
+from typing import Any
+
 import numpy as np
 
 from cache import is_published, read_published
@@ -35,9 +37,8 @@ def scores_check(audited: Audited) -> Check:
         return skipped(NAME, "There is no val or test split.")
     candidates = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
     log_p, _, _ = cross_fit(units, candidates | ({POOL: Weighted()} if len(files) > 1 else {}), profile.seed)
-    scores = {}
+    scores: dict[str, dict[str, Any]] = {name: {} for name in log_p}
     for name, values in log_p.items():
-        scores[name] = {}
         for split in splits:
             rows = units.where(units.splits == split)
             p, groups = np.exp(values[units.splits == split]), rows.groups.tolist()

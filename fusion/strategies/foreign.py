@@ -81,7 +81,8 @@ def grouped(tables: dict[str, Table], pattern: str) -> dict[str, Table]:
         raise UserError(f"{option}: not a regular expression ({one_line(error)})") from error
     if not expression.groups:
         raise UserError(f"{option}: no group in it: put the part of unit_id that names the group into (...)")
-    result, groups = {}, {}
+    result: dict[str, Table] = {}
+    groups: dict[str, str] = {}
     for head, table in tables.items():
         if table.rows["group"].null_count() < len(table.rows):
             raise UserError(f"{table.path}: has a column group: leave out --group-from")
@@ -199,7 +200,7 @@ def _place(place: int, of: int) -> str:
 def _tells(values: Sequence[str], labels: np.ndarray) -> bool:
     """Whether a part that takes few values tells the label."""
     numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    codes = [numbers[value] for value in values]
+    codes = np.array([numbers[value] for value in values])
     if len(numbers) > 2 * len(np.unique(labels)):
         return False
 

@@ -61,7 +61,7 @@ def gaps(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Gap]:
     ]
     adjusted = holm([max((_p(oof, held, score) for score in COMPARED), key=_nan_last) for *_, oof, held in found])
     result = [
-        Gap(name, split, *({score: float(each[score]["value"]) for score in COMPARED} for each in (oof, held)), p)
+        Gap(name, split, _values(oof), _values(held), p)
         for (name, split, oof, held), p in zip(found, adjusted, strict=True)
     ]
     return sorted(result, key=lambda gap: (_nan_last(gap.p), -gap.difference))
@@ -90,6 +90,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         adjusted[i] = highest
     return adjusted
+
+
+def _values(split: Mapping[str, Any]) -> dict[str, float]:
+    return {score: float(split[score]["value"]) for score in COMPARED}
 
 
 def _p(oof: Mapping[str, Any], held: Mapping[str, Any], score: str) -> float:

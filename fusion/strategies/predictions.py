@@ -57,11 +57,11 @@ class Predictions:
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
         per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
-        by_name = {
-            each: {name: values[rows] for name, values in getattr(self, each).items()}
-            for each in ("metadata", "baselines")
-        }
-        return replace(self, **{name: getattr(self, name)[rows] for name in per_unit}, **by_name)
+        metadata, baselines = (
+            {name: values[rows] for name, values in each.items()} for each in (self.metadata, self.baselines)
+        )
+        parts = {name: getattr(self, name)[rows] for name in per_unit}
+        return replace(self, **parts, metadata=metadata, baselines=baselines)
 
     @property
     def outputs(self) -> HeadOutputs:

@@ -141,7 +141,7 @@ def test_ids_that_say_nothing_give_no_proposal(ids: list[str]) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=12), st.integers(0, 3)), max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_ids_are_looked_through(units: list[tuple[str, int]]) -> None:
     proposed([unit for unit, _ in units], [label for _, label in units])
 

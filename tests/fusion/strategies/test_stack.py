@@ -241,7 +241,9 @@ def test_a_published_heads_baseline_is_a_candidate_and_its_row_says_so(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["stack.py"])
     tables = [Path(f"h{h}/predictions.parquet") for h in range(3)]
-    main(predictions=tables, out=Path("out"))
+    monkeypatch.setattr(fusion.stack, "write_charts", lambda *_: None)
+    Path("mine.yaml").write_text(PROFILE)
+    main("mine.yaml", predictions=tables, out=Path("out"))
     metrics = json.loads(Path("out/metrics.json").read_text())
     assert metrics["headline"]["strategy"] == "baseline:h0"
     assert set(metrics["baselines"]) == {"h0", "h1"}
@@ -271,13 +273,14 @@ def test_a_published_heads_baseline_is_a_candidate_and_its_row_says_so(
 
 
 def test_groups_are_taken_from_ids_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = frame_of(make_units(120)).drop("split", "group", "fold")
+    frame = frame_of(make_units(120)).drop("group", "fold")
     names = [f"03-{i % 7:02}-{i // 12:02}" for i in range(120)]
     for name in ("a.csv", "b.csv"):
         frame.with_columns(unit_id=pl.Series([f"{n}-{i:03}" for i, n in enumerate(names)])).write_csv(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["stack.py"])
     tables = [Path("a.csv"), Path("b.csv")]
+    monkeypatch.setattr(fusion.stack, "write_charts", lambda *_: None)
     main(predictions=tables, out=Path("out"), strategy="mean")
     first, second, *_ = Path("out/summary.txt").read_text().splitlines()
     assert first.startswith("! No table has a column fold or group: folds are drawn at random over units.")
