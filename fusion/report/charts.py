@@ -20,6 +20,7 @@ from heads.pictures import literal, save
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#E69F00", "#009E73", "#8C8C8C", "#C8C8C8"
 DPI = 150
 LONGEST_NAME = 16  # characters
+LONGEST_CANDIDATE = 40  # of a strategy, or of "baseline" and a head's name
 PANELS_A_ROW = 4
 DARK = 0.55  # of a cell's shade, above which its text is white
 
@@ -54,7 +55,7 @@ def _strategies(found: Fusion) -> Figure:
             axes.plot([f1["low"], f1["high"]], [y, y], color="black", linewidth=1.4)
         right = f1["value"] if math.isnan(f1["high"]) else max(f1["value"], f1["high"])
         axes.text(right + 0.01, y, f"{f1['value']:.3f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), [literal(display_name(name), LONGEST_NAME) for name in names])
+    axes.set_yticks(range(len(names)), [literal(display_name(name), LONGEST_CANDIDATE) for name in names])
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(f"macro-F1 on {found.headline}, with 95 % interval")
     axes.invert_yaxis()

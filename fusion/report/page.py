@@ -89,6 +89,8 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
 
 
 def chosen_name(found: Fusion) -> str:
+    if found.chosen.startswith("baseline:"):
+        return f"plain baseline of head {found.chosen.removeprefix('baseline:')}"
     return f"{display_name(found.chosen)} alone" if fell_back(found) else f"fusion ({found.chosen})"
 
 

@@ -72,12 +72,13 @@ def told(found: Sequence[Gap]) -> str:
     clear = [gap for gap in found if gap.verdict != "pass"]
     if not clear:
         return ""
+    chance = "p < .001" if clear[0].p < 0.001 else f"p = {clear[0].p:.3f}"
     first, names = clear[0], list(dict.fromkeys(gap.name for gap in clear))
     others = f" (so {'does' if len(names) == 2 else 'do'} {', '.join(map(_name, names[1:]))})" if names[1:] else ""
     return (
         f"{_name(first.name)} scores accuracy {first.oof['accuracy']:.3f} and macro-F1 {first.oof['macro_f1']:.3f} out "
         f"of fold, {first.held['accuracy']:.3f} and {first.held['macro_f1']:.3f} on {first.split}, which is more than "
-        f"chance explains (p = {first.p:.2g}){others}: what it reads has met the training labels, or the splits differ"
+        f"chance explains ({chance}){others}: what it reads has met the training labels, or the splits differ"
     )
 
 

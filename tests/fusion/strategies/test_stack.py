@@ -261,7 +261,7 @@ def test_a_published_heads_baseline_is_a_candidate_and_its_row_says_so(
     ):
         assert said in summary
         assert said in html
-    assert "baseline h0 alone" in html
+    assert "plain baseline of head h0" in html
     assert json.loads(Path("out/model/inputs.json").read_text())["baselines"] == ["h0"]
     heads = {path.parent.name: path for path in tables}
     again = read(heads, {"h0": Path("h0/baseline/predictions.parquet")})
