@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from scipy.stats import t
 
+from configs import some
 from fusion.strategies.tables import SPLITS
 
 COMPARED = ("accuracy", "macro_f1")  # both must say so: class shares that differ between splits move one of them alone
@@ -47,8 +48,7 @@ def gaps(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Gap]:
     """A gap for each candidate and each of val and test, the clearest first.
 
     Two independent samples are compared by Welch's t: standard errors are those behind the intervals, which resample
-    whole groups, and degrees of freedom count groups. No p is below the odds that all groups of either side agree by
-    chance.
+    whole groups, and degrees of freedom count groups, so that two of them show next to nothing.
 
     Args:
         scores: candidate: split: :func:`heads.metrics.evaluate`.
@@ -74,7 +74,7 @@ def told(found: Sequence[Gap]) -> str:
         return ""
     chance = "p < .001" if clear[0].p < 0.001 else f"p = {clear[0].p:.3f}"
     first, names = clear[0], list(dict.fromkeys(gap.name for gap in clear))
-    others = f" (so {'does' if len(names) == 2 else 'do'} {', '.join(map(_name, names[1:]))})" if names[1:] else ""
+    others = f" (so {'does' if len(names) == 2 else 'do'} {some(map(_name, names[1:]))})" if names[1:] else ""
     return (
         f"{_name(first.name)} scores accuracy {first.oof['accuracy']:.3f} and macro-F1 {first.oof['macro_f1']:.3f} out "
         f"of fold, {first.held['accuracy']:.3f} and {first.held['macro_f1']:.3f} on {first.split}, which is more than "
@@ -99,18 +99,25 @@ def _values(split: Mapping[str, Any]) -> dict[str, float]:
 
 def _p(oof: Mapping[str, Any], held: Mapping[str, Any], score: str) -> float:
     """That the first is not higher; NaN where one group gives no interval."""
-    errors = [(each[score]["high"] - each[score]["low"]) / WIDTH for each in (oof, held)]
-    if any(map(math.isnan, errors)):
+    variances = [_variance(each, score) for each in (oof, held)]
+    total, difference = sum(variances), oof[score]["value"] - held[score]["value"]
+    if math.isnan(total):
         return math.nan
     groups = [each["n_groups"] for each in (oof, held)]
-    difference, variances = oof[score]["value"] - held[score]["value"], [error**2 for error in errors]
-    total = sum(variances)
-    if total == 0:  # all groups of a side are alike
-        p = 0.0 if difference > 0 else 1.0
-    else:
-        freedom = total**2 / sum(variance**2 / (n - 1) for variance, n in zip(variances, groups, strict=True))
-        p = float(t.sf(difference / math.sqrt(total), freedom))
-    return max(p, 2.0 ** -min(groups))
+    if total == 0:  # all right on one side and none on the other, or both alike
+        return 2.0 ** -min(groups) if difference > 0 else 1.0
+    freedom = total**2 / sum(variance**2 / (n - 1) for variance, n in zip(variances, groups, strict=True))
+    return float(t.sf(difference / math.sqrt(total), freedom))
+
+
+def _variance(split: Mapping[str, Any], score: str) -> float:
+    """Of a score: that of the interval, and at least that of independent units: few groups may be alike by chance."""
+    value, n_groups = split[score]["value"], split["n_groups"]
+    resampled = ((split[score]["high"] - split[score]["low"]) / WIDTH) ** 2
+    if math.isnan(resampled):
+        return math.nan
+    least = value * (1 - value) / split["n_units"]
+    return float(max(resampled, least) * n_groups / (n_groups - 1))  # resampling sees too little of it
 
 
 def _nan_last(p: float) -> float:

@@ -51,11 +51,12 @@ def test_other_class_shares_alone_are_no_alarm(shares: tuple[float, ...]) -> Non
     assert told(gaps(candidates(0.7, 0.7, 900, 400, 2, 0, shares=shares))) == ""
 
 
-def test_a_handful_of_groups_can_show_nothing() -> None:
-    (gap,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=20))
+def test_two_groups_can_show_nothing() -> None:
+    (gap,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=30))
     assert gap.difference > 0.3
-    assert gap.p >= 2**-3
     assert gap.verdict == "pass"
+    (more,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=10))
+    assert more.verdict != "pass"
     (alone,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=60))
     assert np.isnan(alone.p)
     assert alone.verdict == "pass"
