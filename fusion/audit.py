@@ -32,9 +32,10 @@ def main(
     """Look for leaks in a profile's data, heads and fusion; give each check a verdict and the number behind it.
 
     Do splits or folds share conversations, speakers, texts or media files? Is the label told by metadata alone, by
-    knowing who speaks, by privileged fields that a head reads? And does the whole stack, trained on permuted labels,
-    fall to chance, as it must? Heads are trained for that in their folds, which takes about as long as training them;
-    their own folders are not touched.
+    knowing who speaks, by privileged fields that a head reads? Are trained heads better out of fold than on val and
+    test, because features have met the labels? And does the whole stack, trained on permuted labels, fall to chance,
+    as it must? Heads are trained for that in their folds, which takes about as long as training them; their own folders
+    are not touched.
 
     Writes audit.json and audit.txt into runs/PROFILE/audit. Exits with 4 where a check fails.
     """
@@ -51,12 +52,19 @@ def _audit(profile: Profile, heads: list[str], permutation: bool, permutations: 
     from fusion.leaks.outputs import skipped, table, worst, write_audit
     from fusion.leaks.overlap import overlap_checks
     from fusion.leaks.probes import identity_check, metadata_check, privileged_checks
+    from fusion.leaks.scores import scores_check
     from fusion.leaks.units import Audited
 
     audited = Audited.of(profile, manifest)
     checks = []
-    with tqdm(total=3, desc="audit", disable=None) as bar:
-        for part in (overlap_checks, lambda it: [metadata_check(it), identity_check(it)], privileged_checks):
+    parts = (
+        overlap_checks,
+        lambda it: [metadata_check(it), identity_check(it)],
+        privileged_checks,
+        lambda it: [scores_check(it)],
+    )
+    with tqdm(total=len(parts), desc="audit", disable=None) as bar:
+        for part in parts:
             checks += part(audited)
             bar.update()
 

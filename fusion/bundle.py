@@ -17,6 +17,7 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     bundle = open_bundle(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     names = ", ".join(head.name for head in bundle.heads)
+    names += "".join(f" and the plain baseline of {head.name}" for head in bundle.baselines)
     print(f"{folder}: heads {names}; {size / 2**20:.1f} MiB; sha256 {bundle.digest[:16]}")
 
 

@@ -15,10 +15,11 @@ from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs
 from fusion.report.page import gather, write_report
-from fusion.report.provenance import all_failed, said_of_heads
+from fusion.report.provenance import all_failed, said_of_baselines, said_of_heads
 from fusion.strategies.catalogue import STRATEGIES
+from fusion.strategies.foreign import names_of
 from fusion.strategies.nested import fuse
-from fusion.strategies.predictions import manifest_metadata, read
+from fusion.strategies.predictions import baselines_beside, manifest_metadata, read
 
 
 def main(
@@ -30,6 +31,14 @@ def main(
         list[Path] | None,
         typer.Option(
             metavar="FILE...", help="Prediction tables, Parquet or CSV, one per model, instead of the profile's heads."
+        ),
+    ] = None,
+    group_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="With --predictions, of tables without a column group: what the first group (...) of this regular "
+            "expression matches in a unit_id is the unit's group, its speaker for example.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: runs/PROFILE/fusion.")] = None,
@@ -48,7 +57,7 @@ def main(
     A table needs the columns unit_id, label, and p_CLASS or logit_CLASS for each class; and split (oof, val or test) or
     fold or both. oof rows are predictions for units that the model was not trained on; where fold says in which fold,
     the fusion that answers for a fold has not seen that fold either. Optional: group (units of one speaker or
-    conversation) and meta_NAME columns.
+    conversation; where ids name it, --group-from takes it from there) and meta_NAME columns.
     """
     if strategy != "all" and strategy not in STRATEGIES:
         raise UserError(f"--strategy {strategy}: one of {', '.join(STRATEGIES)}, all")
@@ -56,8 +65,10 @@ def main(
     left_out: list[str] = []
     if predictions:
         profile = load(config, overrides) if config else None
-        files = _named(predictions)
+        files = names_of(predictions)
     else:
+        if group_from is not None:
+            raise UserError("--group-from: goes with --predictions: units of a profile have the groups of its manifest")
         profile = load(config, overrides)
         files, left_out = _of_profile(profile)
     if profile is None and overrides:
@@ -66,12 +77,13 @@ def main(
     if folder is None:
         raise UserError("--predictions without --config: name a folder for the results with --out")
 
-    for head, path in files.items():
+    baselines = baselines_beside(files)
+    for head, path in (*files.items(), *baselines.items()):
         if is_published(path):  # else it is somebody else's
             read_published(path, f"make it again with: python heads/train.py --head {head}")
     with claimed(folder):
         settings = profile.fusion if profile else Settings()
-        units = read(files)
+        units = read(files, baselines, group_from)
         if profile and profile.manifest_path.is_file():
             units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
         found = fuse(
@@ -83,10 +95,14 @@ def main(
             bootstrap=settings.bootstrap,
             seed=profile.seed if profile else 0,
         )
-        found = replace(found, warnings=(*left_out, *said_of_heads(files), *found.warnings))
+        found = replace(
+            found,
+            warnings=(*found.warnings, *left_out, *said_of_heads(files)),
+            notes=(*found.notes, *said_of_baselines(files, found.chosen)),
+        )
         findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
         command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])
-        run = gather(files, profile, config, command_line, overrides)
+        run = gather(files, profile, config, command_line, overrides, baselines)
         summary = ""
 
         def write(fresh: Path) -> None:
@@ -113,17 +129,6 @@ def _of_profile(profile: Profile) -> tuple[dict[str, Path], list[str]]:
         elif not files[head].is_file():
             raise UserError(f"{files[head]}: not there yet; make it with: python heads/train.py --head {head}")
     return files, left_out
-
-
-def _named(paths: list[Path]) -> dict[str, Path]:
-    """Heads named by file, by folder where files share a name (as ``predictions.parquet`` does), else by path."""
-    if len(set(paths)) < len(paths):
-        raise UserError("--predictions: the same file is named twice")
-    for name in (lambda p: p.stem, lambda p: p.absolute().parent.name, str):
-        files = {name(path): path for path in paths}
-        if len(files) == len(paths) and "predictions" not in files:
-            return files
-    return files
 
 
 def repeated(arguments: list[str], option: str = "--predictions") -> list[str]:

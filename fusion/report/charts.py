@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusion.report.findings import FEWEST_UNITS, Findings, Gate, Row
-from fusion.report.outputs import display_name, fell_back
+from fusion.report.outputs import display_name
 from fusion.strategies.nested import Fusion
 from heads.metrics import shown
 from heads.pictures import literal, save
@@ -20,6 +20,7 @@ from heads.pictures import literal, save
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#E69F00", "#009E73", "#8C8C8C", "#C8C8C8"
 DPI = 150
 LONGEST_NAME = 16  # characters
+LONGEST_CANDIDATE = 40  # of a strategy, or of "baseline" and a head's name
 PANELS_A_ROW = 4
 DARK = 0.55  # of a cell's shade, above which its text is white
 
@@ -54,7 +55,7 @@ def _strategies(found: Fusion) -> Figure:
             axes.plot([f1["low"], f1["high"]], [y, y], color="black", linewidth=1.4)
         right = f1["value"] if math.isnan(f1["high"]) else max(f1["value"], f1["high"])
         axes.text(right + 0.01, y, f"{f1['value']:.3f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), [literal(display_name(name), LONGEST_NAME) for name in names])
+    axes.set_yticks(range(len(names)), [literal(display_name(name), LONGEST_CANDIDATE) for name in names])
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(f"macro-F1 on {found.headline}, with 95 % interval")
     axes.invert_yaxis()
@@ -105,8 +106,8 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
 def _reliability(found: Fusion, findings: Findings) -> Figure:
     """A panel for the fusion and for each head, before and after calibration; lines leave out bins of few units."""
     heads = {head: both for head, both in findings.calibration.items() if both}
-    alone = fell_back(found) and heads  # the fusion is one of them
-    panels = heads if alone else {f"fusion: {found.chosen}": findings.fused_calibration, **heads}
+    alone = found.chosen.startswith("head:") and heads  # the fusion is one of them
+    panels = heads if alone else {f"fusion: {display_name(found.chosen)}": findings.fused_calibration, **heads}
     columns = min(PANELS_A_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.5 * columns, 2.9 * rows + 0.4), layout="constrained")

@@ -9,7 +9,7 @@ import numpy as np
 from fusion.report.significance import against
 from fusion.strategies.nested import Fusion
 from fusion.strategies.predictions import Predictions
-from heads.metrics import evaluate, reliability
+from heads.metrics import difference, evaluate, reliability
 
 FEWEST_UNITS = 10  # of a subgroup that has a row of its own; smaller ones are pooled
 MOST_VALUES = 8  # of a field, by number of units; the rest is pooled
@@ -68,6 +68,8 @@ class Findings:
     pooled: dict[str, str]  # field: why it has no rows
     gate: Gate | None  # None where attention was not among the strategies
     mistakes: list[Mistake] = field(default_factory=list)  # the most confident ones, the worst first
+    # metrics.difference of the fusion over the best plain baseline; None where there is none, or the fusion is it
+    over_baseline: dict[str, dict[str, float]] | None = None
 
 
 def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
@@ -91,6 +93,7 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
         known={} if found.chosen == best else {found.chosen: found.gains[found.best_head]},
     )
     subgroups, pooled = _subgroups(found, units, p)
+    baseline = f"baseline:{found.best_baseline}"
     return Findings(
         comparisons=comparisons,
         calibration={head: _head_calibration(units, h, p[f"head:{head}"]) for h, head in enumerate(units.heads)},
@@ -105,6 +108,17 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
         pooled=pooled,
         gate=_gate(found, rows),
         mistakes=_mistakes(units, p[found.chosen]),
+        over_baseline=difference(
+            units.label_names,
+            p[found.chosen],
+            p[baseline],
+            units.classes,
+            units.groups.tolist(),
+            bootstrap,
+            seed,
+        )
+        if baseline in p and baseline != found.chosen
+        else None,
     )
 
 
@@ -121,7 +135,7 @@ def _head_calibration(units: Predictions, h: int, calibrated: np.ndarray) -> dic
 
 
 def _uncalibrated(chosen: str, units: Predictions, answered: np.ndarray) -> np.ndarray:
-    """The plain mean of the heads' probabilities as they came, (n, c); of one head alone where it is chosen.
+    """The plain mean of the heads' probabilities as they came, (n, c); of one head or baseline where it is chosen.
 
     Where no head says anything it is what was ``answered``.
     """
@@ -129,6 +143,9 @@ def _uncalibrated(chosen: str, units: Predictions, answered: np.ndarray) -> np.n
     if chosen.startswith("head:"):
         only = units.heads.index(chosen.removeprefix("head:"))
         probabilities = np.where(units.present[:, only, None, None], probabilities[:, [only]], probabilities)
+    if chosen.startswith("baseline:"):
+        own = np.exp(units.baselines[chosen.removeprefix("baseline:")])[:, None]  # (n, 1, c)
+        probabilities = np.where(np.isnan(own), probabilities, own)
     unheard = ~units.present.any(axis=1)
     probabilities[unheard] = answered[unheard, None]
     return np.nanmean(probabilities, axis=1)

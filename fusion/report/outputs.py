@@ -30,7 +30,9 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     confusion = pl.DataFrame({"actual": actual, "predicted": [plain(found.units.classes[i]) for i in predicted]})
     (folder / "confusion.csv").write_text(confusion.write_csv(), encoding="utf-8")
     save(found.fitted, folder / "model")
-    inputs = {"heads": found.units.heads, "classes": found.units.classes}  # what the model's axes mean, in order
+    # what the model's axes mean, in order, and whose plain baselines it reads
+    alone = [found.chosen.removeprefix("baseline:")] if found.chosen.startswith("baseline:") else []
+    inputs = {"heads": found.units.heads, "classes": found.units.classes, "baselines": alone}
     (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")
     text = summary(found, findings)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
@@ -43,13 +45,17 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     A *score* is ``macro_f1, macro_f1_low, macro_f1_high``, the same of ``accuracy``, ``balanced_accuracy`` and
     ``weighted_f1``, and ``log_loss, ece, classwise_ece, n_units, n_groups``. What cannot be known is null.
 
-    - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), and a score
-    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``, ``warnings``
+    - ``headline``: ``split``, ``strategy`` (``head:NAME``, ``baseline:NAME``: fell back to that head, or to its plain
+      baseline), and a score
+    - ``choice``: ``strategy``, ``rule``, ``judged_on`` (a split), ``forced``, ``fell_back``, ``notes``, ``warnings``
     - ``decision``: ``tau``, the ``metric`` that chose it, and by split what a score holds of classes, were they named
       by ``argmax (log p - tau log prior)``; all other numbers are of the plain answers
-    - ``best_head``: ``head``, and a score on the headline split
-    - ``gain_over_best_head``: differences, with intervals, as in a score
-    - ``majority``, ``heads.HEAD``, ``strategies.STRATEGY``: by split, a score
+    - ``best_head``: ``head``, and a score on the headline split; ``best_baseline``: the same of a plain baseline, null
+      where there is none
+    - ``gain_over_best_head``, ``gain_over_best_baseline``: differences, with intervals, as in a score
+    - ``majority``, ``heads.HEAD``, ``baselines.HEAD``, ``strategies.STRATEGY``: by split, a score
+    - ``optimism``: of each head and baseline, and of the choice: ``candidate, split, oof, held`` (``accuracy`` and
+      ``macro_f1`` on both), ``p`` (adjusted) and ``verdict``: whether out-of-fold scores flatter
     - all of the headline split: ``significance`` (``against``, and by candidate ``macro_f1`` and ``accuracy`` with
       ``value, low, high, p``, and ``mcnemar`` with ``gained, lost, p``; ``p_holm`` is adjusted over all candidates),
       ``confusion`` and ``per_class`` (of ``fusion`` and ``best_head``), ``calibration`` (``heads.HEAD`` and
@@ -66,6 +72,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
         "choice": {
             "strategy": found.chosen,
             "rule": found.rule,
+            "judged_on": found.judged_on,
             "forced": found.forced,
             "fell_back": fell_back(found),
             "notes": found.notes,
@@ -77,9 +84,14 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
             **{split: _scores(score) for split, score in found.decision.scores.items()},
         },
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
+        "best_baseline": {"head": found.best_baseline, **by_split[f"baseline:{found.best_baseline}"][found.headline]}
+        if found.best_baseline is not None
+        else None,
         "gain_over_best_head": _scores(found.gains[found.best_head]),
+        "gain_over_best_baseline": None if findings.over_baseline is None else _scores(findings.over_baseline),
         "majority": by_split["majority"],
         "heads": {head: by_split[f"head:{head}"] for head in found.units.heads},
+        "baselines": {head: by_split[f"baseline:{first}"] for head, first in found.units.distinct_baselines.items()},
         "strategies": {name: by_split[name] for name in found.strategies},
         "significance": {"against": found.best_head, "candidates": findings.comparisons},
         "confusion": {
@@ -98,20 +110,26 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
         },
         "gate_weights": _gate(findings.gate),
         "mistakes": [asdict(mistake) for mistake in findings.mistakes],
+        "optimism": [
+            {"candidate": gap.name, **{key: getattr(gap, key) for key in ("split", "oof", "held", "p", "verdict")}}
+            for gap in found.gaps
+        ],
     }
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers that fit a line of ``dvc metrics show``: the fusion, the best head and the majority class."""
+    """The few numbers that fit a line of ``dvc metrics show``: the fusion, the best head, the best plain baseline if
+    there is one, and the majority class."""
     split = metrics["headline"]["split"]
-    rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "majority": metrics["majority"][split]}
-    scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items()}
+    rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "best_baseline": metrics["best_baseline"]}
+    rows["majority"] = metrics["majority"][split]
+    scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items() if row}
     return {"split": split, "strategy": metrics["headline"]["strategy"], **scores}
 
 
 def fell_back(found: Fusion) -> bool:
-    """Whether a single head was taken because nothing that combines heads did better."""
-    return found.chosen.startswith("head:")
+    """Whether a single head or a plain baseline was taken because nothing that combines heads did better."""
+    return found.chosen.startswith(("head:", "baseline:"))
 
 
 def _flat(score: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +164,7 @@ def summary(found: Fusion, findings: Findings) -> str:
     """A page: the tables of the headline split and of the one that the choice was made on, the notes, the findings."""
     width = max(len(display_name(name)) for name in found.scores) + 2
     lines = [f"! {warning}" for warning in found.warnings]
-    for split in dict.fromkeys((found.headline, "oof")):
+    for split in dict.fromkeys((found.headline, found.judged_on, "oof")):
         score = found.scores[found.chosen][split]
         where = f"{split}: {score['n_units']} units in {score['n_groups']} groups"
         lines += [
@@ -165,6 +183,10 @@ def summary(found: Fusion, findings: Findings) -> str:
         gain = found.gains[head]["macro_f1"]
         where = f"fused on {found.headline}: {gain['value']:+.3f} macro-F1"
         lines.append(f"{where} over head {head} {interval(gain, '+.3f')}")
+    if findings.over_baseline is not None:
+        gain = findings.over_baseline["macro_f1"]
+        where = f"fused on {found.headline}: {gain['value']:+.3f} macro-F1"
+        lines.append(f"{where} over the plain baseline of {found.best_baseline} {interval(gain, '+.3f')}")
     return "\n".join(lines)
 
 
@@ -219,4 +241,4 @@ def is_clear(comparison: dict[str, Any]) -> bool:
 
 
 def display_name(name: str) -> str:
-    return f"head {name.removeprefix('head:')}" if name.startswith("head:") else name
+    return name.replace(":", " ", 1) if name.startswith(("head:", "baseline:")) else name

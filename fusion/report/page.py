@@ -58,12 +58,15 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
         score=score,
         classes=found.units.classes,
         chosen_name=chosen_name(found),
-        sentences=plain_reading(found),
+        sentences=plain_reading(found, findings),
         choice=_choice(found, findings),
         splits=sorted(found.scores[found.chosen], key=lambda s: s != found.headline),
         best=found.scores[f"head:{found.best_head}"][found.headline],
         majority=found.scores["majority"][found.headline],
+        baseline=found.scores[f"baseline:{found.best_baseline}"][found.headline] if found.best_baseline else None,
         fell_back=fell_back(found),
+        is_head=found.chosen.startswith("head:"),
+        is_baseline=found.chosen.startswith("baseline:"),
         ranges={split: _range(found, split) for split in found.scores[found.chosen]},
         class_counts=_class_counts(found),
         counts=list(_flatten(run.counts)),
@@ -86,13 +89,16 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
 
 
 def chosen_name(found: Fusion) -> str:
-    return f"head {found.chosen.removeprefix('head:')} alone" if fell_back(found) else f"fusion ({found.chosen})"
+    if found.chosen.startswith("baseline:"):
+        return f"plain baseline of head {found.chosen.removeprefix('baseline:')}"
+    return f"{display_name(found.chosen)} alone" if fell_back(found) else f"fusion ({found.chosen})"
 
 
-def plain_reading(found: Fusion) -> list[str]:
-    """The headline in words: what it is, and whether the gain over the best head is more than chance."""
+def plain_reading(found: Fusion, findings: Findings) -> list[str]:
+    """The headline in words: what it is, and whether the gains over the best head and the best plain baseline are more
+    than chance."""
     score, majority = found.scores[found.chosen][found.headline], found.scores["majority"][found.headline]
-    units = f"{score['n_units']:,} {'training' if found.headline == 'oof' else 'test'} units"
+    units = f"{score['n_units']:,} {'training' if found.headline == 'oof' else found.headline} units"
     guess, f1 = majority["macro_f1"]["value"], score["macro_f1"]
     span = "" if math.isnan(f1["low"]) else f" (95 % interval {f1['low']:.3f} to {f1['high']:.3f})"
     sentences = [
@@ -100,22 +106,28 @@ def plain_reading(found: Fusion) -> list[str]:
         f"{score['accuracy']['value']:.0%} of the time, macro-F1 {f1['value']:.3f}{span}; "
         f"always answering “{majority['class']}” gets {majority['accuracy']['value']:.0%} and {guess:.3f}."
     ]
-    gain = found.gains[found.best_head]["macro_f1"]
-    head, size = found.best_head, abs(gain["value"])
     few = score["n_groups"] < FEW_GROUPS
     certainty = f"a hint, no more, from {score['n_groups']} groups" if few else "more than chance explains"
-    if fell_back(found):
-        return sentences  # the choice says it
-    if math.isnan(gain["low"]):
-        sentences.append(f"It differs from the best single head, {head}, by {gain['value']:+.3f}.")
-    elif gain["low"] > 0:
-        sentences.append(f"It beats the best single head, {head}, by {size:.3f}: {certainty}.")
-    elif gain["high"] < 0:
-        sentences.append(f"It is worse than the best single head, {head}, by {size:.3f}: {certainty}.")
-    else:
-        direction = "above" if gain["value"] >= 0 else "below"
-        sentences.append(f"It is {size:.3f} {direction} the best single head, {head}; so small a gap can be chance.")
+    if found.chosen != f"head:{found.best_head}":
+        other = f"the best single head, {found.best_head}"
+        sentences.append(_against(other, found.gains[found.best_head]["macro_f1"], certainty))
+    if findings.over_baseline is not None:
+        reached = found.scores[f"baseline:{found.best_baseline}"][found.headline]["macro_f1"]["value"]
+        other = f"the best plain baseline, that of head {found.best_baseline} ({reached:.3f})"
+        sentences.append(_against(other, findings.over_baseline["macro_f1"], certainty))
     return sentences
+
+
+def _against(other: str, gain: dict[str, float], certainty: str) -> str:
+    size = abs(gain["value"])
+    if math.isnan(gain["low"]):
+        return f"It differs from {other}, by {gain['value']:+.3f}."
+    if gain["low"] > 0:
+        return f"It beats {other}, by {size:.3f}: {certainty}."
+    if gain["high"] < 0:
+        return f"It is worse than {other}, by {size:.3f}: {certainty}."
+    direction = "above" if gain["value"] >= 0 else "below"
+    return f"It is {size:.3f} {direction} {other}; so small a gap can be chance."
 
 
 def _choice(found: Fusion, findings: Findings) -> str:
@@ -123,10 +135,15 @@ def _choice(found: Fusion, findings: Findings) -> str:
     if found.forced:
         return f"“{found.chosen}” was asked for; it did not have to win a comparison."
     compared = f"{len(found.strategies)} strateg{'ies' if len(found.strategies) > 1 else 'y'}"
-    against = f"{compared} and {len(found.units.heads)} single heads"
+    n_heads, n_baselines = len(found.units.heads), len(set(found.units.distinct_baselines.values()))
+    singles = [f"{n_heads} single head{'s' * (n_heads > 1)}"]
+    singles += [f"{n_baselines} plain baseline{'s' * (n_baselines > 1)}"] * (n_baselines > 0)
+    against = f"{compared}{', ' if n_baselines else ' and '}{' and '.join(singles)}"
+    where = "training units" if found.judged_on == "oof" else "val units"
     if fell_back(found):
-        return f"Of {against} the single head did best on training units, so the fusion fell back to it."
-    return f"Of {against}, “{found.chosen}” did best on training units that its fit had not seen."
+        what = "plain baseline" if found.chosen.startswith("baseline:") else "single head"
+        return f"Of {against} the {what} did best on {where}, so the fusion fell back to it."
+    return f"Of {against}, “{found.chosen}” did best on {where} that its fit had not seen."
 
 
 def p_value(p: float) -> str:

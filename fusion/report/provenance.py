@@ -14,6 +14,7 @@ import polars as pl
 from cache import Header, read_published, read_sealed_json, read_small
 from configs import Profile
 from fusion.report.context import clip_ids, counts, read_beside
+from heads.metrics import interval
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "xgboost-cpu", "xgboost", "torch", "polars")  # whatever is installed
 VERDICTS = ("fail", "warn", "pass", "skipped")
@@ -72,6 +73,7 @@ class Run:
     damage: list[Damage] = field(default_factory=list)  # of each encoder that met any
     manifest: Path | None = None  # where the units' text and media are named
     audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
+    baselines: dict[str, Path] = field(default_factory=dict)  # head: prediction table of its plain baseline
 
 
 def gather(
@@ -80,6 +82,7 @@ def gather(
     config: str | None,
     command_line: str,
     overrides: list[str] | None = None,
+    baselines: dict[str, Path] | None = None,
 ) -> Run:
     """Collect what the run's folders say about the inputs; files that do not exist are left out.
 
@@ -87,6 +90,7 @@ def gather(
         files: head: its prediction table.
         command_line: the one that fuses.
         overrides: settings of the profile that were changed for this run; the other commands need them as well.
+        baselines: head: the prediction table of its plain baseline.
     """
     heads = {head: _mapping(path.parent / "model" / "head.json") for head, path in files.items()}
     privileged = [
@@ -98,8 +102,10 @@ def gather(
         head: {name: str(store["fingerprint"]) for name, store in about.get("stores", {}).items()}
         for head, about in heads.items()
     }
+    beside = baselines or {}
     common: dict[str, Any] = {"software": _software(), "trained_on": {h: s for h, s in trained_on.items() if s}}
-    hashes = {str(path): _sha256(path) for path in files.values() if path.is_file()}
+    common["baselines"] = beside
+    hashes = {str(path): _sha256(path) for path in (*files.values(), *beside.values()) if path.is_file()}
     if profile is None:
         return Run("fusion of " + ", ".join(files), files, [command_line], hashes, privileged=privileged, **common)
 
@@ -151,6 +157,28 @@ def said_of_heads(files: dict[str, Path]) -> list[str]:
         for head, path in files.items()
         for note in _mapping(path.parent / "metrics.json").get("notes", [])
     ]
+
+
+def said_of_baselines(files: dict[str, Path], chosen: str) -> list[str]:
+    """Heads that their trainings found to be worse than their plain baselines, and what to try, a sentence each.
+
+    Args:
+        chosen: the candidate that the fusion is.
+    """
+    said = []
+    for head, path in files.items():
+        oof = _mapping(path.parent / "metrics.json").get("oof")
+        gain = (oof.get("over_baseline") if isinstance(oof, dict) else None) or {}
+        gain = gain.get("macro_f1") or {}
+        kind = _mapping(path.parent / "model" / "head.json").get("settings", {}).get("kind")
+        attempt = "" if kind == "linear" else f"heads.{head}.kind=linear"
+        if (gain.get("high") or 0) < 0:
+            numbers = f"macro-F1 {gain['value']:+.3f} {interval(gain, '+.3f')}"
+            then = f": try {attempt}" if attempt else ""
+            said.append(f"Head {head} is out of fold WORSE than the plain baseline on its inputs, {numbers}{then}.")
+        elif chosen == f"baseline:{head}" and attempt:
+            said.append(f"To have that baseline as a head, tuned: {attempt}.")
+    return said
 
 
 def all_failed(profile: Profile, head: str) -> str | None:

@@ -5,13 +5,13 @@ independent; the clustered paired bootstrap asks about macro-F1 and resamples wh
 compared, Holm's correction keeps the chance of one false alarm among all of them below the level.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
+from fusion.strategies.optimism import holm
 from heads.metrics import differences
 
 LEVEL = 0.05
@@ -30,17 +30,6 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, float]:
     gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return {"gained": gained, "lost": lost, "p": p}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979) of one family of p-values; NaN stays NaN and does not count."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        adjusted[i] = highest
-    return adjusted
 
 
 def against(

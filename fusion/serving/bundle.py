@@ -3,6 +3,7 @@
 ``profile.yaml``     the resolved profile: encoders and their settings, how the dataset was read
 ``bundle.json``      format, classes, the heads and their temperatures, headers of the stores that they were trained on
 ``heads/HEAD/``      a head's models with their vocabularies, as heads/train.py wrote them
+``baselines/HEAD/``  those of a head's plain baseline, where the fusion reads it
 ``fusion/``          the fitted fusion, as fusion/stack.py wrote it
 ``SHA256SUMS``       of every other file: ``sha256sum -c SHA256SUMS`` checks them, too
 
@@ -41,9 +42,9 @@ SUMS, ABOUT, PROFILE = "SHA256SUMS", "bundle.json", "profile.yaml"
 
 @dataclass(frozen=True)
 class BundledHead:
-    """A head of a bundle, not loaded yet."""
+    """A head of a bundle, or a head's plain baseline, not loaded yet."""
 
-    name: str
+    name: str  # the head's
     folder: Path
     settings: Head
     temperature: float  # fitted on all out-of-fold predictions: softmax(log p / temperature) is calibrated
@@ -65,6 +66,7 @@ class Bundle:
     classes: tuple[str, ...]
     heads: tuple[BundledHead, ...]
     stored: dict[str, Header]  # encoder: of the store that the heads were trained on
+    baselines: tuple[BundledHead, ...] = ()  # those that the fusion reads
 
     @cached_property
     def fusion(self) -> "Fitted":
@@ -87,26 +89,27 @@ def make_bundle(profile: Profile, folder: Path) -> None:
 
 def _make_bundle(profile: Profile, folder: Path) -> None:
     fused = profile.fusion_path / "model"
-    names, classes = _inputs_of(fused / "inputs.json")
+    names, classes, baselines = _inputs_of(fused / "inputs.json")
     for name in names:
         if name not in profile.heads:
             raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
-    heads = {name: _head_json(profile.head_path(name) / "model", name) for name in names}
-    for name, about in heads.items():
+    parts = [(name, profile.head_path(name) / "model", f"heads/{name}") for name in names]
+    parts += [(name, profile.head_path(name) / "baseline" / "model", f"baselines/{name}") for name in baselines]
+    trained = [(name, _head_json(model, name)) for name, model, _ in parts]
+    for name, about in trained:
         if tuple(about["classes"]) != classes:
             raise UserError(f"{profile.head_path(name)}: its classes are not those of {fused}: fuse the heads again")
     stored: dict[str, Header] = {
-        encoder: _header(profile, encoder, {name: about["stores"] for name, about in heads.items()})
+        encoder: _header(profile, encoder, [(name, about["stores"]) for name, about in trained])
         for encoder in profile.encoders
-        if any(encoder in about["stores"] for about in heads.values())
+        if any(encoder in about["stores"] for _, about in trained)
     }
 
     def write(fresh: Path) -> None:
-        for name in names:
-            again = f"train it again with python heads/train.py --head {name}"
-            copy_published(profile.head_path(name) / "model", fresh / "heads" / name, again)
+        for name, model, place in parts:
+            copy_published(model, fresh / place, f"train it again with python heads/train.py --head {name}")
         copy_published(fused, fresh / "fusion", "fuse again with python fusion/stack.py")
-        _write_texts(fresh, profile, names, classes, stored)
+        _write_texts(fresh, profile, names, classes, stored, baselines)
         write_sums(fresh)
         open_bundle(fresh)
 
@@ -127,9 +130,12 @@ def open_bundle(folder: Path) -> Bundle:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise UserError(f"{folder}: bundle format {about['format']}, this version reads {FORMAT}: make it again")
-        heads = tuple(_bundled(folder / "heads" / name, name, t) for name, t in about["temperatures"].items())
+        heads, baselines = (
+            tuple(_bundled(folder / place / name, name, t) for name, t in temperatures.items())
+            for place, temperatures in (("heads", about["temperatures"]), ("baselines", about.get("baselines", {})))
+        )
         stored = {name: Header(**header) for name, header in about["stores"].items()}
-        return Bundle(folder, digest, load(str(folder / PROFILE)), tuple(about["classes"]), heads, stored)
+        return Bundle(folder, digest, load(str(folder / PROFILE)), tuple(about["classes"]), heads, stored, baselines)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not a bundle that can be read ({error}): make it again") from error
 
@@ -154,9 +160,10 @@ def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
     return BundledHead(name, folder, Head.model_validate(saved["settings"]), temperature, vocabularies)
 
 
-def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...]]:
+def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...], list[str]]:
+    """Heads, classes, and heads whose plain baseline is read."""
     inputs = json.loads(read_published(path, "make it with: python fusion/stack.py"))
-    return inputs["heads"], tuple(inputs["classes"])
+    return inputs["heads"], tuple(inputs["classes"]), inputs.get("baselines", [])
 
 
 def _head_json(folder: Path, name: str) -> dict[str, Any]:
@@ -164,10 +171,10 @@ def _head_json(folder: Path, name: str) -> dict[str, Any]:
     return json.loads(read_published(folder / "head.json", remedy))
 
 
-def _header(profile: Profile, encoder: str, trained: dict[str, dict[str, Any]]) -> Header:
+def _header(profile: Profile, encoder: str, trained: list[tuple[str, dict[str, Any]]]) -> Header:
     """The header of a store, which must be the one that every head that reads it was trained on."""
     header = Header.read(profile.store_path(encoder))
-    for name, stores in trained.items():
+    for name, stores in trained:
         if encoder in stores and stores[encoder]["fingerprint"] != header.fingerprint:
             raise UserError(
                 f"{profile.store_path(encoder)}: not the store that head {name!r} was trained on: train it again with "
@@ -198,27 +205,41 @@ def _refuse_stale(profile: Profile, units: "Predictions") -> None:
 
 
 def _write_texts(
-    folder: Path, profile: Profile, names: list[str], classes: tuple[str, ...], stored: dict[str, Header]
+    folder: Path,
+    profile: Profile,
+    names: list[str],
+    classes: tuple[str, ...],
+    stored: dict[str, Header],
+    baselines: list[str],
 ) -> None:
     """profile.yaml and bundle.json; nothing in them changes from run to run."""
-    from fusion.strategies.calibration import fit_temperatures
+    import numpy as np
+
+    from fusion.strategies.calibration import fit_temperature, fit_temperatures
     from fusion.strategies.predictions import manifest_metadata, read
     from heads.fitting.outputs import resolved
 
     tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
-    for name, path in tables.items():
+    beside = {name: profile.head_path(name) / "baseline" / "predictions.parquet" for name in baselines}
+    for name, path in (*tables.items(), *beside.items()):
         read_published(path, f"train it again with python heads/train.py --head {name}")
-    units = read(tables)
+    units = read(tables, beside)
     units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
     _refuse_stale(profile, units)
     oof = units.where(units.splits == "oof")
     temperatures = fit_temperatures(oof.logits, oof.present, oof.labels)
+    alone = {}
+    for name, own in oof.baselines.items():
+        has = ~np.isnan(own).any(axis=1)
+        alone[name] = fit_temperature(own[has], oof.labels[has])
     sources = {"manifest": profile.manifest_path, **{f"heads/{name}": path for name, path in tables.items()}}
+    sources |= {f"baselines/{name}": path for name, path in beside.items()}
     about = {
         "format": FORMAT,
         "name": profile.name,
         "classes": classes,
         "temperatures": dict(zip(names, temperatures, strict=True)),
+        "baselines": alone,  # temperatures, too
         "stores": {name: asdict(header) for name, header in stored.items()},
         "created_from": {
             "emocache": version("emocache"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,9 +37,10 @@ class Predictor:
     def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
         self._bundle, self._profile, self._device = bundle, profile, device
         self._fusion = bundle.fusion
-        self.heads = bundle.heads
+        self.heads = bundle.heads + bundle.baselines
+        self._names = [head.name for head in bundle.heads] + [f"baseline {head.name}" for head in bundle.baselines]
         self._encoders: dict[str, LiveEncoder] = {}
-        self._loaded: dict[str, TrainedHead] = {}
+        self._loaded: dict[int, TrainedHead] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,13 +77,15 @@ class Predictor:
             has = [bool(there[h]) for there in inputs]
             if any(has):
                 chosen = [unit for unit, known in zip(units, has, strict=True) if known]
-                logits[has, h] = predict(self._load(head), manifest, chosen, sources)
+                logits[has, h] = predict(self._load(h, head), manifest, chosen, sources)
         metadata = {
             name.removeprefix("meta_"): np.array([rows[unit.unit_id][name] for unit in units], dtype=object)
             for name in manifest.clips.columns
             if name.startswith("meta_")
         }
-        outputs = HeadOutputs(logits, ~np.isnan(logits).any(axis=2), metadata)
+        pooled = logits[:, : len(self._bundle.heads)]
+        baselines = {head.name: logits[:, pooled.shape[1] + b] for b, head in enumerate(self._bundle.baselines)}
+        outputs = HeadOutputs(pooled, ~np.isnan(pooled).any(axis=2), metadata, baselines)
         fused = np.full((len(units), len(self._bundle.classes)), np.nan)
         answered = np.flatnonzero(outputs.present.any(axis=1))
         if len(answered):
@@ -103,14 +107,14 @@ class Predictor:
         """
         Args:
             fused: (c,) log-probabilities, NaN where no head says anything.
-            logits, parts: (h, c) and (h,), NaN where a head is absent.
+            logits, parts: (h, c) and (h,), of heads and then of baselines, NaN where one is absent.
             inputs: what there is for each head to read.
         """
         heads = {}
         for h, head in enumerate(self.heads):
             own = log_softmax(logits[h] / head.temperature)
             reads = [*head.settings.inputs, *head.settings.metadata]
-            heads[head.name] = self._said(own) | {
+            heads[self._names[h]] = self._said(own) | {
                 "contribution": None if np.isnan(parts[h]) else float(parts[h]),
                 "reads": inputs[h],
                 "lacks": [name for name in reads if name not in inputs[h]],
@@ -149,10 +153,10 @@ class Predictor:
             self._encoders[name] = self._open.enter_context(loaded)
         return self._encoders[name]
 
-    def _load(self, head: BundledHead) -> TrainedHead:
-        if head.name not in self._loaded:
-            self._loaded[head.name] = head.load()
-        return self._loaded[head.name]
+    def _load(self, h: int, head: BundledHead) -> TrainedHead:
+        if h not in self._loaded:
+            self._loaded[h] = head.load()
+        return self._loaded[h]
 
     def _missing_media(
         self, unit: Unit, rows: Mapping[str, Mapping[str, Any]], failures: Failures
@@ -187,7 +191,7 @@ class Predictor:
 
 
 def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np.ndarray:
-    """By how much each head raises the fused log-probability of the class that is predicted.
+    """By how much each head, and each baseline that is read, raises the fused log-probability of the predicted class.
 
     It is ``log p(with all heads) - log p(with this head masked)``, of the class with the highest fused probability;
     below zero where a head speaks against it. NaN where a head is absent, or is all there is.
@@ -195,19 +199,31 @@ def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np
     Args:
         fused: (n, c), what the fusion says of the outputs.
     Returns:
-        (n, h).
+        (n, heads + baselines).
     """
     n_heads = outputs.present.shape[1]
-    result = np.full((len(fused), n_heads), np.nan)
+    result = np.full((len(fused), n_heads + len(outputs.baselines)), np.nan)
     chosen = np.where(np.isnan(fused), -np.inf, fused).argmax(axis=1)
+
+    def note(column: int, rows: np.ndarray, without: HeadOutputs) -> None:
+        log_p = fusion.predict_logits(without)
+        result[rows, column] = fused[rows, chosen[rows]] - log_p[np.arange(len(rows)), chosen[rows]]
+
+    known = {name: ~np.isnan(own).any(axis=1) for name, own in outputs.baselines.items()}
+    voices = outputs.present.sum(axis=1) + sum(known.values())
     for h in range(n_heads):
-        rows = np.flatnonzero(outputs.present[:, h] & (outputs.present.sum(axis=1) > 1))
+        rows = np.flatnonzero(outputs.present[:, h] & (voices > 1))
         if len(rows):
             part = outputs.where(rows)
             present, logits = part.present.copy(), part.logits.copy()
             present[:, h], logits[:, h] = False, np.nan
-            without = fusion.predict_logits(HeadOutputs(logits, present, part.metadata))
-            result[rows, h] = fused[rows, chosen[rows]] - without[np.arange(len(rows)), chosen[rows]]
+            note(h, rows, replace(part, present=present, logits=logits))
+    for b, (name, there) in enumerate(known.items()):
+        rows = np.flatnonzero(there & outputs.present.any(axis=1))
+        if len(rows):
+            part = outputs.where(rows)
+            nothing = part.baselines | {name: np.full_like(part.baselines[name], np.nan)}
+            note(n_heads + b, rows, replace(part, baselines=nothing))
     return result
 
 

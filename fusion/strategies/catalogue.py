@@ -20,6 +20,7 @@ from cache import StoreError, read_published
 from fusion.strategies.neural import Attention, Features, FittedAttention
 from fusion.strategies.pools import (
     ClassWeighted,
+    FittedBaseline,
     FittedClassWeighted,
     FittedMean,
     FittedSingle,
@@ -100,6 +101,7 @@ _KINDS: dict[str, type] = {
     kind.__name__.removeprefix("Fitted"): kind
     for kind in (
         FittedSingle,
+        FittedBaseline,
         FittedMean,
         FittedWeighted,
         FittedClassWeighted,

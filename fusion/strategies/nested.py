@@ -5,6 +5,8 @@ folds and predicts fold k. Candidates are compared on these cross-fitted predict
 all out-of-fold rows and applied once to val and test.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,11 @@ from tqdm import tqdm
 from configs import UserError
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
-from fusion.strategies.choice import HEAD, choose, rule
+from fusion.strategies.choice import BASELINE, HEAD, choose, rule
 from fusion.strategies.decision import Decision, decide
 from fusion.strategies.neural import FittedAttention
-from fusion.strategies.pools import Single
+from fusion.strategies.optimism import Gap, gaps, told
+from fusion.strategies.pools import Baseline, Single
 from fusion.strategies.predictions import Predictions
 from fusion.strategies.tables import SPLITS
 from heads.metrics import difference, evaluate, majority
@@ -33,21 +36,25 @@ class Fusion:
     """Everything that a run of fusion found out."""
 
     units: Predictions
-    log_p: dict[str, np.ndarray]  # strategy or "head:NAME": log-probabilities (n, c); on oof cross-fitted
-    scores: dict[str, dict[str, dict[str, Any]]]  # strategy or "head:NAME" or "majority": split: metrics.evaluate
+    # A candidate is a strategy, "head:NAME" or "baseline:NAME" (of that head; of several with the same, of the first).
+    log_p: dict[str, np.ndarray]  # candidate: log-probabilities (n, c); on oof cross-fitted
+    scores: dict[str, dict[str, dict[str, Any]]]  # candidate or "majority": split: metrics.evaluate
     gains: dict[str, dict[str, dict[str, float]]]  # head: metrics.difference of the chosen one over it, on headline
     strategies: tuple[str, ...]  # those that were compared
-    chosen: str  # a strategy or "head:NAME"
+    chosen: str  # a candidate
     rule: str  # how the choice is made, in words
     forced: bool  # chosen by the user, not by comparison
-    best_head: str  # by oof
-    headline: str  # the split of the headline: test if there is one, else oof
+    best_head: str  # on judged_on
+    headline: str  # the split of the headline: test if there is one, else judged_on
     fitted: Fitted  # the chosen one, fitted on all oof rows
     temperatures: dict[str, float]  # of each head, fitted on all oof rows
     gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
     decision: Decision  # the chosen one's answers, corrected for the classes' frequencies: beside the plain ones
     notes: tuple[str, ...]  # what a reader of the numbers must know
     warnings: tuple[str, ...] = ()  # what is wrong with what was fused, to be read before them
+    judged_on: str = "oof"  # the split that candidates were compared on; val where oof flatters
+    best_baseline: str | None = None  # the head whose plain baseline is the best on judged_on; None without any
+    gaps: tuple[Gap, ...] = ()  # of every head and baseline, and of what oof chooses: optimism.gaps
 
 
 def fuse(
@@ -61,6 +68,9 @@ def fuse(
     seed: int = 0,
 ) -> Fusion:
     """Compare strategies on cross-fitted out-of-fold predictions, choose one, apply it to val and test.
+
+    Where out-of-fold scores are better than those on val by more than chance (``optimism.gaps``), the choice is made on
+    val: nothing was fitted on it. Test decides nothing; where it is test that shows it, a warning says so.
 
     Args:
         strategies: names in ``STRATEGIES``. With too few oof units the list becomes ``["mean"]``, and a note says so.
@@ -85,7 +95,10 @@ def fuse(
         strategies = ["mean"]
         notes.append(f"{short}: only the mean is used.")
 
-    candidates: dict[str, Strategy] = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
+    candidates: dict[str, Strategy] = {
+        f"{BASELINE}{name}": Baseline(name) for name in dict.fromkeys(units.distinct_baselines.values())
+    }
+    candidates |= {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
     candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
     log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
 
@@ -100,11 +113,24 @@ def fuse(
             training, rows.label_names, units.classes, rows.groups.tolist(), bootstrap, seed
         )
 
-    judged, on_oof = units.where(oof), {name: log_p[name][oof] for name in candidates}
-    chosen = strategies[0] if force else choose(judged, on_oof, metric, choice)
-    alone = {name: values for name, values in on_oof.items() if name.startswith(HEAD)}
-    best_head = choose(judged, alone, metric, "best").removeprefix(HEAD)
-    headline = "test" if "test" in scores[chosen] else "oof"
+    def best_of(names: Iterable[str], split: str, how: str) -> str:
+        rows = units.splits == split
+        return choose(units.where(rows), {name: log_p[name][rows] for name in names}, metric, how)
+
+    alone = [name for name in candidates if name.startswith((HEAD, BASELINE))]
+    first = strategies[0] if force else best_of(candidates, "oof", choice)
+    compared = list(dict.fromkeys((*alone, first)))
+    found = gaps({name: scores[name] for name in compared})
+    without_test = {name: {s: score for s, score in scores[name].items() if s != "test"} for name in compared}
+    on_val = told(gaps(without_test))
+    judged_on = "val" if on_val else "oof"
+    chosen = first if force or judged_on == "oof" else best_of(candidates, "val", choice)
+    best = {
+        kind: best_of(those, judged_on, "best").removeprefix(kind)
+        for kind in (HEAD, BASELINE)
+        if (those := [name for name in alone if name.startswith(kind)])
+    }
+    headline = "test" if "test" in scores[chosen] else judged_on
     is_headline = units.splits == headline
     rows, p = units.where(is_headline), {name: np.exp(log_p[name][is_headline]) for name in candidates}
     gains = {
@@ -113,7 +139,7 @@ def fuse(
         )
         for head in units.heads
     }
-    notes += _notes(units, scores, chosen, force, headline)
+    notes += _notes(units, scores, chosen, force, headline, judged_on)
     return Fusion(
         units=units,
         log_p=log_p,
@@ -121,9 +147,9 @@ def fuse(
         gains=gains,
         strategies=tuple(strategies),
         chosen=chosen,
-        rule=rule(metric, choice),
+        rule=rule(metric, choice, judged_on),
         forced=force,
-        best_head=best_head,
+        best_head=best[HEAD],
         headline=headline,
         fitted=fitted[chosen],
         temperatures=dict(
@@ -132,7 +158,14 @@ def fuse(
         gate_weights=gate_weights,
         decision=decide(units, log_p[chosen], metric, bootstrap, seed),
         notes=tuple(notes),
-        warnings=tuple(_large_gaps(units)),
+        warnings=(
+            *_flattery(told(found) or on_val, judged_on, force, "val" in scores[chosen]),
+            *units.warnings,
+            *_large_gaps(units),
+        ),
+        judged_on=judged_on,
+        best_baseline=best.get(BASELINE),
+        gaps=tuple(found),
     )
 
 
@@ -172,10 +205,35 @@ def cross_fit(
     return log_p, weights, fitted
 
 
+def _flattery(flatters: str, judged_on: str, force: bool, has_val: bool) -> list[str]:
+    if not flatters:
+        return []
+    if force:
+        what = "What the fusion learned out of fold is then blind."
+    elif judged_on == "val":
+        what = "The choice was made on val, on which no fusion was fitted."
+    elif has_val:
+        what = "On val it does not show, so the choice was made out of fold all the same."
+    else:
+        what = "What is chosen out of fold is then blind, and there is no val split to choose on instead."
+    return [f"Out-of-fold scores flatter: {flatters}. {what}"]
+
+
 def _notes(
-    units: Predictions, scores: dict[str, dict[str, dict[str, Any]]], chosen: str, force: bool, headline: str
+    units: Predictions,
+    scores: dict[str, dict[str, dict[str, Any]]],
+    chosen: str,
+    force: bool,
+    headline: str,
+    judged_on: str,
 ) -> list[str]:
     notes = []
+    judged = "cross-fitted oof predictions" if judged_on == "oof" else "val"
+    if headline == "val":
+        notes.append(
+            "There is no test split: the headline is measured on val, where the choice was made, and is slightly "
+            "optimistic."
+        )
     if headline == "oof":
         notes.append(
             "There is no test split: the headline is measured on cross-fitted out-of-fold predictions of the training "
@@ -186,11 +244,22 @@ def _notes(
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
     elif chosen.startswith(HEAD):
         notes.append(
-            f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
+            f"No strategy beat the best single head on {judged}: the fusion is that head, "
             f"{chosen.removeprefix(HEAD)}, alone."
         )
-    elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
-        notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")
+    elif chosen.startswith(BASELINE):
+        name = chosen.removeprefix(BASELINE)
+        notes.append(
+            f"No head and no strategy beat the plain baseline of head {name} on {judged}: the fusion is that baseline."
+        )
+    elif chosen == "mean" and any(name not in ("majority", "mean") and ":" not in name for name in scores):
+        notes.append(f"No trained strategy beat the mean on {judged}: the fusion is the mean.")
+    shared = Counter(units.distinct_baselines.values())
+    for first in (name for name, count in shared.items() if count > 1):
+        same = [head for head, other in units.distinct_baselines.items() if other == first != head]
+        notes.append(
+            f"Heads that read the same have the same baseline: that of {first} is that of {', '.join(same)}, too."
+        )
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
     if scores[chosen][headline]["n_groups"] < FEW_GROUPS:

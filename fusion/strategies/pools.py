@@ -75,6 +75,34 @@ class Single:
         return FittedSingle(self.head, temperature, Mean().fit(outputs, labels, groups, seed))
 
 
+@dataclass(frozen=True)
+class FittedBaseline:
+    name: str  # of the head whose baseline it is
+    temperature: float
+    others: FittedMean  # for units without it
+
+    def predict_logits(self, outputs: HeadOutputs) -> np.ndarray:
+        own = outputs.baselines[self.name]
+        log_p, without = sharpened(own, self.temperature), np.isnan(own).any(axis=1)
+        if without.any():
+            log_p[without] = self.others.predict_logits(outputs.where(without))
+        return log_p
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A head's plain baseline, calibrated; the mean of the heads stands in for it where it has no prediction."""
+
+    name: str
+
+    def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedBaseline:
+        own = outputs.baselines[self.name]
+        has = ~np.isnan(own).any(axis=1)
+        return FittedBaseline(
+            self.name, fit_temperature(own[has], labels[has]), Mean().fit(outputs, labels, groups, seed)
+        )
+
+
 # --- one weight per head ---
 
 

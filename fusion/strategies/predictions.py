@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax
 
-from cache import parquet_bytes, read_sealed_parquet
+from cache import is_published, parquet_bytes, read_sealed_parquet
 from configs import UserError, some
 from configs.tables import shortened
+from fusion.strategies.foreign import grouped, proposal
 from fusion.strategies.tables import META, SPLITS, Table, read_table
 
 NO_FOLD = -1  # the fold of val and test units
@@ -25,11 +26,12 @@ class HeadOutputs:
     logits: np.ndarray  # (n, h, c) log-probabilities: rows of exp(logits) sum to 1; NaN where a head is absent
     present: np.ndarray  # (n, h) bool
     metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
+    baselines: dict[str, np.ndarray] = field(default_factory=dict)  # as in Predictions
 
     def where(self, rows: np.ndarray) -> "HeadOutputs":
         """The units of a boolean mask or of indices."""
-        metadata = {name: values[rows] for name, values in self.metadata.items()}
-        return HeadOutputs(self.logits[rows], self.present[rows], metadata)
+        by_name = [{name: values[rows] for name, values in each.items()} for each in (self.metadata, self.baselines)]
+        return HeadOutputs(self.logits[rows], self.present[rows], *by_name)
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,59 @@ class Predictions:
     present: np.ndarray  # (n, h) bool
     metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
     notes: tuple[str, ...] = ()  # what is odd about the tables, a line each
+    warnings: tuple[str, ...] = ()  # what makes scores flatter, a line each
+    # head: log-probabilities (n, c) of its plain baseline, NaN where that has none; heads without one are left out.
+    # No strategy pools them: each is a candidate by itself.
+    baselines: dict[str, np.ndarray] = field(default_factory=dict)
 
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
         per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
-        metadata = {name: values[rows] for name, values in self.metadata.items()}
-        return replace(self, **{name: getattr(self, name)[rows] for name in per_unit}, metadata=metadata)
+        metadata, baselines = (
+            {name: values[rows] for name, values in each.items()} for each in (self.metadata, self.baselines)
+        )
+        parts = {name: getattr(self, name)[rows] for name in per_unit}
+        return replace(self, **parts, metadata=metadata, baselines=baselines)
 
     @property
     def outputs(self) -> HeadOutputs:
-        return HeadOutputs(self.logits, self.present, self.metadata)
+        return HeadOutputs(self.logits, self.present, self.metadata, self.baselines)
+
+    @property
+    def distinct_baselines(self) -> dict[str, str]:
+        """Head: the first head that has the same baseline, as heads that read the same do."""
+        first: dict[str, str] = {}
+        for head, own in self.baselines.items():
+            same = (other for other in first.values() if np.array_equal(own, self.baselines[other], equal_nan=True))
+            first[head] = next(same, head)
+        return first
 
     @property
     def label_names(self) -> list[str]:
         return [self.classes[i] for i in self.labels]
 
 
-def read(files: dict[str, Path]) -> Predictions:
-    """Read and align the tables of several heads, ``{head: file}``.
+def baselines_beside(files: dict[str, Path]) -> dict[str, Path]:
+    """The tables of the heads' plain baselines, which lie beside a head's own where its folder was published."""
+    beside = {head: path.parent / "baseline" / "predictions.parquet" for head, path in files.items()}
+    return {
+        head: path
+        for head, path in beside.items()
+        if files[head].name == path.name and path.is_file() and is_published(path)
+    }
+
+
+def read(
+    files: dict[str, Path], baselines: dict[str, Path] | None = None, group_from: str | None = None
+) -> Predictions:
+    """Read and align the tables of several heads, ``{head: file}``, and of their baselines.
 
     A unit needs to be in one table only: where a head has no row for it, that head is absent there. Classes are
     matched by name. Where no table names folds, grouped ones are drawn here, the same ones every time.
+
+    Args:
+        baselines: head: file. Units that no head has are left out.
+        group_from: a regular expression; what its first group matches in a unit's id is the unit's group.
 
     Raises:
         UserError: a file is missing or breaks the contract, or the files contradict each other: other classes,
@@ -79,21 +113,15 @@ def read(files: dict[str, Path]) -> Predictions:
     for head, path in files.items():
         tables[head] = read_table(path, next(iter(tables.values()), None))
     first = next(iter(tables.values()))
+    if group_from is not None:
+        tables = grouped(tables, group_from)
     told = {note: table.path for table in reversed(tables.values()) for note in table.notes}  # once for all heads
     notes = [*(f"{path}: {note}" for note, path in reversed(told.items())), *_meetings(list(tables.values()))]
     units = _aligned_units(list(tables.values()))
     notes += _in_several_splits(units)
 
-    shape = (len(units), len(tables), len(first.classes))
-    logits, present = np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool)
-    key = ["split", "unit_id"]
-    for h, table in enumerate(tables.values()):
-        columns = [table.classes.index(name) for name in first.classes]
-        said = table.rows.filter("has_input").select(*key, "row")
-        rows = units.select(key).join(said, on=key, how="left", maintain_order="left")["row"]
-        has = rows.is_not_null().to_numpy()
-        logits[has, h] = table.logits[rows.drop_nulls().to_numpy()][:, columns]
-        present[:, h] = has
+    logits = np.stack([_aligned(table, units, first.classes) for table in tables.values()], axis=1)
+    present = ~np.isnan(logits).any(axis=2)
     if not present[(units["split"] == "oof").to_numpy()].any():
         raise UserError(f"{first.path}: no head has a prediction for any oof unit: there is nothing to fit a fusion on")
     numbers = {name: i for i, name in enumerate(first.classes)}
@@ -115,7 +143,41 @@ def read(files: dict[str, Path]) -> Predictions:
             if name.startswith(META)
         },
         notes=tuple(notes),
+        warnings=tuple(_not_apart(units, labels)),
+        baselines={
+            head: _aligned(read_table(path, first), units, first.classes) for head, path in (baselines or {}).items()
+        },
     )
+
+
+def _aligned(table: Table, units: pl.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
+    """A table's log-probabilities in the order of units and classes, (n, c); NaN where it says nothing."""
+    key = ["split", "unit_id"]
+    said = table.rows.filter("has_input").select(*key, "row")
+    rows = units.select(key).join(said, on=key, how="left", maintain_order="left")["row"]
+    result = np.full((len(units), len(classes)), np.nan)
+    columns = [table.classes.index(name) for name in classes]
+    result[rows.is_not_null().to_numpy()] = table.logits[rows.drop_nulls().to_numpy()][:, columns]
+    return result
+
+
+def _not_apart(units: pl.DataFrame, labels: np.ndarray) -> Iterator[str]:
+    """Where no table names groups: what that does to scores and intervals, and where groups may be hidden."""
+    if units["group"].null_count() < len(units):
+        return
+    if units["fold"].null_count() == len(units):
+        yield (
+            "No table has a column fold or group: folds are drawn at random over units. If people or conversations "
+            "recur, the fusion is judged on those that it was fitted on: scores are too good, and intervals too narrow."
+        )
+    else:
+        yield (
+            "No table has a column group: every unit counts as a group of its own. If people or conversations recur, "
+            "intervals are too narrow."
+        )
+    proposed = proposal(units["unit_id"].to_list(), labels.tolist())
+    if proposed:
+        yield f"{proposed}."
 
 
 def _meetings(tables: Sequence[Table]) -> Iterator[str]:

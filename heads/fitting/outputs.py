@@ -163,11 +163,13 @@ def headline(outcome: Outcome) -> str:
             if values is not None:
                 cells = [f"{values[name]['value']:.3f} {interval(values[name])}" for name in SCORES]
                 lines.append(f"{row:<16}{values['n_units']:>7}" + "".join(f"{cell:>26}" for cell in cells))
-    return "\n".join([*lines, verdict(outcome.scores["oof"].get("over_baseline"))])
+    trained = outcome.trained
+    said = verdict(outcome.scores["oof"].get("over_baseline"), trained.name, trained.settings.kind)
+    return "\n".join([*lines, said])
 
 
-def verdict(over_baseline: dict[str, dict[str, float]] | None) -> str:
-    """One honest line: whether the head beats the baseline out of fold."""
+def verdict(over_baseline: dict[str, dict[str, float]] | None, name: str, kind: str) -> str:
+    """One honest line: whether the head beats the baseline out of fold, and what to try where it is worse."""
     if over_baseline is None:
         return NO_BASELINE
     gain = over_baseline["macro_f1"]
@@ -175,7 +177,8 @@ def verdict(over_baseline: dict[str, dict[str, float]] | None) -> str:
     if gain["low"] > 0:
         return f"out of fold it beats the baseline: {numbers}"
     if gain["high"] < 0:
-        return f"out of fold it is WORSE than the baseline: {numbers}"
+        attempt = f": try heads.{name}.kind=linear" if kind != "linear" else ""
+        return f"out of fold it is WORSE than the baseline, {numbers}{attempt}"
     return f"out of fold neither it nor the baseline is clearly better: {numbers}"
 
 

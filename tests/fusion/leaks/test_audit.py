@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_heads import frame_of, make_units
 
 from cache import StoreWriter, write_sums
 from configs import Profile, command
@@ -23,6 +24,7 @@ from fusion.leaks.outputs import Check, worst
 from fusion.leaks.overlap import overlap_checks
 from fusion.leaks.permutation import permutation_checks, with_permuted_labels
 from fusion.leaks.probes import identity_check, metadata_check, privileged_checks
+from fusion.leaks.scores import scores_check
 from fusion.leaks.units import Audited, normalised
 from fusion.strategies.catalogue import fit_all
 from fusion.strategies.predictions import Predictions
@@ -111,7 +113,8 @@ def test_a_clean_project_passes_and_its_heads_are_left_alone(
 ) -> None:
     trained = Path("runs/tiny/heads/words/predictions.parquet")
     trained.parent.mkdir(parents=True)
-    trained.write_bytes(b"as it was")
+    frame_of(make_units(90, test_share=0.3)).write_parquet(trained)
+    as_it_was = trained.read_bytes()
     code, audit = run(monkeypatch, dataset())
     assert code == 0
     verdicts = {check["name"]: check["verdict"] for check in audit["checks"]}
@@ -122,7 +125,7 @@ def test_a_clean_project_passes_and_its_heads_are_left_alone(
     assert audit["verdict"] == "pass"
     assert audit["permuted_heads"] == ["words", "sound"]
     assert audit["units"] == {"train": 90, "val": 0, "test": 30}
-    assert trained.read_bytes() == b"as it was"
+    assert trained.read_bytes() == as_it_was
     assert [path.name for path in Path("runs/tiny/heads").rglob("*")] == ["words", "predictions.parquet"]
     printed = capsys.readouterr().out
     assert "permutation.test" in printed
@@ -178,6 +181,49 @@ def test_the_gravest_verdict_counts() -> None:
     assert worst(checks("pass", "warn", "fail")) == "fail"
     assert worst(checks("pass", "skipped")) == "pass"
     assert worst(checks("skipped", "warn")) == "warn"
+
+
+# --- scores ---
+
+
+def write_heads(**sharpness: float) -> None:
+    """Predictions of heads that say the label out of fold with a logit of so much more, and of 1.5 on val and test."""
+    units = make_units(600, (1.5, 1.5), test_share=0.4)
+    splits = np.where((units.splits == "test") & (np.arange(600) < 480), "val", units.splits)
+    for h, (name, more) in enumerate(sharpness.items()):
+        logits = units.logits.copy()
+        oof = units.splits == "oof"
+        logits[oof, h, units.labels[oof]] += more
+        folder = Path("runs/tiny/heads") / name
+        folder.mkdir(parents=True)
+        frame_of(replace(units, logits=logits, splits=splits), h).drop("^logit_.*$").write_parquet(
+            folder / "predictions.parquet"
+        )
+
+
+def test_features_that_met_the_training_labels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_heads(words=0.0, sound=6.0)
+    code, audit = run(monkeypatch, dataset(), "--no-permutation")
+    check = by_name([Check(**check) for check in audit["checks"]])["scores.oof"]
+    assert (code, check.verdict) == (4, "fail")
+    assert check.text.startswith("Head sound scores accuracy ")
+    assert "more than chance explains" in check.text
+    assert check.number is not None
+    assert check.number > 0.1
+    assert any(example.startswith("head sound, oof and val: ") for example in check.examples)
+    assert not any(example.startswith("head words") for example in check.examples)
+    assert {f"{name} {split}" for name in ("head:words", "head:sound", "weighted") for split in ("val", "test")} == set(
+        check.details
+    )
+
+
+def test_scores_that_agree_pass_and_those_of_nobody_are_skipped() -> None:
+    project = audited(dataset())
+    assert scores_check(project).verdict == "skipped"
+    write_heads(words=0.0)
+    check = scores_check(project)
+    assert check.verdict == "pass"
+    assert check.text.startswith("Out-of-fold scores of words are not higher than those on val and test")
 
 
 # --- overlap ---

@@ -13,10 +13,12 @@ from fusion.report.findings import analyse
 from fusion.report.outputs import summary, write_outputs
 from fusion.report.page import gather, write_report
 from fusion.strategies.nested import Fusion, fuse
+from heads.metrics import reliability
 
 KEYS = {
     "headline", "choice", "best_head", "gain_over_best_head", "majority", "heads", "strategies", "significance",
-    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
+    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision", "optimism",
+    "baselines", "best_baseline", "gain_over_best_baseline",
 }  # fmt: skip
 
 
@@ -28,7 +30,11 @@ def fused(strategies: list[str], **options: float) -> Fusion:
 
 @pytest.fixture(scope="module")
 def found() -> Fusion:
-    return fused(["mean", "weighted", "attention"], absent=0.1)
+    units = make_units(300, test_share=0.3, absent=0.1)
+    gender = np.array(["female", "male"] * 150, dtype=object)
+    simple = make_units(300, (0.5,), test_share=0.3, seed=1).logits[:, 0]
+    units = replace(units, metadata={"gender": gender}, baselines={"h0": simple})
+    return fuse(units, ["mean", "weighted", "attention"], bootstrap=100)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,9 @@ def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
     assert {"split", "strategy", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
         metrics["headline"]
     )
-    assert set(metrics["choice"]) == {"strategy", "rule", "forced", "fell_back", "notes", "warnings"}
+    keys = {"strategy", "rule", "judged_on", "forced", "fell_back", "notes", "warnings"}
+    assert set(metrics["choice"]) == keys
+    assert set(metrics["optimism"][0]) == {"candidate", "split", "oof", "held", "p", "verdict"}
     for candidate in metrics["significance"]["candidates"].values():
         assert set(candidate) == {"macro_f1", "accuracy", "mcnemar"}
         assert {"value", "low", "high", "p", "p_holm"} == set(candidate["macro_f1"])
@@ -91,6 +99,35 @@ def test_the_corrected_decision_stands_beside_the_plain_one(found: Fusion, folde
     assert "no class is to be favoured" in summary(plain, analyse(plain))
 
 
+def test_the_plain_baseline_stands_beside_the_rest(found: Fusion, folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["best_baseline"] == {"head": "h0", **metrics["baselines"]["h0"]["test"]}
+    gain = metrics["headline"]["macro_f1"] - metrics["best_baseline"]["macro_f1"]
+    assert metrics["gain_over_best_baseline"]["macro_f1"] == pytest.approx(gain)
+    assert "baseline:h0" in metrics["significance"]["candidates"]
+    assert f"{gain:+.3f} macro-F1 over the plain baseline of h0" in (folder / "summary.txt").read_text()
+
+
+def test_where_the_baseline_wins_the_fusion_is_it(tmp_path: Path) -> None:
+    """Its diagram is of its own probabilities, before and after; no picture or page minds."""
+    units = make_units(300, (0.5, 0.4), test_share=0.3)
+    own = make_units(300, (3.0,), test_share=0.3).logits[:, 0]
+    found = fuse(replace(units, baselines={"h1": own}), ["mean"], bootstrap=100)
+    assert found.chosen == "baseline:h1"
+    findings = analyse(found, 100)
+    rows = found.units.splits == "test"
+    labels = found.units.where(rows).label_names
+    assert findings.fused_calibration["before"] == reliability(labels, np.exp(own[rows]), CLASSES)
+    assert findings.over_baseline is None
+    write_outputs(found, tmp_path, findings)
+    write_charts(found, tmp_path, findings)
+    write_report(tmp_path / "report.html", found, gather({}, None, None, "fuse"), findings)
+    html = (tmp_path / "report.html").read_text()
+    assert "the plain baseline did best on training units, so the fusion fell back to it" in html
+    assert "the plain baseline of head h1 names the right one" in html
+    assert json.loads((tmp_path / "metrics.json").read_text())["choice"]["fell_back"] is True
+
+
 def test_one_group_gives_null_rather_than_nan(tmp_path: Path) -> None:
     units = make_units(120, test_share=0.5)
     one = np.where(units.splits == "test", "everyone", units.groups)
@@ -114,7 +151,7 @@ def test_a_fall_back_is_said(tmp_path: Path) -> None:
 
 def test_the_summary_is_a_page(folder: Path) -> None:
     lines = (folder / "summary.txt").read_text().splitlines()
-    assert len(lines) < 60
+    assert len(lines) < 66
     assert any(line.startswith("on test, against head ") for line in lines)
     for name in ("h0", "h1", *CLASSES):
         assert any(line.startswith(f"  {name} ") for line in lines)

@@ -527,6 +527,64 @@ def test_parts_that_do_not_belong_together_make_no_bundle(project, tmp_path, mon
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.fixture(scope="module")
+def simple(project: Project) -> Iterator[Path]:
+    """The folder of a project whose fusion is the plain baseline of the head "joint": the head "sound" stands for it.
+    Out of fold it is always right, which no head is."""
+    root = project.root / "simple"
+    shutil.copytree(project.root / "runs", root / "runs", symlinks=True)
+    with contextlib.chdir(root):
+        head = project.profile.head_path("joint")
+        shutil.copytree(project.profile.head_path("sound"), head / "baseline")
+        (head / "baseline" / "SHA256SUMS").unlink()
+        path = head / "baseline" / "predictions.parquet"
+        rows = pl.read_parquet(path).drop("^logit_.*$")
+        names, right = project.units.classes, 1 - 0.01 * (len(project.units.classes) - 1)
+        rows.with_columns(
+            pl.when(split="oof")
+            .then(pl.when(label=name).then(right).otherwise(0.01))
+            .otherwise(f"p_{name}")
+            .alias(f"p_{name}")
+            for name in names
+        ).write_parquet(path)
+        write_sums(head)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fusion.stack.write_charts", lambda *_: None)
+            stack(config=str(project.root / "tiny.yaml"), overrides=["fusion.strategies=[mean]"])
+        make_bundle(project.profile, root / "bundle")
+        yield root
+
+
+def test_a_fusion_that_is_a_baseline_answers_as_the_batch_does(project, predict, simple):
+    fusion = simple / project.profile.fusion_path
+    assert json.loads((fusion / "headline.json").read_text())["strategy"] == "baseline:joint"
+    opened = open_bundle(simple / "bundle")
+    assert [head.name for head in opened.baselines] == ["joint"]
+    code, answers, _ = predict(str(project.root / "data" / "test.json"), bundle=simple / "bundle")
+    assert code == 0
+    fused = pl.read_parquet(fusion / "predictions.parquet").filter(pl.col("split") == "test")
+    for answer in answers[:3]:
+        row = fused.filter(pl.col("unit_id") == answer["unit"])
+        expected = row.select(f"p_{name}" for name in answer["probabilities"]).to_numpy()[0]
+        np.testing.assert_allclose(probabilities(answer), expected, atol=1e-5)
+        own = answer["heads"]["baseline joint"]
+        np.testing.assert_allclose(probabilities(own), expected, atol=1e-5)
+        assert own["contribution"] != 0
+        assert {head["contribution"] for name, head in answer["heads"].items() if name != "baseline joint"} <= {0, None}
+    text = answers[3]  # nothing for the baseline to read: the mean of the others answers
+    assert text["heads"]["baseline joint"]["prediction"] is None
+    assert text["prediction"]
+
+
+def test_a_bundle_lacks_no_baseline_that_its_fusion_reads(project, simple, tmp_path):
+    shutil.copytree(simple / "runs", tmp_path / "runs", symlinks=True)
+    with contextlib.chdir(tmp_path):
+        head = project.profile.head_path("joint")
+        (head / "baseline" / "model" / "head.json").unlink()
+        with pytest.raises(UserError, match=r"joint/baseline/model/head\.json: not there: make it with"):
+            make_bundle(project.profile, tmp_path / "bundle")
+
+
 def test_a_contribution_is_what_the_fusion_loses_without_the_head():
     p = np.array([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]], [[0.3, 0.7], [np.nan] * 2, [np.nan] * 2]])
     outputs = HeadOutputs(np.log(p), ~np.isnan(p[..., 0]))

@@ -139,6 +139,94 @@ def test_too_few_units_leave_the_mean() -> None:
         fuse(units, ["xgboost"], force=True)
 
 
+def with_baselines(units: Predictions, strength: float) -> Predictions:
+    """Two heads' baselines, which are the same one."""
+    rng = np.random.default_rng(7)
+    own = rng.normal(size=(len(units.labels), len(units.classes)))
+    own[np.arange(len(own)), units.labels] += strength
+    own -= np.log(np.exp(own).sum(axis=1, keepdims=True))
+    return replace(units, baselines={"h0": own, "h1": own.copy()})
+
+
+def test_a_baseline_is_a_candidate_by_itself_and_in_no_pool() -> None:
+    units = make_units(300, (0.6, 0.5), test_share=0.3)
+    plain, found = (fuse(given, ["mean"], bootstrap=100) for given in (units, with_baselines(units, 2.5)))
+    assert list(found.log_p) == ["baseline:h0", "head:h0", "head:h1", "mean"]
+    assert found.chosen == "baseline:h0"
+    assert found.best_baseline == "h0"
+    for name, log_p in plain.log_p.items():
+        np.testing.assert_array_equal(log_p, found.log_p[name])
+    assert any("the fusion is that baseline" in note for note in found.notes)
+    assert any("that of h0 is that of h1, too" in note for note in found.notes)
+    weak = fuse(with_baselines(units, 0.2), ["mean"], bootstrap=100)
+    assert weak.chosen == plain.chosen
+    assert plain.best_baseline is None
+
+
+def test_a_baseline_is_cross_fitted_and_the_heads_stand_in_for_it() -> None:
+    units = with_baselines(make_units(200, (0.6, 0.5), test_share=0.2), 2.0)
+    units.baselines["h0"][::4] = np.nan
+    before = fuse(units, ["mean"], bootstrap=100)
+    held = units.folds == 2
+    after = fuse(relabelled(units, held), ["mean"], bootstrap=100)
+    np.testing.assert_array_equal(before.log_p["baseline:h0"][held], after.log_p["baseline:h0"][held])
+    assert not np.array_equal(before.log_p["baseline:h0"][~held], after.log_p["baseline:h0"][~held])
+    assert np.isfinite(before.log_p["baseline:h0"]).all()
+    test = units.splits == "test"
+    again = before.fitted.predict_logits(units.where(test).outputs)
+    np.testing.assert_array_equal(again, before.log_p[before.chosen][test])
+
+
+def flattering(val: bool) -> Predictions:
+    """h0 has met the training labels; h1, which has not, is the better one elsewhere."""
+    units = make_units(900, (0.5, 1.5), test_share=0.4)
+    rng = np.random.default_rng(3)
+    logits = units.logits.copy()
+    oof = units.splits == "oof"
+    logits[oof, 0] = rng.normal(size=(oof.sum(), 3))
+    logits[oof, 0, units.labels[oof]] += 6
+    logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    splits = units.splits.copy()
+    if val:
+        splits[np.flatnonzero(splits == "test")[:180]] = "val"
+    return replace(units, logits=logits, splits=splits)
+
+
+def test_where_out_of_fold_flatters_the_choice_is_made_on_val() -> None:
+    found = fuse(flattering(val=True), ["mean"], bootstrap=200)
+    assert found.judged_on == "val"
+    assert found.best_head == "h1"
+    assert found.chosen != "head:h0"
+    assert "on val" in found.rule
+    assert found.warnings[0].startswith("Out-of-fold scores flatter: head h0 scores accuracy ")
+    assert "The choice was made on val" in found.warnings[0]
+    spoiled = fuse(relabelled(found.units, found.units.splits == "test"), ["mean"], bootstrap=200)
+    assert (spoiled.judged_on, spoiled.chosen) == (found.judged_on, found.chosen)
+
+
+def test_without_val_the_warning_says_that_the_choice_is_blind() -> None:
+    found = fuse(flattering(val=False), ["mean"], bootstrap=200)
+    assert (found.judged_on, found.best_head) == ("oof", "h0")
+    assert "there is no val split to choose on" in found.warnings[0]
+    assert {gap.name for gap in found.gaps if gap.verdict != "pass"} >= {"head:h0"}
+
+
+def test_without_test_the_headline_is_where_the_choice_was_made() -> None:
+    units = flattering(val=True)
+    found = fuse(units.where(units.splits != "test"), ["mean"], bootstrap=200)
+    assert (found.headline, found.judged_on) == ("val", "val")
+    assert "There is no test split: the headline is measured on val" in found.notes[0]
+
+
+def test_test_alone_decides_nothing() -> None:
+    """It is worse on test, and on val as good as out of fold: that is said, and the choice is as it was."""
+    units = make_units(900, (1.5, 1.0), test_share=0.5)
+    splits = np.where((units.splits == "test") & (np.arange(900) < 675), "val", units.splits)
+    found = fuse(relabelled(replace(units, splits=splits), splits == "test"), ["mean"], bootstrap=200)
+    assert found.judged_on == "oof"
+    assert "On val it does not show" in found.warnings[0]
+
+
 def test_one_fold_is_refused() -> None:
     units = make_units(30)
     with pytest.raises(UserError, match="all oof rows are in fold 0"):

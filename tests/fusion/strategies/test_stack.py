@@ -15,7 +15,7 @@ from shells import REPOSITORY
 from synthetic_heads import CLASSES, frame_of, make_units
 
 import fusion.stack
-from cache import Store, StoreError, StoreWriter, attach, verify_whole, write_sealed_parquet
+from cache import Store, StoreError, StoreWriter, attach, verify_whole, write_sealed_parquet, write_sums
 from configs import UserError, command
 from fusion.report.context import TOLD
 from fusion.stack import main, repeated
@@ -120,7 +120,8 @@ def test_the_saved_model_makes_the_saved_predictions(run: Path) -> None:
     out = run / "runs/mine/fusion"
     heads = read({h: run / f"runs/mine/heads/{h}/predictions.parquet" for h in ("h0", "h1")})
     fused = read({"fused": out / "predictions.parquet"})
-    assert json.loads((out / "model/inputs.json").read_text()) == {"heads": ["h0", "h1"], "classes": list(CLASSES)}
+    axes = {"heads": ["h0", "h1"], "classes": list(CLASSES), "baselines": []}
+    assert json.loads((out / "model/inputs.json").read_text()) == axes
     test = heads.splits == "test"
     again = load(out / "model").predict_logits(heads.where(test).outputs)
     np.testing.assert_allclose(fused.logits[test, 0], again, atol=1e-9)
@@ -202,6 +203,7 @@ def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monk
         ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),
         ({"predictions": [Path("a.csv")], "out": Path("o"), "overrides": ["seed=1"]}, "seed=1: changes a profile"),
         ({"predictions": [Path("a.csv")] * 2, "out": Path("o")}, "the same file is named twice"),
+        ({"config": "mine.yaml", "group_from": "(.)"}, "--group-from: goes with --predictions"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -218,6 +220,78 @@ def test_a_mistake_on_the_command_line_ends_with_code_2(run: Path) -> None:
     done = stack(run, "--predictions", "a.csv", "--out", "o", ok=False)
     assert done.returncode == 2
     assert done.stderr == "error: a.csv: no such prediction table\n"
+
+
+def test_a_published_heads_baseline_is_a_candidate_and_its_row_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline of h0 knows more than h0 does; that of h1, the same one, is listed once; h2 is somebody else's."""
+    units = make_units(300, (0.6, 0.5, 0.1), test_share=0.3)
+    simple = frame_of(make_units(300, (2.5,), test_share=0.3))
+    for h in range(3):
+        folder = tmp_path / f"h{h}"
+        (folder / "baseline").mkdir(parents=True)
+        (folder / "model").mkdir()
+        frame_of(units, h).write_parquet(folder / "predictions.parquet")
+        simple.write_parquet(folder / "baseline/predictions.parquet")
+        about = {"settings": {"kind": ("sequence", "linear", "sequence")[h]}}
+        (folder / "model/head.json").write_text(json.dumps(about))
+        worse = {"macro_f1": {"value": -0.2, "low": -0.3, "high": -0.1}}
+        (folder / "metrics.json").write_text(json.dumps({"oof": {"over_baseline": worse}}))
+        if h < 2:
+            write_sums(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stack.py"])
+    tables = [Path(f"h{h}/predictions.parquet") for h in range(3)]
+    monkeypatch.setattr(fusion.stack, "write_charts", lambda *_: None)
+    Path("mine.yaml").write_text(PROFILE)
+    main("mine.yaml", predictions=tables, out=Path("out"))
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    assert metrics["headline"]["strategy"] == "baseline:h0"
+    assert set(metrics["baselines"]) == {"h0", "h1"}
+    assert metrics["baselines"]["h0"] == metrics["baselines"]["h1"]
+    assert metrics["best_baseline"] == {"head": "h0", **metrics["baselines"]["h0"]["test"]}
+    assert json.loads(Path("out/headline.json").read_text())["best_baseline"]["macro_f1"] > 0.8
+    summary, html = Path("out/summary.txt").read_text(), Path("out/report.html").read_text()
+    assert len(re.findall(r"^\* baseline h0 +0\.", summary, re.MULTILINE)) == 2  # test and oof
+    for said in (
+        "No head and no strategy beat the plain baseline of head h0",
+        "Head h0 is out of fold WORSE than the plain baseline on its inputs, macro-F1 -0.200 [-0.300, -0.100]: "
+        "try heads.h0.kind=linear.",
+        "Head h1 is out of fold WORSE than the plain baseline on its inputs, macro-F1 -0.200 [-0.300, -0.100].",
+        "that of h0 is that of h1, too",
+    ):
+        assert said in summary
+        assert said in html
+    assert "plain baseline of head h0" in html
+    assert json.loads(Path("out/model/inputs.json").read_text())["baselines"] == ["h0"]
+    heads = {path.parent.name: path for path in tables}
+    again = read(heads, {"h0": Path("h0/baseline/predictions.parquet")})
+    test = again.splits == "test"
+    fused = read({"fused": Path("out/predictions.parquet")})
+    np.testing.assert_allclose(
+        load(Path("out/model")).predict_logits(again.where(test).outputs), fused.logits[test, 0], atol=1e-9
+    )
+
+
+def test_groups_are_taken_from_ids_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = frame_of(make_units(120)).drop("group", "fold")
+    names = [f"03-{i % 7:02}-{i // 12:02}" for i in range(120)]
+    for name in ("a.csv", "b.csv"):
+        frame.with_columns(unit_id=pl.Series([f"{n}-{i:03}" for i, n in enumerate(names)])).write_csv(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stack.py"])
+    tables = [Path("a.csv"), Path("b.csv")]
+    monkeypatch.setattr(fusion.stack, "write_charts", lambda *_: None)
+    main(predictions=tables, out=Path("out"), strategy="mean")
+    first, second, *_ = Path("out/summary.txt").read_text().splitlines()
+    assert first.startswith("! No table has a column fold or group: folds are drawn at random over units.")
+    assert "the third of 4 parts takes 10 values ('00', '01', ...; --group-from '" in second
+    assert first[2:] in Path("out/report.html").read_text()
+    pattern = re.findall(r"--group-from '([^']+)'", second)[-1]
+    main(predictions=tables, out=Path("out"), strategy="mean", group_from=pattern)
+    assert "No table has" not in Path("out/summary.txt").read_text()
+    assert json.loads(Path("out/metrics.json").read_text())["headline"]["n_groups"] == 10
 
 
 @pytest.mark.parametrize("how", ["fuse", "write_report"])

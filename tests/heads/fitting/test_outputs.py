@@ -165,7 +165,10 @@ def test_the_baseline_is_scored_on_the_same_units(workspace: Path, monkeypatch: 
     [(0.01, 0.2, "beats the baseline"), (-0.2, -0.01, "WORSE"), (-0.1, 0.1, "neither"), (np.nan, np.nan, "neither")],
 )
 def test_the_verdict_goes_by_the_interval(low: float, high: float, says: str) -> None:
-    assert says in verdict({"macro_f1": {"value": 0.05, "low": low, "high": high}})
+    gain = {"macro_f1": {"value": 0.05, "low": low, "high": high}}
+    assert says in verdict(gain, "audio", "sequence")
+    assert ("try heads.audio.kind=linear" in verdict(gain, "audio", "sequence")) == (says == "WORSE")
+    assert "try" not in verdict(gain, "audio", "linear")
 
 
 RUNS: list[list[Record]] = [[{"epoch": i, "loss": float(i)} for i in range(n)] for n in (3, 5)]
