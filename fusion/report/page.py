@@ -125,8 +125,8 @@ def _choice(found: Fusion, findings: Findings) -> str:
     compared = f"{len(found.strategies)} strateg{'ies' if len(found.strategies) > 1 else 'y'}"
     against = f"{compared} and {len(found.units.heads)} single heads"
     if fell_back(found):
-        return f"Of {against} the single head did best on training units, so the fusion fell back to it."
-    return f"Of {against}, “{found.chosen}” did best on training units that its fit had not seen."
+        return f"Of {against} nothing beat the single head on training units, so the fusion fell back to it."
+    return f"Of {against}, “{found.chosen}” was taken, on training units that its fit had not seen."
 
 
 def p_value(p: float) -> str:

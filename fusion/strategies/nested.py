@@ -186,11 +186,13 @@ def _notes(
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
     elif chosen.startswith(HEAD):
         notes.append(
-            f"No strategy beat the best single head on cross-fitted oof predictions: the fusion is that head, "
-            f"{chosen.removeprefix(HEAD)}, alone."
+            f"No strategy beat the best single head on cross-fitted oof predictions (by enough): the fusion is that "
+            f"head, {chosen.removeprefix(HEAD)}, alone."
         )
     elif chosen == "mean" and len(scores) > 2 + units.present.shape[1]:
-        notes.append("No trained strategy beat the mean on cross-fitted oof predictions: the fusion is the mean.")
+        notes.append(
+            "No trained strategy beat the mean on cross-fitted oof predictions (by enough): the fusion is the mean."
+        )
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
     if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
