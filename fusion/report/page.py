@@ -142,8 +142,8 @@ def _choice(found: Fusion, findings: Findings) -> str:
     where = "training units" if found.judged_on == "oof" else "val units"
     if fell_back(found):
         what = "plain baseline" if found.chosen.startswith("baseline:") else "single head"
-        return f"Of {against} the {what} did best on {where}, so the fusion fell back to it."
-    return f"Of {against}, “{found.chosen}” did best on {where} that its fit had not seen."
+        return f"Of {against} nothing beat the {what} on {where}, so the fusion fell back to it."
+    return f"Of {against}, “{found.chosen}” was taken, on {where} that its fit had not seen."
 
 
 def p_value(p: float) -> str:

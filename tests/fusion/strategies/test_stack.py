@@ -198,8 +198,14 @@ def test_heads_are_named_by_folder_where_files_share_a_name(tmp_path: Path, monk
             "make it with: python heads/train.py --head h0",
         ),
         ({"config": "mine.yaml", "strategy": "no_such"}, "--strategy no_such: one of mean, weighted, class_weighted"),
-        ({"config": "mine.yaml", "overrides": ["fusion.strategies=[greedy]"]}, "fusion.strategies.0: "),
-        ({"config": "mine.yaml", "overrides": ["fusion.metric=f1"]}, "fusion.metric: "),
+        (
+            {"config": "mine.yaml", "overrides": ["fusion.strategies=[greedy]"]},
+            "fusion.strategies.0 = 'greedy': Input",
+        ),
+        (
+            {"config": "mine.yaml", "overrides": ["fusion.metric=f1"]},
+            "fusion.metric = 'f1': Input should",
+        ),
         ({"predictions": [Path("a.csv")]}, "name a folder for the results with --out"),
         ({"predictions": [Path("a.csv")], "out": Path("o"), "overrides": ["seed=1"]}, "seed=1: changes a profile"),
         ({"predictions": [Path("a.csv")] * 2, "out": Path("o")}, "the same file is named twice"),
