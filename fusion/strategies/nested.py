@@ -18,7 +18,7 @@ from configs import UserError
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
 from fusion.strategies.neural import FittedAttention
-from fusion.strategies.optimism import Gap, gaps, told
+from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
 from fusion.strategies.predictions import Predictions
 from fusion.strategies.tables import SPLITS
@@ -117,9 +117,17 @@ def fuse(
     alone = [name for name in candidates if name.startswith(("head:", "baseline:"))]
     first = strategies[0] if force else ranked("oof")[0]
     compared = list(dict.fromkeys((*alone, first)))
-    found = gaps({name: scores[name] for name in compared})
+    by_group = {
+        name: {
+            split: group_accuracies((log_p[name].argmax(axis=1) == units.labels)[rows], units.groups[rows])
+            for split in scores["majority"]
+            for rows in [units.splits == split]
+        }
+        for name in compared
+    }
+    found = gaps({name: scores[name] for name in compared}, by_group)
     without_test = {name: {s: score for s, score in scores[name].items() if s != "test"} for name in compared}
-    on_val = told(gaps(without_test))
+    on_val = told(gaps(without_test, by_group))
     judged_on = "val" if on_val else "oof"
     order = ranked(judged_on)
     chosen = strategies[0] if force else order[0]
