@@ -8,7 +8,7 @@ from cache import is_published, read_published
 from fusion.leaks.outputs import Check, Verdict, skipped
 from fusion.leaks.units import Audited
 from fusion.strategies.nested import cross_fit
-from fusion.strategies.optimism import LIKELY, MUCH, NOTABLE, SURE, Gap, gaps, told
+from fusion.strategies.optimism import LIKELY, MUCH, NOTABLE, SURE, Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Single, Weighted
 from fusion.strategies.predictions import read
 from heads.metrics import evaluate
@@ -38,14 +38,16 @@ def scores_check(audited: Audited) -> Check:
     candidates = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
     log_p, _, _ = cross_fit(units, candidates | ({POOL: Weighted()} if len(files) > 1 else {}), profile.seed)
     scores: dict[str, dict[str, Any]] = {name: {} for name in log_p}
+    by_group: dict[str, dict[str, np.ndarray]] = {name: {} for name in log_p}
     for name, values in log_p.items():
         for split in splits:
             rows = units.where(units.splits == split)
             p, groups = np.exp(values[units.splits == split]), rows.groups.tolist()
+            by_group[name][split] = group_accuracies(p.argmax(axis=1) == rows.labels, rows.groups)
             scores[name][split] = evaluate(
                 rows.label_names, p, units.classes, groups, profile.fusion.bootstrap, profile.seed
             )
-    found = gaps(scores)
+    found = gaps(scores, by_group)
     verdict: Verdict = max((gap.verdict for gap in found), key=("pass", "warn", "fail").index)
     said = told(found)
     text = (

@@ -20,7 +20,7 @@ from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
 from fusion.strategies.choice import BASELINE, HEAD, choose, rule
 from fusion.strategies.decision import Decision, decide
 from fusion.strategies.neural import FittedAttention
-from fusion.strategies.optimism import Gap, gaps, told
+from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
 from fusion.strategies.predictions import Predictions
 from fusion.strategies.tables import SPLITS
@@ -120,9 +120,17 @@ def fuse(
     alone = [name for name in candidates if name.startswith((HEAD, BASELINE))]
     first = strategies[0] if force else best_of(candidates, "oof", choice)
     compared = list(dict.fromkeys((*alone, first)))
-    found = gaps({name: scores[name] for name in compared})
+    by_group = {
+        name: {
+            split: group_accuracies((log_p[name].argmax(axis=1) == units.labels)[rows], units.groups[rows])
+            for split in scores["majority"]
+            for rows in [units.splits == split]
+        }
+        for name in compared
+    }
+    found = gaps({name: scores[name] for name in compared}, by_group)
     without_test = {name: {s: score for s, score in scores[name].items() if s != "test"} for name in compared}
-    on_val = told(gaps(without_test))
+    on_val = told(gaps(without_test, by_group))
     judged_on = "val" if on_val else "oof"
     chosen = first if force or judged_on == "oof" else best_of(candidates, "val", choice)
     best = {

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusion.strategies.optimism import Gap, gaps, holm, told
+from fusion.strategies.optimism import Gap, group_accuracies, holm, told
+from fusion.strategies.optimism import gaps as gaps_of
 from heads.metrics import evaluate
 
 CLASSES = ("a", "b", "c")
@@ -18,7 +19,13 @@ def scored(right: float, n: int, rng: np.random.Generator, group_size: int = 3, 
     easy = np.repeat(rng.normal(0, 0.1, size=n // group_size + 1), group_size)[:n]
     answers = np.where(rng.random(n) < right + easy, labels, rng.integers(3, size=n))
     groups = [str(i // group_size) for i in range(n)]
-    return evaluate([CLASSES[i] for i in labels], np.eye(3)[answers], CLASSES, groups, bootstrap=100)
+    score = evaluate([CLASSES[i] for i in labels], np.eye(3)[answers], CLASSES, groups, bootstrap=100)
+    return score | {"by_group": group_accuracies(answers == labels, np.array(groups))}
+
+
+def gaps(scores: Scores) -> list[Gap]:
+    by_group = {name: {split: score["by_group"] for split, score in each.items()} for name, each in scores.items()}
+    return gaps_of(scores, by_group)
 
 
 def candidates(oof: float, held: float, n: int, n_held: int, heads: int, seed: int, **options: Any) -> Scores:
@@ -51,15 +58,17 @@ def test_other_class_shares_alone_are_no_alarm(shares: tuple[float, ...]) -> Non
     assert told(gaps(candidates(0.7, 0.7, 900, 400, 2, 0, shares=shares))) == ""
 
 
-def test_two_groups_can_show_nothing() -> None:
-    (gap,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=30))
-    assert gap.difference > 0.3
-    assert gap.verdict == "pass"
-    (more,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=10))
-    assert more.verdict != "pass"
+def test_few_groups_are_told_of_where_there_are_many_to_compare_them_with() -> None:
+    """Four test speakers, each worse than all of 30 others; with one, or with few on either side, nobody can know."""
+    (gap,) = gaps(candidates(0.97, 0.5, 300, 80, 1, 0, group_size=20))
+    assert gap.verdict != "pass"
     (alone,) = gaps(candidates(0.99, 0.3, 300, 60, 1, 0, group_size=60))
     assert np.isnan(alone.p)
     assert alone.verdict == "pass"
+    rng = np.random.default_rng(0)
+    (few,) = gaps({"a": {"oof": scored(0.97, 40, rng, 20), "test": scored(0.5, 40, rng, 20)}})
+    assert few.verdict == "pass"
+    assert few.p > 0.05
 
 
 def test_val_and_test_are_compared_and_nothing_without_them() -> None:
