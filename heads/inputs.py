@@ -9,7 +9,8 @@ from configs import ConfigOption, OverrideArgument, UserError, command, load
 
 
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
-    """Write runs/PROFILE/inputs/HEAD.json for every head: the manifest's hash and the receipts of its stores.
+    """Write runs/PROFILE/inputs/HEAD.json for every head: the manifest's hash, the receipts of its stores, and the
+    metric that choices go by.
 
     DVC runs this between extraction and training: when the video encoder changes, only the notes of heads that read
     video change, and only those heads are trained again. Nothing else reads these files.
@@ -27,7 +28,8 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
             if not receipt.is_file():
                 raise UserError(f"{receipt}: not there; {make_it}")
             stores[encoder] = read_sealed_json(receipt, make_it)
-        notes[f"{name}.json"] = json.dumps({"manifest_sha256": manifest, "stores": stores}, indent=2) + "\n"
+        note = {"manifest_sha256": manifest, "stores": stores, "metric": profile.fusion.metric}
+        notes[f"{name}.json"] = json.dumps(note, indent=2) + "\n"
 
     def write(fresh: Path) -> None:
         for name, note in notes.items():

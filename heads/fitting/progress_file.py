@@ -18,7 +18,7 @@ from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record
 
-VERSION = 2  # raise it with any change after which a training gives other numbers
+VERSION = 3  # raise it with any change after which a training gives other numbers
 SECONDS_BETWEEN = 10.0  # the least between two states of a network: short trainings write none
 DIGEST_BYTES = 32
 
@@ -88,6 +88,7 @@ def training_key(profile: Profile, head: Head, stores: Mapping[str, Store]) -> s
         "head": head.model_dump(mode="json", include=head.used),
         "seed": profile.seed,
         "folds": profile.folds,
+        "metric": profile.fusion.metric,
         "manifest": _digest(profile.manifest_path.read_bytes()).hex(),
         "stores": {name: [store.fingerprint, store.digest(clip_ids)] for name, store in stores.items()},
     }

@@ -22,7 +22,7 @@ from heads.data.batches import Source
 from heads.data.folds import FoldModel
 from heads.fitting.kinds import KINDS
 
-FORMAT = 2  # of the folder; a change of its layout or of a model's arithmetic makes it another
+FORMAT = 3  # of the folder; a change of its layout or of a model's arithmetic makes it another
 
 
 @dataclass(frozen=True)
