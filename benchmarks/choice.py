@@ -26,8 +26,7 @@ from benchmarks.draws import KINDS, draw
 from configs import command
 from configs.schema import Fusion, Metric
 from fusion.strategies.catalogue import STRATEGIES
-from fusion.strategies.choice import HEAD, NAMES, choose, goodness_of
-from fusion.strategies.decision import decide
+from fusion.strategies.choice import HEAD, NAMES, choose, decide, goodness_of
 from fusion.strategies.nested import cross_fit
 from fusion.strategies.pools import Single
 

@@ -27,7 +27,7 @@ def scores_check(audited: Audited) -> Check:
     files = {name: profile.head_path(name) / "predictions.parquet" for name in profile.fusion.heads or profile.heads}
     files = {name: path for name, path in files.items() if path.is_file()}
     if not files:
-        return skipped(NAME, "No head is trained yet: make them with python heads/train.py.")
+        return skipped(NAME, "No head is trained yet: make one with python heads/train.py --head NAME")
     for name, path in files.items():
         if is_published(path):
             read_published(path, f"train it again with python heads/train.py --head {name}")

@@ -1,15 +1,26 @@
-"""Which candidate is taken: by one metric, on predictions of units that no candidate's fit has seen."""
+"""Which candidate is taken, by one metric, on predictions of units that no candidate's fit has seen; and what its
+probabilities decide where the most probable class is not what the metric asks for.
+
+Macro-F1 counts every class the same, however rare: what is gained by naming a rare class more often is not seen by
+``argmax p``. :func:`decide` names ``argmax (log p - tau log prior)``, prior being the frequencies of classes among oof
+units: tau 0 is the plain decision, tau 1 that for classes that are equally frequent.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from fusion.strategies.predictions import Predictions
-from heads.metrics import goodness, goodness_without_each
+from fusion.strategies.tables import SPLITS
+from heads.metrics import SCORES, evaluate, goodness, goodness_without_each
 
 HEAD = "head:"  # before the name of a candidate that is one head alone
 BASELINE = "baseline:"  # the same of a head's plain baseline
 CLOSE = 0.001  # scores that differ by less count as equal
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "weighted_f1": "weighted F1", "log_loss": "log-loss"}
 
 
@@ -60,3 +71,48 @@ def rule(metric: str, choice: str, judged_on: str = "oof") -> str:
     if choice == "one_se":
         near = "of those that it cannot be told from (one standard error, paired, by group)"
     return f"{what}, {near} the simplest, every single head and plain baseline among the candidates"
+
+
+# --- from probabilities to classes ---
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The prior-corrected decision beside the plain one; predictions.parquet and the headline keep the plain one."""
+
+    tau: float  # chosen on all oof units, for val and test
+    metric: str  # what it was chosen by
+    scores: dict[str, dict[str, Any]]  # split: of metrics.evaluate the SCORES; on oof, tau comes from the other folds
+
+
+def decide(units: Predictions, log_p: np.ndarray, metric: str, bootstrap: int = 1000, seed: int = 0) -> Decision:
+    """Choose tau for a fusion's cross-fitted log-probabilities (n, c), and score what it decides.
+
+    By macro-F1 where the metric is the log-loss, which no decision changes.
+    """
+    metric = "macro_f1" if metric == "log_loss" else metric
+    oof = units.splits == "oof"
+    corrected = np.empty_like(log_p)
+    for fold in np.unique(units.folds[oof]):
+        held = oof & (units.folds == fold)
+        corrected[held] = _corrected(units, log_p, oof & ~held, held, metric)[1]
+    tau, corrected[~oof] = _corrected(units, log_p, oof, ~oof, metric)
+    scores = {}
+    for split in (s for s in SPLITS if (units.splits == s).any()):
+        rows = units.where(units.splits == split)
+        p = np.exp(log_softmax(corrected[units.splits == split], axis=1))
+        whole = evaluate(rows.label_names, p, units.classes, rows.groups.tolist(), bootstrap, seed)
+        scores[split] = {name: whole[name] for name in SCORES}
+    return Decision(tau, metric, scores)
+
+
+def _corrected(
+    units: Predictions, log_p: np.ndarray, known: np.ndarray, asked: np.ndarray, metric: str
+) -> tuple[float, np.ndarray]:
+    """The smallest tau that is as good as the best on the known units, and the scores of the asked ones by it."""
+    counts = np.bincount(units.labels[known], minlength=len(units.classes)) + 1.0
+    prior = np.log(counts / counts.sum())
+    labels = units.where(known).label_names
+    good = [goodness(metric, labels, log_p[known] - tau * prior, units.classes) for tau in TAUS]
+    tau = next(tau for tau, each in zip(TAUS, good, strict=True) if each >= max(good) - CLOSE)
+    return tau, log_p[asked] - tau * prior

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from configs import UserError
 from fusion.strategies.calibration import fit_temperatures
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, fit_all
-from fusion.strategies.choice import BASELINE, HEAD, choose, rule
-from fusion.strategies.decision import Decision, decide
+from fusion.strategies.choice import BASELINE, HEAD, Decision, choose, decide, rule
 from fusion.strategies.neural import FittedAttention
 from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single

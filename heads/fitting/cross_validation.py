@@ -55,7 +55,7 @@ class Course:
         """What the models of a fold are made from, one for each of the head's seeds."""
         profile, head, classes = self.profile, self.head, self.manifest.classes
         seed = profile.seed * 1000 + fold
-        train = np.flatnonzero((self.folds >= 0) & (self.folds != fold))
+        train = training_part(self.folds, fold)
         inner = inner_parts(self.units, train, seed % 2**32, needed=must_choose(head))
         _, groups = np.unique([unit.group for unit in self.units], return_inverse=True)
         return [
@@ -74,6 +74,11 @@ class Course:
             )
             for k in range(head.seeds)
         ]
+
+
+def training_part(folds: np.ndarray, fold: int) -> np.ndarray:
+    """Indices of the training units that are not in a fold."""
+    return np.flatnonzero((folds >= 0) & (folds != fold))
 
 
 Equip = Callable[[Place, FoldTask], FoldTask]

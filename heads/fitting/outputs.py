@@ -106,6 +106,9 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     if outcome.baseline is not None:
         save_head(outcome.baseline.trained, folder / "baseline" / "model")
         (folder / "baseline" / "predictions.parquet").write_bytes(parquet_bytes(outcome.baseline.table))
+    else:  # a pipeline's output must be there
+        (folder / "baseline").mkdir()
+        (folder / "baseline" / "none.txt").write_text(NO_BASELINE + "\n", encoding="utf-8")
     metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)

@@ -17,7 +17,7 @@ from synthetic_heads import frame_of, make_units
 
 from cache import StoreWriter, write_sums
 from configs import Profile, command
-from extract.corpora.manifest import Manifest, Unit, make_manifest, write_manifest
+from extract.corpora.manifest import Manifest, make_manifest, write_manifest
 from fusion.audit import main
 from fusion.leaks.chance import DRAWS, against_chance, clustered_p, relabelling_p
 from fusion.leaks.outputs import Check, worst
@@ -477,11 +477,7 @@ def test_a_fusion_that_is_judged_on_what_it_was_fitted_to_fails(monkeypatch: pyt
 
 
 def test_training_on_the_fold_that_is_predicted_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_of_them(units: list[Unit], folds: np.ndarray, *rest: Any) -> tuple[np.ndarray, ...]:
-        train = np.flatnonzero(folds >= 0)
-        return train, train, train[:0]
-
-    monkeypatch.setattr("heads.fitting.cross_validation.inner_sets", all_of_them)
+    monkeypatch.setattr("heads.fitting.cross_validation.training_part", lambda folds, _: np.flatnonzero(folds >= 0))
     checks = permuted(["words"])
     assert checks["permutation.oof"].verdict == "fail"
     assert checks["permutation.test"].verdict == "pass"

@@ -389,7 +389,7 @@ def test_a_fusion_that_reads_metadata_gets_it(project, name):
 def test_where_the_chosen_head_has_nothing_to_read_the_others_answer(project):
     """The fusion is the head "sound", and all there is is text."""
     bundle = open_bundle(project.bundle)
-    others = FittedMean([1.0] * len(bundle.heads))
+    others = FittedMean([[1.0, 0.0]] * len(bundle.heads))
     bundle.__dict__["fusion"] = FittedSingle([head.name for head in bundle.heads].index("sound"), 1.0, others)
     with Predictor(bundle, bundle.profile, "cpu") as predictor:
         (manifest,) = manifests([], "so happy", None, {}, None, bundle.profile, predictor.fields)
@@ -535,6 +535,7 @@ def simple(project: Project) -> Iterator[Path]:
     shutil.copytree(project.root / "runs", root / "runs", symlinks=True)
     with contextlib.chdir(root):
         head = project.profile.head_path("joint")
+        shutil.rmtree(head / "baseline")
         shutil.copytree(project.profile.head_path("sound"), head / "baseline")
         (head / "baseline" / "SHA256SUMS").unlink()
         path = head / "baseline" / "predictions.parquet"
@@ -588,7 +589,7 @@ def test_a_bundle_lacks_no_baseline_that_its_fusion_reads(project, simple, tmp_p
 def test_a_contribution_is_what_the_fusion_loses_without_the_head():
     p = np.array([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]], [[0.3, 0.7], [np.nan] * 2, [np.nan] * 2]])
     outputs = HeadOutputs(np.log(p), ~np.isnan(p[..., 0]))
-    mean = FittedMean([1.0, 1.0, 1.0])
+    mean = FittedMean([[1.0, 0.0]] * 3)
     fused = mean.predict_logits(outputs)
     np.testing.assert_allclose(np.exp(fused), [[0.5, 0.5], [0.3, 0.7]])
     fused[0, 0] += 1e-9  # the first class wins

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_heads import CLASSES, make_units
 
-from fusion.strategies.decision import TAUS, decide
+from fusion.strategies.choice import TAUS, decide
 from fusion.strategies.predictions import Predictions
 from heads.metrics import SCORES, evaluate
 
@@ -53,7 +53,7 @@ def test_tau_never_sees_what_it_decides(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(len(labels))
         return 0.0
 
-    monkeypatch.setattr("fusion.strategies.decision.goodness", spy)
+    monkeypatch.setattr("fusion.strategies.choice.goodness", spy)
     decide(units, log_p, "macro_f1", bootstrap=0)
     sizes = [int((oof & (units.folds != fold)).sum()) for fold in range(5)] + [int(oof.sum())]
     assert seen == [size for size in sizes for _ in TAUS]
