@@ -277,6 +277,9 @@ class Fusion(Section):
     heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
+    # speaker: what heads say is centred for each speaker first. Transductive: it reads the other, unlabelled units of
+    # the person who is judged; every title says so, and a clip by itself gets the plain fusion
+    standardise: Literal["none", "speaker"] = "none"
 
 
 Tried = Annotated[

@@ -68,6 +68,7 @@ DOORS = {
         "heads.pictures",
         "heads.data.batches",
         "heads.data.folds",
+        "heads.data.standardised",  # new clips are centred as those of training
         "heads.models.presence",
         "heads.fitting.coverage",
         "heads.fitting.cross_validation",

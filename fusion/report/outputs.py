@@ -13,7 +13,10 @@ from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
 from fusion.strategies.nested import RULE, Fusion
 from fusion.strategies.predictions import write
+from fusion.strategies.speakers import save_centred
 from heads.metrics import SCORES, interval, without_nan
+
+PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
 
 def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
@@ -28,7 +31,9 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     actual = [plain(name) for name in found.units.where(is_headline).label_names]
     confusion = pl.DataFrame({"actual": actual, "predicted": [plain(found.units.classes[i]) for i in predicted]})
     (folder / "confusion.csv").write_text(confusion.write_csv(), encoding="utf-8")
-    save(found.fitted, folder / "model")
+    save((found.plain or found).fitted, folder / "model")
+    if found.plain:
+        save_centred(found, folder / "model")
     inputs = {"heads": found.units.heads, "classes": found.units.classes}  # what the model's axes mean, in order
     (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")
     text = summary(found, findings)
@@ -42,8 +47,11 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     A *score* is ``macro_f1, macro_f1_low, macro_f1_high``, the same of ``accuracy``, ``balanced_accuracy`` and
     ``weighted_f1``, and ``log_loss, ece, classwise_ece, n_units, n_groups``. What cannot be known is null.
 
-    - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), and a score
-    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``notes``, ``warnings``
+    - ``headline``: ``split``, ``strategy`` (``head:NAME``: fell back to that head), ``transductive``, and a score
+    - ``choice``: ``strategy``, ``rule``, ``forced``, ``fell_back``, ``transductive`` (what is), ``notes``,
+      ``warnings``
+    - ``plain``: null, or where heads were centred, by split the score of the same strategy on plain heads, which
+      answers for a clip by itself
     - ``best_head``: ``head``, and a score on the headline split
     - ``gain_over_best_head``: differences, with intervals, as in a score
     - ``majority``, ``heads.HEAD``, ``strategies.STRATEGY``: by split, a score
@@ -59,15 +67,22 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     best = f"head:{found.best_head}"
     shown = {"fusion": found.scores[found.chosen][found.headline], "best_head": found.scores[best][found.headline]}
     return {
-        "headline": {"split": found.headline, "strategy": found.chosen, **by_split[found.chosen][found.headline]},
+        "headline": {
+            "split": found.headline,
+            "strategy": found.chosen,
+            "transductive": bool(found.transductive),
+            **by_split[found.chosen][found.headline],
+        },
         "choice": {
             "strategy": found.chosen,
             "rule": RULE,
             "forced": found.forced,
             "fell_back": fell_back(found),
+            "transductive": found.transductive,
             "notes": found.notes,
             "warnings": found.warnings,
         },
+        "plain": {split: _flat(score) for split, score in found.plain.scores.items()} if found.plain else None,
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
         "gain_over_best_head": _scores(found.gains[found.best_head]),
         "majority": by_split["majority"],
@@ -97,8 +112,10 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that fit a line of ``dvc metrics show``: the fusion, the best head and the majority class."""
     split = metrics["headline"]["split"]
     rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "majority": metrics["majority"][split]}
+    rows |= {"plain": metrics["plain"][split]} if metrics["plain"] else {}
     scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items()}
-    return {"split": split, "strategy": metrics["headline"]["strategy"], **scores}
+    named = {"transductive": True} if metrics["headline"]["transductive"] else {}
+    return {"split": split, "strategy": metrics["headline"]["strategy"], **named, **scores}
 
 
 def fell_back(found: Fusion) -> bool:
@@ -136,11 +153,13 @@ def _json(content: Any) -> str:
 
 def summary(found: Fusion, findings: Findings) -> str:
     """A page: the tables of the headline split and of the one that the choice was made on, the notes, the findings."""
-    width = max(len(display_name(name)) for name in found.scores) + 2
+    width = max(len(name) for name in (*map(display_name, found.scores), *[PLAIN] * bool(found.plain))) + 2
     lines = [f"! {warning}" for warning in found.warnings]
+    lines += [f"TRANSDUCTIVE: {what}" for what in found.transductive]
     for split in dict.fromkeys((found.headline, "oof")):
         score = found.scores[found.chosen][split]
         where = f"{split}: {score['n_units']} units in {score['n_groups']} groups"
+        where += " (transductive)" if found.transductive else ""
         lines += [
             where + (" (cross-fitted)" if split == "oof" else "") + (", headline" if split == found.headline else ""),
             f"  {'':{width}}{'accuracy':>9}  {'macro-F1 (95 % interval)':<24}{'balanced acc.':>14}{'log-loss':>10}"
@@ -148,6 +167,8 @@ def summary(found: Fusion, findings: Findings) -> str:
         ]
         for name, splits in found.scores.items():
             lines.append(_line(display_name(name), splits[split], width, name == found.chosen))
+        if found.plain:
+            lines.append(_line(PLAIN, found.plain.scores[split], width, False))
         lines.append("")
     lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {RULE}"))
     lines += [f"- {note}" for note in found.notes]

@@ -153,6 +153,12 @@ def said_of_heads(files: dict[str, Path]) -> list[str]:
     ]
 
 
+def transductive_heads(files: dict[str, Path]) -> tuple[str, ...]:
+    """Of heads that were trained on what is transductive, what it is."""
+    said = {head: _mapping(path.parent / "metrics.json").get("transductive") for head, path in files.items()}
+    return tuple(f"head {head}: {what}" for head, what in said.items() if what)
+
+
 def all_failed(profile: Profile, head: str) -> str | None:
     """A sentence, where a head cannot be there: every clip of all that it reads failed, as the receipts say."""
     settings = profile.heads[head]

@@ -17,6 +17,7 @@ from fusion.serving.bundle import Bundle, BundledHead
 from fusion.strategies.catalogue import Fitted, FittedBlend
 from fusion.strategies.predictions import HeadOutputs
 from heads.data.batches import LISTENER, SPEAKER, seen_clips
+from heads.data.standardised import FEWEST, standardised
 from heads.fitting.saved import TrainedHead, predict
 from heads.models.presence import field_value, found_inputs
 
@@ -35,7 +36,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
         self._bundle, self._profile, self._device = bundle, profile, device
-        self._fusion = bundle.fusion
+        self._fusion, self._people = bundle.fusion, bundle.people
         self.heads = bundle.heads
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[str, TrainedHead] = {}
@@ -51,25 +52,34 @@ class Predictor:
     def fields(self) -> list[str]:
         """Metadata that heads, or the fusion itself, read."""
         own = _categories(self._fusion)
+        corpora = ["corpus"] * any(head.settings.standardise == "corpus" for head in self.heads)
         listeners = ["listener_id"] * any(LISTENER in head.vocabularies for head in self.heads)
-        return list(dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners]))
+        return list(
+            dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners, *corpora])
+        )
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
-        """An answer for every unit, in the order of the manifest; the keys are those of :meth:`_answer`.
+        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, and ``centred_on``.
 
         Raises:
             UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
         """
         conversations = manifest.clips["conversation_id"].unique(maintain_order=True)
-        for start in range(0, len(conversations), CONVERSATIONS):
-            chosen = conversations[start : start + CONVERSATIONS].to_list()
+        by_mean = any(head.settings.standardise != "none" for head in self.heads)  # over all that is given
+        size = max(len(conversations), 1) if by_mean else CONVERSATIONS
+        for start in range(0, len(conversations), size):
+            chosen = conversations[start : start + size].to_list()
             clips = manifest.clips.filter(pl.col("conversation_id").is_in(chosen))
             yield from self._answers(Manifest(clips, manifest.root, manifest.classes, manifest.counts))
 
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         sources, failures = self._features(manifest)
-        inputs = [[found_inputs(head.settings, unit, rows, sources) for head in self.heads] for unit in units]
+        read = [standardised(head.settings, manifest, sources) for head in self.heads]
+        inputs = [
+            [found_inputs(head.settings, unit, rows, own) for head, own in zip(self.heads, read, strict=True)]
+            for unit in units
+        ]
         logits = np.full((len(units), len(self.heads), len(self._bundle.classes)), np.nan)
         for h, head in enumerate(self.heads):
             has = [bool(there[h]) for there in inputs]
@@ -82,14 +92,33 @@ class Predictor:
             if name.startswith("meta_")
         }
         outputs = HeadOutputs(logits, ~np.isnan(logits).any(axis=2), metadata)
-        fused = np.full((len(units), len(self._bundle.classes)), np.nan)
-        answered = np.flatnonzero(outputs.present.any(axis=1))
-        if len(answered):
-            fused[answered] = self._fusion.predict_logits(outputs.where(answered))
-        parts = contributions(self._fusion, outputs, fused)
+        fused, parts = np.full((len(units), logits.shape[2]), np.nan), np.full(outputs.present.shape, np.nan)
+        outputs, centred_on = self._centred(outputs, [rows[unit.unit_id]["speaker"] for unit in units])
+        answered = outputs.present.any(axis=1)
+        ways = [(self._fusion, centred_on == 0)]
+        ways += [(self._people.fitted, centred_on > 0)] if self._people else []
+        for fusion, those in ways:
+            given = np.flatnonzero(answered & those)
+            if len(given):
+                fused[given] = fusion.predict_logits(outputs.where(given))
+                parts[given] = contributions(fusion, outputs.where(given), fused[given])
         for i, unit in enumerate(units):
             missing = [*self._missing_media(unit, rows, failures), *self._missing_fields(rows[unit.unit_id])]
-            yield self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
+            for head, there in zip(self.heads, inputs[i], strict=True):
+                if set(found_inputs(head.settings, unit, rows, sources)) - set(there):
+                    what = head.settings.standardise
+                    why = f"head {head.name} is centred on {FEWEST} clips or more of one: give --metadata {what}=NAME"
+                    missing.append({"what": what, "clip": None, "why": why})
+            answer = self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
+            yield answer | {"centred_on": int(centred_on[i]) or None}
+
+    def _centred(self, outputs: HeadOutputs, speakers: list[str | None]) -> tuple[HeadOutputs, np.ndarray]:
+        """Outputs centred on who is known by now, where heads were in training; and on how many clips, 0 for none."""
+        logits, clips = outputs.logits.copy(), np.zeros(len(speakers), dtype=int)
+        for i, speaker in enumerate(speakers):
+            if self._people and speaker is not None:
+                logits[i], clips[i] = self._people.centre(speaker, logits[i])
+        return HeadOutputs(logits, outputs.present, outputs.metadata), clips
 
     def _answer(
         self,

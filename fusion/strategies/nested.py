@@ -32,6 +32,15 @@ RULE = (
 
 
 @dataclass(frozen=True)
+class Plain:
+    """The strategy that was chosen on heads centred per speaker, on plain ones: what answers for a clip by itself."""
+
+    fitted: Fitted  # on all oof rows
+    scores: dict[str, dict[str, Any]]  # split: metrics.evaluate
+    everyone: np.ndarray  # (h, c), what speakers were centred on
+
+
+@dataclass(frozen=True)
 class Fusion:
     """Everything that a run of fusion found out."""
 
@@ -49,6 +58,8 @@ class Fusion:
     gate_weights: np.ndarray | None  # (n, h), the attention's weights of heads; on oof cross-fitted; None without it
     notes: tuple[str, ...]  # what a reader of the numbers must know
     warnings: tuple[str, ...] = ()  # what is wrong with what was fused, to be read before them
+    transductive: tuple[str, ...] = ()  # what reads unlabelled units of who is judged: every title says so
+    plain: Plain | None = None  # heads were centred per speaker (see speakers.py), and this is the same without
 
 
 def fuse(

@@ -47,10 +47,12 @@ class Predictions:
     present: np.ndarray  # (n, h) bool
     metadata: dict[str, np.ndarray] = field(default_factory=dict)  # field: (n,) str or None
     notes: tuple[str, ...] = ()  # what is odd about the tables, a line each
+    speakers: np.ndarray | None = None  # (n,) str or None; None where no table names any
 
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
-        per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
+        per_unit = ["unit_ids", "splits", "folds", "labels", "groups", "logits", "present"]
+        per_unit += ["speakers"] if self.speakers is not None else []
         metadata = {name: values[rows] for name, values in self.metadata.items()}
         return replace(self, **{name: getattr(self, name)[rows] for name in per_unit}, metadata=metadata)
 
@@ -115,6 +117,7 @@ def read(files: dict[str, Path]) -> Predictions:
             if name.startswith(META)
         },
         notes=tuple(notes),
+        speakers=units["speaker"].to_numpy().astype(object) if units["speaker"].count() else None,
     )
 
 
@@ -219,10 +222,10 @@ def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:
     with_file = [table.rows.with_columns(file=pl.lit(str(table.path))) for table in tables]
     stacked = pl.concat(with_file, how="diagonal")
     units = stacked.group_by("split", "unit_id", maintain_order=True).agg(
-        pl.col("label", "fold", "group", f"^{META}.*$").drop_nulls().first(),
-        *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group")),
+        pl.col("label", "fold", "group", "speaker", f"^{META}.*$").drop_nulls().first(),
+        *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group", "speaker")),
     )
-    for column in ("label", "fold", "group"):
+    for column in ("label", "fold", "group", "speaker"):
         for split, unit in units.filter(pl.col(f"{column}_count") > 1).select("split", "unit_id").head(1).iter_rows():
             said = stacked.filter(
                 (pl.col("split") == split) & (pl.col("unit_id") == unit) & pl.col(column).is_not_null()

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.features import Source
+from heads.data.standardised import standardised
 from heads.fitting.outputs import Predictions
 from heads.fitting.saved import average
 from heads.models.linear import spread
@@ -43,6 +44,7 @@ def baseline_log_probabilities(
     """
     if not stores and not head.metadata:
         return None
+    stores = standardised(head, manifest, stores)
     rows = unit_rows(manifest, units, stores, head.metadata, head.privileged, head.context_clips, deviations=False)
     labels = np.array([manifest.classes.index(unit.label) for unit in units])
     splits = np.array([unit.split for unit in units])

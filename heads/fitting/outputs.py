@@ -17,6 +17,7 @@ from cache import parquet_bytes, publish_folder
 from configs import Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
+from heads.data.standardised import said_of
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
 from heads.metrics import SCORES, difference, evaluate, interval, majority, shown, without_nan
@@ -93,7 +94,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
     (folder / "predictions.parquet").write_bytes(parquet_bytes(outcome.table))
-    metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
+    says = {"privileged": outcome.privileged, "transductive": said_of(outcome.trained.settings), "notes": outcome.notes}
+    metrics = says | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -137,6 +139,8 @@ def write_live(folder: Path, outcome: Outcome) -> None:
 
 def title(outcome: Outcome) -> str:
     says = " (PRIVILEGED: reads fields derived from the label)" if outcome.privileged else ""
+    transductive = said_of(outcome.trained.settings)
+    says += f" (TRANSDUCTIVE: {transductive})" if transductive else ""
     return f"head {outcome.trained.name} of profile {outcome.profile.name}{says}"
 
 

@@ -15,7 +15,8 @@ from fusion.report.page import gather, write_report
 from fusion.strategies.nested import Fusion, fuse
 
 KEYS = {
-    "headline", "choice", "best_head", "gain_over_best_head", "majority", "heads", "strategies", "significance",
+    "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",
+    "significance",
     "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes",
 }  # fmt: skip
 
@@ -43,10 +44,10 @@ def folder(found: Fusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == KEYS
-    assert {"split", "strategy", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
+    assert {"split", "strategy", "transductive", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
         metrics["headline"]
     )
-    assert set(metrics["choice"]) == {"strategy", "rule", "forced", "fell_back", "notes", "warnings"}
+    assert set(metrics["choice"]) == {*("strategy", "rule", "forced", "fell_back", "transductive", "notes", "warnings")}
     for candidate in metrics["significance"]["candidates"].values():
         assert set(candidate) == {"macro_f1", "accuracy", "mcnemar"}
         assert {"value", "low", "high", "p", "p_holm"} == set(candidate["macro_f1"])
