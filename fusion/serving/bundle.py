@@ -33,7 +33,7 @@ from configs.schema import Head
 if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
     from fusion.strategies.catalogue import Fitted
     from fusion.strategies.predictions import Predictions
-    from fusion.strategies.speakers import Met
+    from fusion.strategies.speakers import People
     from heads.fitting.saved import TrainedHead
 
 FORMAT = 1
@@ -74,7 +74,7 @@ class Bundle:
         return load_fitted(self.folder / "fusion")
 
     @cached_property
-    def people(self) -> "Met | None":
+    def people(self) -> "People | None":
         """What answers for speakers who are met more than once; None where heads were not centred per speaker."""
         from fusion.strategies.speakers import load_centred
 

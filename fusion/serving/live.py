@@ -16,6 +16,7 @@ from extract.passes.live import LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
 from fusion.strategies.catalogue import Fitted, FittedBlend
 from fusion.strategies.predictions import HeadOutputs
+from fusion.strategies.speakers import Met
 from heads.data.batches import LISTENER, SPEAKER, seen_clips
 from heads.data.standardised import FEWEST, standardised
 from heads.fitting.saved import TrainedHead, predict
@@ -36,7 +37,8 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
         self._bundle, self._profile, self._device = bundle, profile, device
-        self._fusion, self._people = bundle.fusion, bundle.people
+        self._fusion = bundle.fusion
+        self._met = Met(bundle.people) if bundle.people else None
         self.heads = bundle.heads
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[str, TrainedHead] = {}
@@ -96,7 +98,7 @@ class Predictor:
         outputs, centred_on = self._centred(outputs, [rows[unit.unit_id]["speaker"] for unit in units])
         answered = outputs.present.any(axis=1)
         ways = [(self._fusion, centred_on == 0)]
-        ways += [(self._people.fitted, centred_on > 0)] if self._people else []
+        ways += [(self._met.people.fitted, centred_on > 0)] if self._met else []
         for fusion, those in ways:
             given = np.flatnonzero(answered & those)
             if len(given):
@@ -116,8 +118,8 @@ class Predictor:
         """Outputs centred on who is known by now, where heads were in training; and on how many clips, 0 for none."""
         logits, clips = outputs.logits.copy(), np.zeros(len(speakers), dtype=int)
         for i, speaker in enumerate(speakers):
-            if self._people and speaker is not None:
-                logits[i], clips[i] = self._people.centre(speaker, logits[i])
+            if self._met and speaker is not None:
+                logits[i], clips[i] = self._met.centre(speaker, logits[i])
         return HeadOutputs(logits, outputs.present, outputs.metadata), clips
 
     def _answer(

@@ -24,7 +24,10 @@ from fusion.strategies.predictions import Predictions
 if TYPE_CHECKING:
     from fusion.strategies.nested import Fusion
 
-HALF = 4.0  # rows beside a row with which half of what is the speaker's own is believed, and taken away
+# Rows beside a row with which half of what is the speaker's own is believed, and taken away. In a simulation (6
+# classes, 2 to 64 rows of a speaker, mixes of emotions from equal to very different, own parts from none to large) 2
+# and 4 lost least log-loss on average: .08 to the best choice for each case, where 0 lost .14 and no centring .17.
+HALF = 4.0
 FLOOR = -16.0  # log-probabilities below count as this in means: a class that a model masks says nothing of people
 SAVED, EVERYONE = "speakers", "everyone.json"  # below the fitted fusion
 TRANSDUCTIVE = "what heads say is centred per speaker, whose unlabelled units are read"
@@ -49,7 +52,10 @@ def fuse_centred(units: Predictions, strategies: list[str], **settings: Any) -> 
         rows, p = units.where(units.splits == split), np.exp(log_p[found.chosen][units.splits == split])
         scores[split] = evaluate(rows.label_names, p, units.classes, rows.groups.tolist(), bootstrap, seed)
     plain = Plain(fitted[found.chosen], scores, everyone(units))
-    return replace(found, plain=plain, transductive=(TRANSDUCTIVE,), notes=(*_notes(units), *found.notes))
+    notes = _notes(units)
+    if scores["oof"]["macro_f1"]["value"] > found.scores[found.chosen]["oof"]["macro_f1"]["value"]:
+        notes.append("On oof the plain heads do better: set fusion.standardise to none.")
+    return replace(found, plain=plain, transductive=(TRANSDUCTIVE,), notes=(*notes, *found.notes))
 
 
 def centred(units: Predictions) -> Predictions:
@@ -134,18 +140,19 @@ def manifest_speakers(path: Path, unit_ids: np.ndarray) -> np.ndarray | None:
 # --- serving: speakers who are met clip by clip ---
 
 
-@dataclass
-class Met:
-    """Running means of the speakers who are met: what is the speaker's own is taken away once half of it is believed.
-
-    Attributes:
-        fitted: the strategy, fitted on centred heads.
-    """
+@dataclass(frozen=True)
+class People:
+    """What answers for people who are known: the strategy fitted on centred heads, and what these were centred on."""
 
     fitted: Fitted
     everyone: np.ndarray  # (h, c)
 
-    def __post_init__(self) -> None:
+
+class Met:
+    """Running means of speakers who are met: what is the speaker's own is taken away once half of it is believed."""
+
+    def __init__(self, people: People) -> None:
+        self.people = people
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, np.ndarray] = {}
 
@@ -155,14 +162,14 @@ class Met:
         0 rows: he is not known well enough, and nothing was taken away.
         """
         present = ~np.isnan(logits).any(axis=1)
-        sums = self._sums.setdefault(speaker, np.zeros(self.everyone.shape))
+        sums = self._sums.setdefault(speaker, np.zeros(self.people.everyone.shape))
         counts = self._counts.setdefault(speaker, np.zeros(len(present)))
         sums[present] += np.maximum(logits[present], FLOOR)
         counts[present] += 1
         shares = _believed(counts)
         if not present.any() or shares[present].min() < 0.5:
             return logits, 0
-        own = shares[:, None] * (sums / np.maximum(counts, 1)[:, None] - self.everyone)
+        own = shares[:, None] * (sums / np.maximum(counts, 1)[:, None] - self.people.everyone)
         return log_softmax(logits - own, axis=1), int(counts[present].min())
 
 
@@ -173,10 +180,10 @@ def save_centred(found: "Fusion", folder: Path) -> None:
     (folder / SAVED / EVERYONE).write_text(json.dumps(found.plain.everyone.tolist()) + "\n", encoding="utf-8")
 
 
-def load_centred(folder: Path) -> Met | None:
-    """What :func:`save_centred` wrote, with nobody met; None where the fusion is a plain one."""
+def load_centred(folder: Path) -> People | None:
+    """What :func:`save_centred` wrote; None where the fusion is a plain one."""
     path = folder / SAVED / EVERYONE
     if not path.is_file():
         return None
     mean = json.loads(read_published(path, "fuse the heads again with fusion/stack.py"))
-    return Met(load(folder / SAVED), np.array(mean))
+    return People(load(folder / SAVED), np.array(mean))

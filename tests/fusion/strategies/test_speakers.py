@@ -15,7 +15,7 @@ from configs import UserError
 from fusion.stack import main
 from fusion.strategies.catalogue import load
 from fusion.strategies.predictions import Predictions, read
-from fusion.strategies.speakers import HALF, TRANSDUCTIVE, Met, centred, everyone, fuse_centred, load_centred
+from fusion.strategies.speakers import HALF, TRANSDUCTIVE, Met, People, centred, everyone, fuse_centred, load_centred
 
 Write = Callable[..., Path]
 
@@ -107,7 +107,7 @@ def test_both_fits_are_kept_and_the_plain_one_is_measured_beside() -> None:
 def test_running_means_reach_what_all_of_a_speakers_rows_give() -> None:
     units = people()
     fitted = fuse_centred(units, ["mean"], force=True, bootstrap=100).fitted
-    met, rows = Met(fitted, everyone(units)), np.flatnonzero(units.speakers == "g3")
+    met, rows = Met(People(fitted, everyone(units))), np.flatnonzero(units.speakers == "g3")
     known = [met.centre("g3", units.logits[i]) for i in rows]
     assert [clips for _, clips in known] == [0, 0, 0, 0, *range(5, len(rows) + 1)]
     np.testing.assert_array_equal(known[0][0], units.logits[rows[0]])
