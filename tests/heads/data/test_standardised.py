@@ -205,7 +205,7 @@ def test_what_cannot_be_centred_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     profile = load("profile.yaml")
     for name, where in (("audio", r"dataset\.columns\.speaker"), ("corpora", r"corpus in dataset\.metadata")):
-        with pytest.raises(UserError, match=rf"heads.{name}.standardise: the manifest names no .*{where}"):
+        with pytest.raises(UserError, match=rf"heads.{name}.standardise: the manifest names no .* of 3 clips.*{where}"):
             cross_validate(profile, read_manifest(profile.manifest_path), name)
     with pytest.raises(ValidationError, match="standardise: a bag_of_words head has no such setting"):
         Head(kind="bag_of_words", inputs=["text"], standardise="speaker")
