@@ -87,7 +87,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
 
 def chosen_name(found: Fusion) -> str:
     name = f"head {found.chosen.removeprefix('head:')} alone" if fell_back(found) else f"fusion ({found.chosen})"
-    return f"{name}, transductive" if found.transductive else name
+    return f"transductive {name}" if found.transductive else name
 
 
 def plain_reading(found: Fusion) -> list[str]:

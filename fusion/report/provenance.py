@@ -154,9 +154,12 @@ def said_of_heads(files: dict[str, Path]) -> list[str]:
 
 
 def transductive_heads(files: dict[str, Path]) -> tuple[str, ...]:
-    """Of heads that were trained on what is transductive, what it is."""
-    said = {head: _mapping(path.parent / "metrics.json").get("transductive") for head, path in files.items()}
-    return tuple(f"head {head}: {what}" for head, what in said.items() if what)
+    """What of the heads is transductive, as their trainings say; a sentence for all that share it."""
+    heads: dict[str, list[str]] = {}
+    for head, path in files.items():
+        if what := _mapping(path.parent / "metrics.json").get("transductive"):
+            heads.setdefault(what, []).append(head)
+    return tuple(f"head{'s' * (len(names) > 1)} {', '.join(names)}: {what}" for what, names in heads.items())
 
 
 def all_failed(profile: Profile, head: str) -> str | None:

@@ -20,6 +20,7 @@ from fusion.strategies.speakers import Met
 from heads.fitting.cross_validation import cross_validate
 from heads.fitting.saved import predict
 
+pytestmark = pytest.mark.xdist_group("people")  # what is made for all of them is made once
 CLASSES = ("happy", "sad")
 WORDS = {"happy": ("so happy", "very glad", "what joy"), "sad": ("so sad", "very down", "what grief")}
 N_SPEAKERS, N_CLIPS = 6, 8
