@@ -129,12 +129,11 @@ def _notes(units: Predictions) -> list[str]:
 
 
 def manifest_speakers(path: Path, unit_ids: np.ndarray) -> np.ndarray | None:
-    """(n,) str or None: who speaks in the labelled clips, as a manifest says; None where it knows of no one."""
+    """(n,) str or None: who speaks in the labelled clips, as a manifest says; None where it knows none of them."""
     clips = pl.read_parquet(read_sealed_parquet(path, "make it again with python extract/manifest.py"))
-    if "speaker" not in clips.columns or clips["speaker"].null_count() == len(clips):
-        return None
-    named = dict(clips.select("clip_id", "speaker").iter_rows())
-    return np.array([named.get(unit) for unit in unit_ids.tolist()], dtype=object)
+    named = dict(clips.select("clip_id", "speaker").drop_nulls().iter_rows()) if "speaker" in clips.columns else {}
+    speakers = np.array([named.get(unit) for unit in unit_ids.tolist()], dtype=object)
+    return None if _unknown(speakers).all() else speakers
 
 
 # --- serving: speakers who are met clip by clip ---

@@ -11,11 +11,22 @@ import pytest
 from scipy.special import log_softmax
 from synthetic_heads import CLASSES, frame_of, make_units
 
+from cache import write_sealed_parquet
 from configs import UserError
 from fusion.stack import main
 from fusion.strategies.catalogue import load
 from fusion.strategies.predictions import Predictions, read
-from fusion.strategies.speakers import HALF, TRANSDUCTIVE, Met, People, centred, everyone, fuse_centred, load_centred
+from fusion.strategies.speakers import (
+    HALF,
+    TRANSDUCTIVE,
+    Met,
+    People,
+    centred,
+    everyone,
+    fuse_centred,
+    load_centred,
+    manifest_speakers,
+)
 
 Write = Callable[..., Path]
 
@@ -129,6 +140,18 @@ def test_a_speaker_column_is_read_and_must_not_contradict(table: Write) -> None:
     other = named[1].with_columns(speaker=pl.lit("somebody"))
     with pytest.raises(UserError, match="has another speaker"):
         read({"a": table(named[0], "a.csv"), "b": table(other, "b.csv")})
+
+
+def test_a_manifest_says_who_speaks_where_it_knows_the_units(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    clips = pl.DataFrame({"clip_id": ["u0", "u1", "u2"], "speaker": ["anna", None, "ben"]})
+    write_sealed_parquet(path, clips, {})
+    found = manifest_speakers(path, np.array(["u2", "u1", "u0", "elsewhere"]))
+    assert found is not None
+    assert found.tolist() == ["ben", None, "anna", None]
+    assert manifest_speakers(path, np.array(["u1", "elsewhere"])) is None
+    write_sealed_parquet(path, clips.drop("speaker"), {})
+    assert manifest_speakers(path, np.array(["u0"])) is None
 
 
 def test_everything_that_shows_a_number_says_that_it_is_transductive(
