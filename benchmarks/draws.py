@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
-from fusion.strategies.predictions import NO_FOLD, Predictions
+from fusion.tables.predictions import NO_FOLD, Predictions
 
 FOLDS = 5
 TEST_UNITS = 4000

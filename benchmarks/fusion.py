@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 
 from configs import command
 from fusion.strategies.catalogue import STRATEGIES, Blend, fit_all
-from fusion.strategies.predictions import Predictions, read
+from fusion.tables.predictions import Predictions, read
 
 
 def main(

@@ -39,6 +39,9 @@ class Head(Section):
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
     context_clips: Count | None = None  # clips seen before the labelled one; default: all of them
+    # Features less their mean over all clips of the speaker, or of the corpus (the field corpus). Transductive: it
+    # reads unlabelled clips of who is judged, and every title says so. Where they are fewer than 3, they are missing
+    standardise: Literal["none", "speaker", "corpus"] = "none"
     speaker_identity: bool | None = None  # embed who speaks and who listens; default: where held-out speakers are known
 
     hidden: Width = 128  # width of projections and of each LSTM direction
@@ -110,9 +113,9 @@ class Head(Section):
         common = {"kind", "inputs", "metadata", "privileged", "context_clips", "loss"}
         networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta"}
         return {
-            "linear": common | {"c", "deviations"},
+            "linear": common | {"c", "deviations", "standardise"},
             "bag_of_words": common | {"c", "letters"},
-            "xgboost": common | {"trees", "depth", "eta", "seeds"},
+            "xgboost": common | {"standardise", "trees", "depth", "eta", "seeds"},
             "sequence": networks - {"segments"},
             "cross_modal": networks,
         }[self.kind]
@@ -133,6 +136,8 @@ class Head(Section):
                 raise ValueError(f"fine_tune names {encoder!r}, which is not among its inputs")
         if self.time_masking and self.time == "statistics":
             raise ValueError("time_masking hides time steps: not with time: statistics")
+        if self.fine_tune and self.standardise != "none":
+            raise ValueError("standardise: layers that are trained on take states as they are: not with fine_tune")
         if self.fine_tune and self.time == "statistics":
             raise ValueError("time: statistics are computed once, before training: not with fine_tune")
         return self

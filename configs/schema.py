@@ -287,6 +287,9 @@ class Fusion(Section):
     # best: the best, or a simpler one that equals it; one_se: the simplest that is not a standard error behind it
     choice: Literal["best", "one_se"] = "best"
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
+    # speaker: what heads say is centred for each speaker first. Transductive: it reads the other, unlabelled units of
+    # the person who is judged; every title says so, and a clip by itself gets the plain fusion
+    standardise: Literal["none", "speaker"] = "none"
 
 
 Tried = Annotated[

@@ -51,7 +51,9 @@ def main(
 
     Printed are calibrated probabilities; what each head says by itself, and its contribution: by how much it raises the
     logarithm of the winner's fused probability, compared with the fusion of the other heads; and what was missing, and
-    why. A head that finds nothing to read is left out. Exit code 3: some units, or all, could not be answered.
+    why. A head that finds nothing to read is left out. Where the fusion was fitted on heads centred per speaker, and a
+    speaker is named (--metadata speaker=NAME) for several clips, each is centred on those so far. Exit code 3: some
+    units, or all, could not be answered.
 
     python fusion/predict.py clip.mp4 --text "I passed!" --metadata topic=exams
     """
@@ -116,6 +118,8 @@ def _table(answer: dict[str, Any], bundle: Bundle) -> Iterator[str]:
         part = "alone" if head["contribution"] is None else f"{head['contribution']:+.2f}"
         without = f", without {', '.join(head['lacks'])}" if head["lacks"] else ""
         yield f"  {name:<{width}}  {part:>12}  {head['prediction']} {head['probability']:.1%}{without}"
+    if answer["centred_on"]:
+        yield f"  centred on {answer['centred_on']} clips of this speaker (transductive)"
     for each in answer["missing"]:
         where = f" of {each['clip']}" if each["clip"] not in (None, answer["unit"]) else ""
         yield f"  missing: {each['what']}{where}: {each['why']}"

@@ -15,11 +15,12 @@ from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs
 from fusion.report.page import gather, write_report
-from fusion.report.provenance import all_failed, said_of_baselines, said_of_heads
+from fusion.report.provenance import all_failed, said_of_baselines, said_of_heads, transductive_heads
 from fusion.strategies.catalogue import STRATEGIES
-from fusion.strategies.foreign import names_of
 from fusion.strategies.nested import fuse
-from fusion.strategies.predictions import baselines_beside, manifest_metadata, read
+from fusion.strategies.speakers import fuse_centred, manifest_speakers
+from fusion.tables.foreign import names_of
+from fusion.tables.predictions import baselines_beside, manifest_metadata, read
 
 
 def main(
@@ -86,7 +87,9 @@ def main(
         units = read(files, baselines, group_from)
         if profile and profile.manifest_path.is_file():
             units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
-        found = fuse(
+            if units.speakers is None:
+                units = replace(units, speakers=manifest_speakers(profile.manifest_path, units.unit_ids))
+        found = (fuse if settings.standardise == "none" else fuse_centred)(
             units,
             list(settings.strategies) if strategy == "all" else [strategy],
             metric=settings.metric,
@@ -99,6 +102,7 @@ def main(
             found,
             warnings=(*found.warnings, *left_out, *said_of_heads(files)),
             notes=(*found.notes, *said_of_baselines(files, found.chosen)),
+            transductive=(*transductive_heads(files), *found.transductive),
         )
         findings = analyse(found, settings.bootstrap, profile.seed if profile else 0)
         command_line = shlex.join(["python", "fusion/stack.py", *sys.argv[1:]])

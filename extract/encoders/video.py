@@ -13,6 +13,7 @@ import torch
 
 from configs import UserError
 from configs.schema import Encoder
+from extract.encoders.checkpoints.expressions import expression_network
 from extract.encoders.checkpoints.images import ImageFormat, framed, read_image_format
 from extract.encoders.checkpoints.network import load_network
 from extract.encoders.checkpoints.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
@@ -47,8 +48,9 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     """Args: spec, a ``video`` encoder of a profile. Raises UserError where it cannot be loaded."""
     if spec.face_crop:
         face_detector()  # where it is not installed, that is said now and not after the first clips
+    backbone = _backbone(spec.model)
     network, states, form, n_frames, files = (
-        _packaged(spec, device) if spec.model == EFFICIENTNET_LITE0 else _from_folder(spec, device)
+        _packaged(spec, device, *backbone) if backbone else _from_folder(spec, device)
     )
     mean = torch.tensor(form.mean, device=device).view(3, 1, 1)
     std = torch.tensor(form.std, device=device).view(3, 1, 1)
@@ -94,19 +96,29 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
 
 
-def _packaged(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
+def _backbone(model: str) -> tuple[Any, Network, ImageFormat, list[Path]] | None:
+    """A network of an installed package, what of it gives features, its pictures, its files; None: a folder's."""
+    if model == EFFICIENTNET_LITE0:
+        network: Any
+        network, files = efficientnet_lite0()
+        return network, network.extract_features, LITE0_FORMAT, files
+    found = expression_network(model)
+    return (found[0], *found) if found else None
+
+
+def _packaged(
+    spec: Encoder, device: torch.device, network: Any, run: Network, form: ImageFormat, files: list[Path]
+) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     if spec.family != "image" or spec.layer != -1:
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
     if spec.boundary is not None:
         raise UserError(f"boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
-    network: Any
-    network, files = efficientnet_lite0()
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
     def states(pixels: torch.Tensor) -> torch.Tensor:
-        return _per_frame(pixels, lambda images: ready.call(network.extract_features, inputs=images))
+        return _per_frame(pixels, lambda images: ready.call(lambda inputs: run(inputs), inputs=images))
 
-    form = replace(LITE0_FORMAT, framing=framed(spec, LITE0_FORMAT.size, LITE0_FORMAT.framing))
+    form = replace(form, framing=framed(spec, form.size, form.framing))
     return network, states, form, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
 
 

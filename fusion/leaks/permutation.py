@@ -28,7 +28,7 @@ from fusion.leaks.outputs import Check, Verdict, skipped
 from fusion.leaks.probes import numbers_of
 from fusion.leaks.units import Audited
 from fusion.strategies.nested import Fusion, fuse
-from fusion.strategies.predictions import manifest_metadata, read
+from fusion.tables.predictions import manifest_metadata, read
 from heads.fitting.coverage import usable
 from heads.fitting.cross_validation import open_stores, predict_all, train_folds
 from heads.fitting.outputs import prediction_table

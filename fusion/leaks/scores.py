@@ -10,7 +10,7 @@ from fusion.leaks.units import Audited
 from fusion.strategies.nested import cross_fit
 from fusion.strategies.optimism import LIKELY, MUCH, NOTABLE, SURE, Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Single, Weighted
-from fusion.strategies.predictions import read
+from fusion.tables.predictions import read
 from heads.metrics import evaluate
 
 NAME = "scores.oof"

@@ -40,6 +40,10 @@ def write_charts(found: Fusion, folder: Path, findings: Findings) -> None:
     if findings.gate is not None:
         figures["gate_weights"] = _gate(findings.gate)
     for name, figure in figures.items():
+        if found.transductive:
+            figure.supxlabel(
+                "\n".join(f"TRANSDUCTIVE: {literal(what, 120)}" for what in found.transductive), fontsize=7
+            )
         save(figure, folder / f"{name}.png", DPI)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fusion.report.significance import against
 from fusion.strategies.nested import Fusion
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 from heads.metrics import difference, evaluate, reliability
 
 FEWEST_UNITS = 10  # of a subgroup that has a row of its own; smaller ones are pooled

@@ -13,8 +13,11 @@ from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
 from fusion.strategies.choice import NAMES
 from fusion.strategies.nested import Fusion
-from fusion.strategies.predictions import write
+from fusion.strategies.speakers import save_centred
+from fusion.tables.predictions import write
 from heads.metrics import SCORES, interval, without_nan
+
+PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
 
 def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
@@ -29,7 +32,9 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     actual = [plain(name) for name in found.units.where(is_headline).label_names]
     confusion = pl.DataFrame({"actual": actual, "predicted": [plain(found.units.classes[i]) for i in predicted]})
     (folder / "confusion.csv").write_text(confusion.write_csv(), encoding="utf-8")
-    save(found.fitted, folder / "model")
+    save((found.plain or found).fitted, folder / "model")
+    if found.plain:
+        save_centred(found, folder / "model")
     # what the model's axes mean, in order, and whose plain baselines it reads
     alone = [found.chosen.removeprefix("baseline:")] if found.chosen.startswith("baseline:") else []
     inputs = {"heads": found.units.heads, "classes": found.units.classes, "baselines": alone}
@@ -46,8 +51,11 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     ``weighted_f1``, and ``log_loss, ece, classwise_ece, n_units, n_groups``. What cannot be known is null.
 
     - ``headline``: ``split``, ``strategy`` (``head:NAME``, ``baseline:NAME``: fell back to that head, or to its plain
-      baseline), and a score
-    - ``choice``: ``strategy``, ``rule``, ``judged_on`` (a split), ``forced``, ``fell_back``, ``notes``, ``warnings``
+      baseline), ``transductive``, and a score
+    - ``choice``: ``strategy``, ``rule``, ``judged_on`` (a split), ``forced``, ``fell_back``, ``transductive`` (what
+      is), ``notes``, ``warnings``
+    - ``plain``: null, or where heads were centred, by split the score of the same strategy on plain heads, which
+      answers for a clip by itself
     - ``decision``: ``tau``, the ``metric`` that chose it, and by split what a score holds of classes, were they named
       by ``argmax (log p - tau log prior)``; all other numbers are of the plain answers
     - ``best_head``: ``head``, and a score on the headline split; ``best_baseline``: the same of a plain baseline, null
@@ -68,13 +76,19 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
     best = f"head:{found.best_head}"
     shown = {"fusion": found.scores[found.chosen][found.headline], "best_head": found.scores[best][found.headline]}
     return {
-        "headline": {"split": found.headline, "strategy": found.chosen, **by_split[found.chosen][found.headline]},
+        "headline": {
+            "split": found.headline,
+            "strategy": found.chosen,
+            "transductive": bool(found.transductive),
+            **by_split[found.chosen][found.headline],
+        },
         "choice": {
             "strategy": found.chosen,
             "rule": found.rule,
             "judged_on": found.judged_on,
             "forced": found.forced,
             "fell_back": fell_back(found),
+            "transductive": found.transductive,
             "notes": found.notes,
             "warnings": found.warnings,
         },
@@ -83,6 +97,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
             "metric": found.decision.metric,
             **{split: _scores(score) for split, score in found.decision.scores.items()},
         },
+        "plain": {split: _flat(score) for split, score in found.plain.scores.items()} if found.plain else None,
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
         "best_baseline": {"head": found.best_baseline, **by_split[f"baseline:{found.best_baseline}"][found.headline]}
         if found.best_baseline is not None
@@ -122,9 +137,10 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
     there is one, and the majority class."""
     split = metrics["headline"]["split"]
     rows = {"fused": metrics["headline"], "best_head": metrics["best_head"], "best_baseline": metrics["best_baseline"]}
-    rows["majority"] = metrics["majority"][split]
+    rows |= {"majority": metrics["majority"][split], "plain": (metrics["plain"] or {}).get(split)}
     scores = {name: {score: row[score] for score in ("accuracy", "macro_f1")} for name, row in rows.items() if row}
-    return {"split": split, "strategy": metrics["headline"]["strategy"], **scores}
+    named = {"transductive": True} if metrics["headline"]["transductive"] else {}
+    return {"split": split, "strategy": metrics["headline"]["strategy"], **named, **scores}
 
 
 def fell_back(found: Fusion) -> bool:
@@ -162,11 +178,13 @@ def _json(content: Any) -> str:
 
 def summary(found: Fusion, findings: Findings) -> str:
     """A page: the tables of the headline split and of the one that the choice was made on, the notes, the findings."""
-    width = max(len(display_name(name)) for name in found.scores) + 2
+    width = max(len(name) for name in (*map(display_name, found.scores), *[PLAIN] * bool(found.plain))) + 2
     lines = [f"! {warning}" for warning in found.warnings]
+    lines += [f"TRANSDUCTIVE: {what}" for what in found.transductive]
     for split in dict.fromkeys((found.headline, found.judged_on, "oof")):
         score = found.scores[found.chosen][split]
         where = f"{split}: {score['n_units']} units in {score['n_groups']} groups"
+        where += " (transductive)" if found.transductive else ""
         lines += [
             where + (" (cross-fitted)" if split == "oof" else "") + (", headline" if split == found.headline else ""),
             f"  {'':{width}}{'accuracy':>9}  {'macro-F1 (95 % interval)':<24}{'balanced acc.':>14}{'log-loss':>10}"
@@ -174,6 +192,8 @@ def summary(found: Fusion, findings: Findings) -> str:
         ]
         for name, splits in found.scores.items():
             lines.append(_line(display_name(name), splits[split], width, name == found.chosen))
+        if found.plain:
+            lines.append(_line(PLAIN, found.plain.scores[split], width, False))
         lines.append("")
     lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {found.rule}"))
     lines += [f"- {note}" for note in found.notes]

@@ -17,7 +17,7 @@ from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves
 from fusion.strategies.nested import FEW_GROUPS, Fusion
-from fusion.strategies.predictions import SPLITS
+from fusion.tables.predictions import SPLITS
 from heads.metrics import interval, shown
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
 
 def chosen_name(found: Fusion) -> str:
     if found.chosen.startswith("baseline:"):
-        return f"plain baseline of head {found.chosen.removeprefix('baseline:')}"
-    return f"{display_name(found.chosen)} alone" if fell_back(found) else f"fusion ({found.chosen})"
+        name = f"plain baseline of head {found.chosen.removeprefix('baseline:')}"
+    else:
+        name = f"{display_name(found.chosen)} alone" if fell_back(found) else f"fusion ({found.chosen})"
+    return f"transductive {name}" if found.transductive else name
 
 
 def plain_reading(found: Fusion, findings: Findings) -> list[str]:

@@ -181,6 +181,15 @@ def said_of_baselines(files: dict[str, Path], chosen: str) -> list[str]:
     return said
 
 
+def transductive_heads(files: dict[str, Path]) -> tuple[str, ...]:
+    """What of the heads is transductive, as their trainings say; a sentence for all that share it."""
+    heads: dict[str, list[str]] = {}
+    for head, path in files.items():
+        if what := _mapping(path.parent / "metrics.json").get("transductive"):
+            heads.setdefault(what, []).append(head)
+    return tuple(f"head{'s' * (len(names) > 1)} {', '.join(names)}: {what}" for what, names in heads.items())
+
+
 def all_failed(profile: Profile, head: str) -> str | None:
     """A sentence, where a head cannot be there: every clip of all that it reads failed, as the receipts say."""
     settings = profile.heads[head]

@@ -33,7 +33,8 @@ from configs.schema import Head
 
 if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
     from fusion.strategies.catalogue import Fitted
-    from fusion.strategies.predictions import Predictions
+    from fusion.strategies.speakers import People
+    from fusion.tables.predictions import Predictions
     from heads.fitting.saved import TrainedHead
 
 FORMAT = 1
@@ -73,6 +74,13 @@ class Bundle:
         from fusion.strategies.catalogue import load as load_fitted
 
         return load_fitted(self.folder / "fusion")
+
+    @cached_property
+    def people(self) -> "People | None":
+        """What answers for speakers who are met more than once; None where heads were not centred per speaker."""
+        from fusion.strategies.speakers import load_centred
+
+        return load_centred(self.folder / "fusion")
 
 
 def make_bundle(profile: Profile, folder: Path) -> None:
@@ -189,8 +197,12 @@ def _refuse_stale(profile: Profile, units: "Predictions") -> None:
     import polars as pl
 
     from fusion.strategies.catalogue import load as load_fitted
+    from fusion.strategies.speakers import centred, load_centred
 
     path = profile.fusion_path / "predictions.parquet"
+    people = load_centred(profile.fusion_path / "model")
+    fitted = people.fitted if people else load_fitted(profile.fusion_path / "model")
+    units = centred(units) if people else units
     rows = units.where(units.splits != "oof")
     fused = pl.read_parquet(read_published(path, "fuse again with python fusion/stack.py"))
     fused = fused.filter(pl.col("split") != "oof")
@@ -198,7 +210,7 @@ def _refuse_stale(profile: Profile, units: "Predictions") -> None:
     heard = np.flatnonzero(rows.present.any(axis=1))
     if same and len(heard):
         p = fused.select(f"p_{name}" for name in units.classes).to_numpy()[heard]
-        log_p = load_fitted(profile.fusion_path / "model").predict_logits(rows.outputs.where(heard))
+        log_p = fitted.predict_logits(rows.outputs.where(heard))
         same = np.abs(np.exp(log_p) - p).max() < 1e-6
     if not same:
         raise UserError(f"{path}: does not follow from the heads' predictions: fuse again with python fusion/stack.py")
@@ -216,7 +228,8 @@ def _write_texts(
     import numpy as np
 
     from fusion.strategies.calibration import fit_temperature, fit_temperatures
-    from fusion.strategies.predictions import manifest_metadata, read
+    from fusion.strategies.speakers import manifest_speakers
+    from fusion.tables.predictions import manifest_metadata, read
     from heads.fitting.outputs import resolved
 
     tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
@@ -224,7 +237,11 @@ def _write_texts(
     for name, path in (*tables.items(), *beside.items()):
         read_published(path, f"train it again with python heads/train.py --head {name}")
     units = read(tables, beside)
-    units = replace(units, metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids))
+    units = replace(
+        units,
+        metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids),
+        speakers=manifest_speakers(profile.manifest_path, units.unit_ids),
+    )
     _refuse_stale(profile, units)
     oof = units.where(units.splits == "oof")
     temperatures = fit_temperatures(oof.logits, oof.present, oof.labels)

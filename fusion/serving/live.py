@@ -16,8 +16,10 @@ from extract.passes.extraction import clips_with_media
 from extract.passes.live import LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
 from fusion.strategies.catalogue import Fitted, FittedBlend
-from fusion.strategies.predictions import HeadOutputs
+from fusion.strategies.speakers import Met
+from fusion.tables.predictions import HeadOutputs
 from heads.data.batches import LISTENER, SPEAKER, seen_clips
+from heads.data.standardised import FEWEST, standardised
 from heads.fitting.saved import TrainedHead, predict
 from heads.models.presence import field_value, found_inputs
 
@@ -39,6 +41,7 @@ class Predictor:
         self._fusion = bundle.fusion
         self.heads = bundle.heads + bundle.baselines
         self._names = [head.name for head in bundle.heads] + [f"baseline {head.name}" for head in bundle.baselines]
+        self._met = Met(bundle.people) if bundle.people else None
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[int, TrainedHead] = {}
         self._open = ExitStack()
@@ -53,25 +56,34 @@ class Predictor:
     def fields(self) -> list[str]:
         """Metadata that heads, or the fusion itself, read."""
         own = _categories(self._fusion)
+        corpora = ["corpus"] * any(head.settings.standardise == "corpus" for head in self.heads)
         listeners = ["listener_id"] * any(LISTENER in head.vocabularies for head in self.heads)
-        return list(dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners]))
+        return list(
+            dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners, *corpora])
+        )
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
-        """An answer for every unit, in the order of the manifest; the keys are those of :meth:`_answer`.
+        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, and ``centred_on``.
 
         Raises:
             UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
         """
         conversations = manifest.clips["conversation_id"].unique(maintain_order=True)
-        for start in range(0, len(conversations), CONVERSATIONS):
-            chosen = conversations[start : start + CONVERSATIONS].to_list()
+        by_mean = any(head.settings.standardise != "none" for head in self.heads)  # over all that is given
+        size = max(len(conversations), 1) if by_mean else CONVERSATIONS
+        for start in range(0, len(conversations), size):
+            chosen = conversations[start : start + size].to_list()
             clips = manifest.clips.filter(pl.col("conversation_id").is_in(chosen))
             yield from self._answers(Manifest(clips, manifest.root, manifest.classes, manifest.counts))
 
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         sources, failures = self._features(manifest)
-        inputs = [[found_inputs(head.settings, unit, rows, sources) for head in self.heads] for unit in units]
+        read = [standardised(head.settings, manifest, sources) for head in self.heads]
+        inputs = [
+            [found_inputs(head.settings, unit, rows, own) for head, own in zip(self.heads, read, strict=True)]
+            for unit in units
+        ]
         logits = np.full((len(units), len(self.heads), len(self._bundle.classes)), np.nan)
         for h, head in enumerate(self.heads):
             has = [bool(there[h]) for there in inputs]
@@ -86,14 +98,34 @@ class Predictor:
         pooled = logits[:, : len(self._bundle.heads)]
         baselines = {head.name: logits[:, pooled.shape[1] + b] for b, head in enumerate(self._bundle.baselines)}
         outputs = HeadOutputs(pooled, ~np.isnan(pooled).any(axis=2), metadata, baselines)
-        fused = np.full((len(units), len(self._bundle.classes)), np.nan)
-        answered = np.flatnonzero(outputs.present.any(axis=1))
-        if len(answered):
-            fused[answered] = self._fusion.predict_logits(outputs.where(answered))
-        parts = contributions(self._fusion, outputs, fused)
+        fused = np.full((len(units), logits.shape[2]), np.nan)
+        parts = np.full(logits.shape[:2], np.nan)
+        outputs, centred_on = self._centred(outputs, [rows[unit.unit_id]["speaker"] for unit in units])
+        answered = outputs.present.any(axis=1)
+        ways = [(self._fusion, centred_on == 0)]
+        ways += [(self._met.people.fitted, centred_on > 0)] if self._met else []
+        for fusion, those in ways:
+            given = np.flatnonzero(answered & those)
+            if len(given):
+                fused[given] = fusion.predict_logits(outputs.where(given))
+                parts[given] = contributions(fusion, outputs.where(given), fused[given])
         for i, unit in enumerate(units):
             missing = [*self._missing_media(unit, rows, failures), *self._missing_fields(rows[unit.unit_id])]
-            yield self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
+            for head, there in zip(self.heads, inputs[i], strict=True):
+                if set(found_inputs(head.settings, unit, rows, sources)) - set(there):
+                    what = head.settings.standardise
+                    why = f"head {head.name} is centred on {FEWEST} clips or more of one: give --metadata {what}=NAME"
+                    missing.append({"what": what, "clip": None, "why": why})
+            answer = self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
+            yield answer | {"centred_on": int(centred_on[i]) or None}
+
+    def _centred(self, outputs: HeadOutputs, speakers: list[str | None]) -> tuple[HeadOutputs, np.ndarray]:
+        """Outputs centred on who is known by now, where heads were in training; and on how many clips, 0 for none."""
+        logits, clips = outputs.logits.copy(), np.zeros(len(speakers), dtype=int)
+        for i, speaker in enumerate(speakers):
+            if self._met and speaker is not None:
+                logits[i], clips[i] = self._met.centre(speaker, logits[i])
+        return HeadOutputs(logits, outputs.present, outputs.metadata, outputs.baselines), clips
 
     def _answer(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
-from fusion.strategies.predictions import HeadOutputs
+from fusion.tables.predictions import HeadOutputs
 
 PRIOR_STRENGTH = 4.0  # in units of summed log-loss: a handful of units decides nothing, a hundred does
 USUAL_DOUBT, DOUBT_SHARE = -4.0, 0.1  # where the prior has the log-odds of a doubt, and how strong it is beside the T's

@@ -28,8 +28,8 @@ from fusion.strategies.pools import (
     Mean,
     Weighted,
 )
-from fusion.strategies.predictions import HeadOutputs
 from fusion.strategies.stacking import FittedLogistic, FittedXGBoost, Logistic, XGBoost
+from fusion.tables.predictions import HeadOutputs
 
 MODEL_FILE = "fusion.json"
 

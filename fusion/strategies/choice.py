@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from fusion.strategies.predictions import Predictions
-from fusion.strategies.tables import SPLITS
+from fusion.tables.predictions import Predictions
+from fusion.tables.reading import SPLITS
 from heads.metrics import SCORES, evaluate, goodness, goodness_without_each
 
 HEAD = "head:"  # before the name of a candidate that is one head alone

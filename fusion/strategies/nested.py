@@ -21,13 +21,22 @@ from fusion.strategies.choice import BASELINE, HEAD, Decision, choose, decide, r
 from fusion.strategies.neural import FittedAttention
 from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
-from fusion.strategies.predictions import Predictions
-from fusion.strategies.tables import SPLITS
+from fusion.tables.predictions import Predictions
+from fusion.tables.reading import SPLITS
 from heads.metrics import difference, evaluate, majority
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
 FEW_GROUPS = 20  # with fewer, a bootstrap interval is rough
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The strategy that was chosen on heads centred per speaker, on plain ones: what answers for a clip by itself."""
+
+    fitted: Fitted  # on all oof rows
+    scores: dict[str, dict[str, Any]]  # split: metrics.evaluate
+    everyone: np.ndarray  # (h, c), what speakers were centred on
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Fusion:
     judged_on: str = "oof"  # the split that candidates were compared on; val where oof flatters
     best_baseline: str | None = None  # the head whose plain baseline is the best on judged_on; None without any
     gaps: tuple[Gap, ...] = ()  # of every head and baseline, and of what oof chooses: optimism.gaps
+    transductive: tuple[str, ...] = ()  # what reads unlabelled units of who is judged: every title says so
+    plain: Plain | None = None  # heads were centred per speaker (see speakers.py), and this is the same without
 
 
 def fuse(

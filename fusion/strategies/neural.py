@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fusion.strategies.calibration import calibrated, silent_where_absent
 from fusion.strategies.pools import FittedWeighted, Weighted
-from fusion.strategies.predictions import HeadOutputs
 from fusion.strategies.stacking import base_and_features
+from fusion.tables.predictions import HeadOutputs
 
 IDENTITY = "_id"
 RAREST = 5  # units that a metadata category needs to be one

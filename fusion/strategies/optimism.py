@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata, t
 
 from configs import some
-from fusion.strategies.tables import SPLITS
+from fusion.tables.reading import SPLITS
 
 COMPARED = ("accuracy", "macro_f1")  # both must say so: class shares that differ between splits move one of them alone
 LIKELY, NOTABLE = 0.01, 0.05  # a p-value, adjusted for all comparisons, and a difference, from which on it is told

@@ -19,7 +19,7 @@ from fusion.strategies.calibration import (
     sharpened,
     silent_where_absent,
 )
-from fusion.strategies.predictions import HeadOutputs
+from fusion.tables.predictions import HeadOutputs
 
 SMALLEST_WEIGHT = 1e-6  # keeps the pool of units defined where all heads with weight are absent
 

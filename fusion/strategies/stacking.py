@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from fusion.strategies.calibration import calibrated
 from fusion.strategies.pools import FittedWeighted, Weighted
-from fusion.strategies.predictions import HeadOutputs
+from fusion.tables.predictions import HeadOutputs
 
 if TYPE_CHECKING:  # seconds to import, and few predictions need it
     import xgboost

@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cache import Store
 from configs import UserError
 
 FREE_SHARE = 0.5  # of free memory that resident features may take
@@ -21,7 +20,8 @@ MOMENT_VALUES = 2**28  # numbers that a mean and a deviation are taken over at m
 
 
 class Source(Protocol):
-    """What features are read from: a :class:`cache.Store`, or a dict of live arrays; ``(time, dim)`` each."""
+    """What features are read from, ``(time, dim)`` each: a :class:`cache.Store`, a dict of live arrays, or
+    :class:`heads.data.standardised.Centred`."""
 
     def __contains__(self, clip_id: object) -> bool: ...
 
@@ -67,10 +67,11 @@ class Features:
 
     def __init__(self, name: str, source: Source, clip_ids: Sequence[str]) -> None:
         self._name, self._source, self._clip_ids = name, source, clip_ids
-        if isinstance(source, Store):
-            known = source.lengths
+        known = getattr(source, "lengths", None)
+        if known is not None:  # a store, or one that is centred
+            stored: Any = source
             self.lengths = np.array([known.get(clip_id, 0) for clip_id in clip_ids], dtype=np.int64)
-            widths, dtype = {source.dim}, source.dtype
+            widths, dtype = {stored.dim}, stored.dtype
         else:
             arrays = [source[clip_id] for clip_id in clip_ids if clip_id in source]
             self.lengths = np.array([len(source[clip]) if clip in source else 0 for clip in clip_ids], dtype=np.int64)

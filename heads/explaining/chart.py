@@ -39,7 +39,8 @@ def draw(found: Explanation, media: Media) -> Figure:
     for row, group in enumerate(timelines, start=n_rows):
         _timeline(figure, figure.add_subplot(grid[row, :]), found, group, media)
     said = "right" if found.predicted == found.label else f"labelled {found.label}"
-    title = f"{found.unit_id}: head {found.head} says {found.predicted} ({said}); explained: {found.explained}"
+    head = f"{found.head} (transductive)" if found.transductive else found.head
+    title = f"{found.unit_id}: head {head} says {found.predicted} ({said}); explained: {found.explained}"
     figure.suptitle(literal(title, 110), fontsize=11)
     figure.supxlabel(
         f"blue: “{literal(found.explained, LONGEST_NAME)}” loses log-probability without it; orange: it gains; "

@@ -12,6 +12,7 @@ from cache import read_published
 from configs import Profile, UserError, completed
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
+from heads.data.standardised import said_of
 from heads.explaining.attention import Attention, attention_of
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Answers, answers
@@ -101,6 +102,7 @@ class Explanation:
     inputs: list[str]
     modalities: dict[str, str]  # of each encoder among the inputs
     privileged: bool
+    transductive: str | None  # what is
     unit_id: str
     split: str
     fold: int | None
@@ -173,6 +175,7 @@ def explain(
         inputs=[*trained.settings.inputs, *trained.settings.metadata],
         modalities=scene.modalities,
         privileged=trained.settings.privileged,
+        transductive=said_of(trained.settings),
         unit_id=unit.unit_id,
         split=row["split"],
         fold=fold,

@@ -13,17 +13,29 @@ import polars as pl
 
 from cache import Store
 from extract.corpora.manifest import Manifest, Unit
+from heads.data.features import Source
+from heads.data.standardised import Centred, standardised
 from heads.fitting.saved import TrainedHead, average
 
 ANCHOR = "\x1fanchor"  # no clip is called that
 
 
 class Arrays(dict[str, np.ndarray]):
-    """Arrays (time, dim) by clip id, with the fingerprint of the store that they come from: heads check it."""
+    """Arrays (time, dim) by clip id, as a head reads them, with the fingerprint of the store that they come from: heads
+    check it."""
 
-    def __init__(self, store: Store, clip_ids: Sequence[str]) -> None:
-        super().__init__({clip: np.array(store[clip]) for clip in clip_ids if clip in store})
+    centred = True  # where the head wants them so
+
+    def __init__(self, store: Store, source: Source, clip_ids: Sequence[str]) -> None:
+        super().__init__({clip: np.array(source[clip]) for clip in clip_ids if clip in source})
         self.fingerprint, self.fields = store.fingerprint, store.fields
+        self._source = source
+
+    def left(self, clip: str, values: np.ndarray | None) -> np.ndarray | None:
+        """What is left of a clip, as a head reads it; None where it would not."""
+        if values is None or not isinstance(self._source, Centred):
+            return values
+        return self._source.less_mean(clip, values) if clip in self._source else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,8 @@ def answers(
     Raises:
         UserError: a store is not what the head was trained on, or a metadata field is missing.
     """
-    sources = {name: Arrays(store, unit.clip_ids) for name, store in stores.items()}
+    read_from = standardised(trained.settings, manifest, stores)
+    sources = {name: Arrays(store, read_from[name], unit.clip_ids) for name, store in stores.items()}
     rows = {row["clip_id"]: row for row in manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids)).to_dicts()}
     clips, units = list(rows.values()), [unit]
     for number, removal in enumerate(removals):
@@ -86,7 +99,8 @@ def answers(
             texts = {"text": removal.texts[clip]} if clip in removal.texts else {}
             clips.append(rows[clip] | {"clip_id": name} | columns | texts)
             for read, source in sources.items():
-                values = removal.arrays.get((read, clip), source.get(clip))
+                there = (read, clip) in removal.arrays
+                values = source.left(clip, removal.arrays[read, clip]) if there else source.get(clip)
                 if values is not None and len(values):
                     source[name] = values
         members = tuple(names.get(clip, clip) for clip in unit.clip_ids)

@@ -11,7 +11,11 @@ def in_words(found: Explanation) -> str:
     p = found.p[found.classes.index(found.explained)]
     right = "right" if found.predicted == found.label else f"labelled {found.label}"
     models = "the average of all folds' models" if found.fold is None else f"the model of fold {found.fold}"
-    lines = [f"{found.head}: {found.predicted} ({right}), by {models}", f"log p({found.explained} {p:.3f}) without"]
+    transductive = f" (transductive: {found.transductive})" if found.transductive else ""
+    lines = [
+        f"{found.head}: {found.predicted} ({right}), by {models}{transductive}",
+        f"log p({found.explained} {p:.3f}) without",
+    ]
     lines += [f"  {title:<9}{text}" for title, text in carried(found)]
     differing = disagreements(found)
     lines += differing[:MOST_LINES]

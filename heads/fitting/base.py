@@ -58,6 +58,7 @@ def linear_head(head: Head, inputs: Sequence[str] | None = None) -> Head:
         "metadata": head.metadata,
         "privileged": head.privileged,
         "context_clips": head.context_clips,
+        "standardise": head.standardise,
         "loss": "weighted" if head.loss == "weighted" or head.sampling == "balanced" else "cross_entropy",
     }
     return Head.model_validate(settings)

@@ -18,6 +18,7 @@ from configs import Profile, UserError
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from extract.passes.extraction import clips_with_media
+from heads.data.standardised import FEWEST, owners_of
 
 LARGE_SHARE = 0.2  # of a split's units without an input: it is said beside the scores
 
@@ -57,9 +58,14 @@ def usable(
         stores: those that it reads.
         unfinished: take a store whose extraction has not finished, and say so.
     Raises:
-        UserError: an extraction has not finished; nothing that the head reads is left.
+        UserError: an extraction has not finished; nothing that the head reads is left; nobody is named to centre on.
     """
     head, notes, failed = profile.heads[name], list[str](), dict[str, str]()
+    owners = Counter(owners_of(head, manifest).values() if head.standardise != "none" else ())
+    if head.standardise != "none" and max(owners.values(), default=0) < FEWEST:
+        where = {"speaker": "dataset.columns.speaker", "corpus": "corpus in dataset.metadata"}[head.standardise]
+        problem = f"heads.{name}.standardise: the manifest names no {head.standardise} of {FEWEST} clips or more"
+        raise UserError(f"{problem}: name its column ({where}), or leave the setting out")
     for encoder, store in stores.items():
         found = coverage(profile, manifest, encoder, store)
         if found.untried and "family" in store.fields:

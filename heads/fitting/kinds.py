@@ -10,16 +10,22 @@ from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import Source, UnitData
 from heads.data.folds import FoldModel, FoldTask, Record
+from heads.data.standardised import standardised
 from heads.models import network
 from heads.models.bag_of_words import unit_texts
 from heads.models.pooled import UnitRows, unit_rows
 
+Read = Callable[[Head, Manifest, Sequence[Unit], Mapping[str, Source]], Any]
+
 
 @dataclass(frozen=True)
 class Kind:
-    read: Callable[[Head, Manifest, Sequence[Unit], Mapping[str, Source]], Any]
+    read_as_given: Read  # of sources that are centred, where the head wants them so
     fit: Callable[[FoldTask], tuple[FoldModel, list[Record]]]
     load: Callable[[Path, dict[str, Any]], FoldModel]
+
+    def read(self, head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> Any:
+        return self.read_as_given(head, manifest, units, standardised(head, manifest, sources))
 
 
 def _late(module: str, function: str) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from cache import parquet_bytes, publish_folder
 from configs import Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
+from heads.data.standardised import said_of
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
 from heads.metrics import SCORES, difference, evaluate, interval, majority, shown, without_nan
@@ -109,7 +110,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     else:  # a pipeline's output must be there
         (folder / "baseline").mkdir()
         (folder / "baseline" / "none.txt").write_text(NO_BASELINE + "\n", encoding="utf-8")
-    metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
+    says = {"privileged": outcome.privileged, "transductive": said_of(outcome.trained.settings), "notes": outcome.notes}
+    metrics = says | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -153,6 +155,8 @@ def write_live(folder: Path, outcome: Outcome) -> None:
 
 def title(outcome: Outcome) -> str:
     says = " (PRIVILEGED: reads fields derived from the label)" if outcome.privileged else ""
+    transductive = said_of(outcome.trained.settings)
+    says += f" (TRANSDUCTIVE: {transductive})" if transductive else ""
     return f"head {outcome.trained.name} of profile {outcome.profile.name}{says}"
 
 

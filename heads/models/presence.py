@@ -7,7 +7,8 @@ import numpy as np
 
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
-from heads.data.batches import seen_clips
+from heads.data.batches import Source, seen_clips
+from heads.data.standardised import standardised
 from heads.models.pooled import OTHERS
 
 Clip = Mapping[str, Any]  # a row of the manifest
@@ -30,16 +31,15 @@ def found_inputs(head: Head, unit: Unit, clips: Mapping[str, Clip], sources: Map
 
 
 def inputs_found(
-    head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Container[str]]
+    head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]
 ) -> list[list[str]]:
-    """:func:`found_inputs` of each unit."""
+    """:func:`found_inputs` of each unit; of sources as they are stored: a head may want them centred."""
+    sources = standardised(head, manifest, sources)
     clips = {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
     return [found_inputs(head, unit, clips, sources) for unit in units]
 
 
-def has_input(
-    head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Container[str]]
-) -> np.ndarray:
+def has_input(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> np.ndarray:
     """(units,) bool: whether the head finds anything to read."""
     return np.array([bool(found) for found in inputs_found(head, manifest, units, sources)])
 

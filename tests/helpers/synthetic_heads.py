@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax, softmax
 
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 
 CLASSES = ("happy", "sad", "angry")
 

@@ -27,7 +27,7 @@ from fusion.leaks.probes import identity_check, metadata_check, privileged_check
 from fusion.leaks.scores import scores_check
 from fusion.leaks.units import Audited, normalised
 from fusion.strategies.catalogue import fit_all
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 from heads.data.folds import FoldTask, Record
 from heads.fitting.kinds import KINDS, Kind
 

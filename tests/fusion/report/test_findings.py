@@ -6,7 +6,7 @@ from synthetic_heads import CLASSES, make_units
 
 from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, analyse
 from fusion.strategies.nested import Fusion, fuse
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 from heads.metrics import evaluate
 
 

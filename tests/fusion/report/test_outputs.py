@@ -16,9 +16,9 @@ from fusion.strategies.nested import Fusion, fuse
 from heads.metrics import reliability
 
 KEYS = {
-    "headline", "choice", "best_head", "gain_over_best_head", "majority", "heads", "strategies", "significance",
-    "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision", "optimism",
-    "baselines", "best_baseline", "gain_over_best_baseline",
+    "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",
+    "significance", "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
+    "optimism", "baselines", "best_baseline", "gain_over_best_baseline",
 }  # fmt: skip
 
 
@@ -49,10 +49,10 @@ def folder(found: Fusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == KEYS
-    assert {"split", "strategy", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
+    assert {"split", "strategy", "transductive", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
         metrics["headline"]
     )
-    keys = {"strategy", "rule", "judged_on", "forced", "fell_back", "notes", "warnings"}
+    keys = {"strategy", "rule", "judged_on", "forced", "fell_back", "transductive", "notes", "warnings"}
     assert set(metrics["choice"]) == keys
     assert set(metrics["optimism"][0]) == {"candidate", "split", "oof", "held", "p", "verdict"}
     for candidate in metrics["significance"]["candidates"].values():

@@ -33,7 +33,7 @@ from fusion.stack import main as stack
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.catalogue import load as load_fitted
 from fusion.strategies.pools import FittedMean, FittedSingle
-from fusion.strategies.predictions import HeadOutputs, Predictions, manifest_metadata, read
+from fusion.tables.predictions import HeadOutputs, Predictions, manifest_metadata, read
 from heads.fitting.cross_validation import cross_validate
 
 pytestmark = pytest.mark.xdist_group("predict")  # what is made for all of them is made once
@@ -310,7 +310,7 @@ def test_every_answer_has_the_same_keys(project, predict, tmp_path):
     shutil.copy(clip(project, "broken.mp4"), tmp_path / "broken.mp4")
     _, (good,), _ = predict("--text", "so happy")
     _, (bad,), _ = predict(str(tmp_path / "broken.mp4"))
-    keys = ["unit", "prediction", "probability", "probabilities", "heads", "missing", "error"]
+    keys = ["unit", "prediction", "probability", "probabilities", "heads", "missing", "error", "centred_on"]
     assert list(good) == list(bad) == keys
     assert list(good["heads"]) == list(bad["heads"]) == list(HEADS)
     of_heads = [list(head) for answer in (good, bad) for head in answer["heads"].values()]

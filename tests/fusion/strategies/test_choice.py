@@ -6,7 +6,7 @@ from synthetic_heads import make_units
 
 from fusion.strategies.choice import CLOSE, choose, goodness_of, rule, standard_error
 from fusion.strategies.nested import fuse
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 
 METRICS = ("macro_f1", "accuracy", "weighted_f1", "log_loss")
 

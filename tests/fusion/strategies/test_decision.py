@@ -5,7 +5,7 @@ import pytest
 from synthetic_heads import CLASSES, make_units
 
 from fusion.strategies.choice import TAUS, decide
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 from heads.metrics import SCORES, evaluate
 
 

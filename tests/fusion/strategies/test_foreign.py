@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from synthetic_heads import frame_of, make_units
 
 from configs import UserError
-from fusion.strategies.foreign import LONGEST_NAME, grouped, names_of, proposal
-from fusion.strategies.predictions import read
-from fusion.strategies.tables import Table
+from fusion.tables.foreign import LONGEST_NAME, grouped, names_of, proposal
+from fusion.tables.predictions import read
+from fusion.tables.reading import Table
 
 Write = Callable[..., Path]
 EMOTIONS = "WLEATFN"  # as in file names that say them

@@ -8,8 +8,8 @@ from configs import UserError
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.nested import cross_fit, fuse
 from fusion.strategies.pools import FittedMean, Mean
-from fusion.strategies.predictions import Predictions
 from fusion.strategies.stacking import XGBoost
+from fusion.tables.predictions import Predictions
 
 ALL = list(STRATEGIES)
 

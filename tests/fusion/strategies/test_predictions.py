@@ -11,7 +11,7 @@ from scipy.special import softmax
 from synthetic_heads import CLASSES, frame_of, make_units
 
 from configs import UserError
-from fusion.strategies.predictions import read, write
+from fusion.tables.predictions import read, write
 
 Write = Callable[..., Path]
 

@@ -20,7 +20,7 @@ from configs import UserError, command
 from fusion.report.context import TOLD
 from fusion.stack import main, repeated
 from fusion.strategies.catalogue import load
-from fusion.strategies.predictions import read
+from fusion.tables.predictions import read
 from heads.metrics import evaluate
 
 pytestmark = pytest.mark.xdist_group("stack")  # what is made for all of them is made once

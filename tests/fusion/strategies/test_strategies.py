@@ -16,7 +16,7 @@ from fusion.strategies.calibration import (
 )
 from fusion.strategies.catalogue import STRATEGIES, Blend, Fitted, Strategy, fit_all, load, save
 from fusion.strategies.pools import Mean, Single, Weighted
-from fusion.strategies.predictions import Predictions
+from fusion.tables.predictions import Predictions
 
 ALL: dict[str, Strategy] = {**STRATEGIES, "single": Single(1)}
 

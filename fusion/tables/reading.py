@@ -1,8 +1,8 @@
 """One head's prediction table, Parquet or CSV: reading and checking it. The contract is in docs/design.md.
 
 A table may come from anywhere. It needs ``unit_id``, ``label``, ``split`` or ``fold`` or both, and one ``p_<class>`` or
-``logit_<class>`` column per class. ``group``, ``has_input`` (false: the head had nothing to read and is absent) and
-``meta_...`` columns are used where they are given.
+``logit_<class>`` column per class. ``group``, ``speaker``, ``has_input`` (false: the head had nothing to read and is
+absent) and ``meta_...`` columns are used where they are given.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Table:
 
     path: Path
     classes: tuple[str, ...]
-    rows: pl.DataFrame  # unit_id, split, label; fold, group (null when the file has none); has_input; meta_...; row
+    rows: pl.DataFrame  # unit_id, split, label; fold, group, speaker (null: none is named); has_input; meta_...; row
     logits: np.ndarray  # (n, c) log-probabilities
     notes: tuple[str, ...] = ()  # what somebody should know who trusts it, a line each
 
@@ -80,14 +80,14 @@ def _listed(columns: Sequence[str]) -> str:
 def _rows(cells: Cells) -> pl.DataFrame:
     """unit_id, split, fold, label and group with their types, checked."""
     path, frame = cells.path, cells.frame
-    names = [name for name in frame.columns if name in ("unit_id", "split", "label", "group") or name.startswith(META)]
+    known = ("unit_id", "split", "label", "group", "speaker")
+    names = [name for name in frame.columns if name in known or name.startswith(META)]
     rows = pl.DataFrame({name: cells.text(name) for name in names})
     if "split" not in names:
         if "fold" not in frame.columns:
             raise UserError(f"{path}: neither a column 'split' nor 'fold': which rows are out-of-fold?")
         rows = rows.with_columns(split=pl.lit("oof"))
-    if "group" not in names:
-        rows = rows.with_columns(group=pl.lit(None, pl.String))
+    rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in ("group", "speaker") if name not in names)
     has_groups = rows["group"].null_count() < len(rows)
     folds = cells.numbers("fold") if "fold" in frame.columns else pl.Series([None] * len(frame), dtype=pl.Float64)
     wrong = ((folds != folds.round()) | (folds.abs() > MOST_FOLDS)).fill_null(False)

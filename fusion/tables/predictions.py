@@ -1,4 +1,4 @@
-"""Predictions of several heads: aligned by unit, class and fold; and written. ``tables.py`` reads one table."""
+"""Predictions of several heads: aligned by unit, class and fold; and written. ``reading.py`` reads one table."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from cache import is_published, parquet_bytes, read_sealed_parquet
 from configs import UserError, some
 from configs.tables import shortened
-from fusion.strategies.foreign import grouped, proposal
-from fusion.strategies.tables import META, SPLITS, Table, read_table
+from fusion.tables.foreign import grouped, proposal
+from fusion.tables.reading import META, SPLITS, Table, read_table
 
 NO_FOLD = -1  # the fold of val and test units
 DRAWN_FOLDS = 5  # where tables name none
@@ -53,10 +53,12 @@ class Predictions:
     # head: log-probabilities (n, c) of its plain baseline, NaN where that has none; heads without one are left out.
     # No strategy pools them: each is a candidate by itself.
     baselines: dict[str, np.ndarray] = field(default_factory=dict)
+    speakers: np.ndarray | None = None  # (n,) str or None; None where no table names any
 
     def where(self, rows: np.ndarray) -> "Predictions":
         """The units of a boolean mask or of indices."""
-        per_unit = ("unit_ids", "splits", "folds", "labels", "groups", "logits", "present")
+        per_unit = ["unit_ids", "splits", "folds", "labels", "groups", "logits", "present"]
+        per_unit += ["speakers"] if self.speakers is not None else []
         metadata, baselines = (
             {name: values[rows] for name, values in each.items()} for each in (self.metadata, self.baselines)
         )
@@ -147,6 +149,7 @@ def read(
         baselines={
             head: _aligned(read_table(path, first), units, first.classes) for head, path in (baselines or {}).items()
         },
+        speakers=units["speaker"].to_numpy().astype(object) if units["speaker"].count() else None,
     )
 
 
@@ -281,10 +284,10 @@ def _aligned_units(tables: Sequence[Table]) -> pl.DataFrame:
     with_file = [table.rows.with_columns(file=pl.lit(str(table.path))) for table in tables]
     stacked = pl.concat(with_file, how="diagonal")
     units = stacked.group_by("split", "unit_id", maintain_order=True).agg(
-        pl.col("label", "fold", "group", f"^{META}.*$").drop_nulls().first(),
-        *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group")),
+        pl.col("label", "fold", "group", "speaker", f"^{META}.*$").drop_nulls().first(),
+        *(pl.col(c).drop_nulls().n_unique().alias(f"{c}_count") for c in ("label", "fold", "group", "speaker")),
     )
-    for column in ("label", "fold", "group"):
+    for column in ("label", "fold", "group", "speaker"):
         for split, unit in units.filter(pl.col(f"{column}_count") > 1).select("split", "unit_id").head(1).iter_rows():
             said = stacked.filter(
                 (pl.col("split") == split) & (pl.col("unit_id") == unit) & pl.col(column).is_not_null()

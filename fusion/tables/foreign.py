@@ -12,7 +12,7 @@ import polars as pl
 
 from configs import UserError, one_line
 from configs.tables import shortened
-from fusion.strategies.tables import Table
+from fusion.tables.reading import Table
 
 LONGEST_NAME = 30  # characters
 BETWEEN = r"_./\s-"  # what parts of an id or of a name stand between
