@@ -22,9 +22,7 @@ BASELINE_C = 0.01  # inverse regularisation: fixed, as a baseline that is tuned 
 SMOOTHED = 3  # epochs over which the loss on what is held out is averaged
 MANY_EPOCHS = 10  # with fewer, each counts by itself
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a network's correction, beside none
-SURE = (
-    2.0  # standard errors by which it must lower the loss: the best of many epochs and shares looks better than it is
-)
+SURE = 2.0  # standard errors by which it must lower the loss: the best of many looks better than it is
 PARTS = 4  # into which the units that it was fitted on are cut, to be predicted by fits on the others
 
 

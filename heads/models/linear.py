@@ -235,15 +235,14 @@ def _path(
     """
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
-    basis = None
-    if x.shape[1] > len(x):
-        values, vectors = eigh(x.astype(np.float64) @ x.T.astype(np.float64))
-        kept = values > 1e-9 * max(values[-1], 1e-12)
-        basis = x.T.astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))  # (columns, rank)
-        x = vectors[:, kept] * np.sqrt(values[kept])
     balanced = "balanced" if head.loss == "weighted" else None
-    found, start = [], None
+    found, start, basis = [], None, None
     with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
+        if x.shape[1] > len(x):
+            values, vectors = eigh(x.astype(np.float64) @ x.T.astype(np.float64))
+            kept = values > 1e-9 * max(values[-1], 1e-12)
+            basis = x.T.astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))  # (columns, rank)
+            x = vectors[:, kept] * np.sqrt(values[kept])
         for c in cs:
             # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
             model = LogisticRegression(C=c, class_weight=balanced, solver="newton-cg", max_iter=1000, warm_start=True)
