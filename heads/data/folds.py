@@ -16,6 +16,7 @@ from extract.corpora.manifest import Unit
 INNER_PARTS = 7  # an inner validation set is one part of seven, about 15 %
 INNER_FOLDS = 4  # where units are few, each of them is held out in turn: one part of them would say little
 FEW_UNITS = 1500
+MANY_HELD = 200  # units of a val split, from which on it alone is looked at; one of seven units would choose by chance
 Record = dict[str, Any]  # of an epoch, or of a value that was tried
 
 
@@ -28,7 +29,7 @@ class FoldTask:
     labels: np.ndarray  # (units,) class numbers
     train: np.ndarray  # indices of the fold's training part
     # What choices and early stopping look at: (fitted, held out) units, several times where units are few. The val
-    # split where there is one, else parts of ``train``; empty where nothing may be chosen.
+    # split where it is large enough, else parts of ``train``; empty where nothing may be chosen.
     inner: tuple[tuple[np.ndarray, np.ndarray], ...]
     n_classes: int
     seed: int
@@ -110,9 +111,9 @@ def inner_parts(
 ) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """What choices within a fold look at: pairs of index arrays, (to fit, held out), see :class:`FoldTask`.
 
-    Where there is a val split, it is held out, and all of the training part is fitted. Else the training part is split
-    by group and label: few units into ``INNER_FOLDS`` parts, each of which is held out in turn; many into
-    ``INNER_PARTS``, of which one is.
+    A val split that is large, or no smaller than the training part, is held out, and all of the training part is
+    fitted. Else the training part is split by group and label: few units into ``INNER_FOLDS`` parts, each of which is
+    held out in turn; many into ``INNER_PARTS``, of which one is.
 
     Args:
         units: the units that ``train`` indexes.
@@ -122,7 +123,7 @@ def inner_parts(
         UserError: it is needed, and the training part cannot be divided.
     """
     val = np.array([i for i, unit in enumerate(units) if unit.split == "val"], dtype=int)
-    if len(val):
+    if len(val) >= min(len(train), MANY_HELD):
         return ((train, val),)
     part = [units[i] for i in train]
     limit, reason = _most_parts(part)

@@ -113,13 +113,17 @@ def test_metadata_alone_is_enough(tools: SimpleNamespace) -> None:
 
 
 def test_what_choices_look_at(tools: SimpleNamespace) -> None:
-    """The val split where there is one; one part of many units; nothing where nothing can be had."""
-    manifest, _ = tools.dataset(40, splits=("train", "train", "val"))
+    """A val split that is not smaller; one part of many units; nothing where nothing can be had."""
+    manifest, _ = tools.dataset(40, splits=("train", "val", "val"))
     units = manifest.units()
     train = np.array([i for i, unit in enumerate(units) if unit.split == "train"])
     ((fit, held),) = inner_parts(units, train, 0, needed=True)
     assert fit.tolist() == train.tolist()
     assert {units[i].split for i in held} == {"val"}
+    fewer, _ = tools.dataset(40, splits=("train", "train", "val"))
+    train = np.array([i for i, unit in enumerate(fewer.units()) if unit.split == "train"])
+    parts = inner_parts(fewer.units(), train, 0, needed=True)
+    assert sorted(np.concatenate([held for _, held in parts])) == train.tolist()
     many = [replace(units[i % 9], group=str(i), split="train") for i in range(FEW_UNITS + 1)]
     ((fit, held),) = inner_parts(many, np.arange(len(many)), 0, needed=False)
     assert len(fit) > 5 * len(held) > 0
