@@ -1,7 +1,7 @@
 """Text encoders: BERT and any other encoder that ``AutoModel`` loads. A time step is a token."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,7 @@ from extract.encoders.encoder import (
 from extract.encoders.layers import keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
 from extract.media.reading import ClipError
-
-BETWEEN_TEXTS = "\x1f"  # between the texts of a conversation until the tokenizer is known: the unit separator of ASCII
+from extract.media.texts import BETWEEN_TEXTS
 
 
 def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
@@ -76,11 +75,6 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     more = runtime | ({"conversation": True} if spec.conversation else {})  # only where it is set, as the boundary is
     fields = fingerprint_fields(spec, files, overlap=spec.overlap, **more)  # the tokenizer's, too
     return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
-
-
-def join_texts(texts: Iterable[str]) -> str:
-    """The texts of a conversation as the one source of an encoder with ``conversation: true``."""
-    return BETWEEN_TEXTS.join(text.replace(BETWEEN_TEXTS, " ") for text in texts)
 
 
 def _separated(joined: str, separator: str) -> str:

@@ -8,18 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from cache import Header, Store, begin, differing_fields, end, settings_header, writable, write_sealed_json
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
 from configs.schema import Encoder
+from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import confine
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load_encoder
-from extract.encoders.text import join_texts
 from extract.media.sources import Clip, Sources
 from extract.passes.blocks import Damaged, Failure, shares_decoding
 from extract.passes.engine import (
@@ -233,26 +231,6 @@ def _plan(
         for each, where in zip(stored, found, strict=True)
     ]
     return plan_pass(clips, contents, unreadable, held, members[0].block_clips)
-
-
-def clips_with_media(manifest: Manifest, spec: Encoder) -> list[Clip]:
-    """The clips that some unit reads and that have what an encoder reads, in the manifest's order.
-
-    The listener's answer to a labelled turn is future to it: no unit reads it, so nothing is computed for it. An
-    encoder with ``conversation: true`` gets, for each unit's own clip, the texts of all the clips that the unit may
-    see, joined in their order; clips without a label are then left out.
-    """
-    units = manifest.units()
-    if spec.conversation:
-        texts = {clip_id: text for clip_id, text in manifest.clips.select("clip_id", "text").iter_rows() if text}
-        said = {unit.unit_id: [texts[clip] for clip in unit.clip_ids if clip in texts] for unit in units}
-        return [Clip(unit_id, join_texts(parts)) for unit_id, parts in said.items() if parts]
-    read = {clip_id for unit in units for clip_id in unit.clip_ids}
-    present = manifest.clips.filter(pl.col(spec.modality).is_not_null() & pl.col("clip_id").is_in(read))
-    rows = present.select("clip_id", spec.modality).iter_rows()
-    if spec.modality == "text":
-        return [Clip(clip_id, text) for clip_id, text in rows]
-    return [Clip(clip_id, manifest.media(path)) for clip_id, path in rows]
 
 
 def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: list[Failure], n_damaged: int = 0) -> None:

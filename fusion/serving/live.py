@@ -10,9 +10,9 @@ import polars as pl
 from scipy.special import log_softmax
 
 from configs import Profile
+from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
 from extract.passes.blocks import Damaged, Failure
-from extract.passes.extraction import clips_with_media
 from extract.passes.live import LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
 from fusion.strategies.catalogue import Fitted, FittedBlend

@@ -9,8 +9,8 @@ from configs import Profile
 from extract.corpora.manifest import Unit
 from extract.encoders.checkpoints.tokenizer import load_tokenizer
 from extract.encoders.checkpoints.weights import find_folder
-from extract.encoders.text import BETWEEN_TEXTS, join_texts
 from extract.media.sources import Clip
+from extract.media.texts import BETWEEN_TEXTS, join_texts
 from extract.passes.live import LiveEncoder
 
 Span = tuple[int, int]  # of characters

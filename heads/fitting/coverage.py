@@ -16,8 +16,8 @@ import polars as pl
 from cache import Store, read_small, writing_process
 from configs import Profile, UserError
 from configs.schema import Head
+from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
-from extract.passes.extraction import clips_with_media
 from heads.data.standardised import FEWEST, owners_of
 
 LARGE_SHARE = 0.2  # of a split's units without an input: it is said beside the scores

@@ -19,10 +19,11 @@ from cache import Store
 from configs import UserError
 from configs.schema import Encoder
 from extract import manifest
+from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import make_manifest
 from extract.encoders.encoder import LoadedEncoder, Window
-from extract.encoders.text import BETWEEN_TEXTS, join_texts, load_text_encoder
-from extract.passes.extraction import clips_with_media
+from extract.encoders.text import load_text_encoder
+from extract.media.texts import BETWEEN_TEXTS, join_texts
 
 CLS, SEP = WORDS.index("[CLS]"), WORDS.index("[SEP]")
 # t0 is labelled twice, and the listener answers; t1 begins with a clip without text; t2 says nothing.

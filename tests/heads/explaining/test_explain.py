@@ -19,10 +19,10 @@ from media_tools import write_video
 
 from cache import Store
 from configs import UserError, load
+from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit, make_manifest
 from extract.encoders.text import load_text_encoder
 from extract.passes.engine import open_writer
-from extract.passes.extraction import clips_with_media
 from heads.data.batches import ROLES, UnitData
 from heads.data.live_text import LiveText, without
 from heads.data.scripts import words
