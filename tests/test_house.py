@@ -65,7 +65,6 @@ DOORS = {
         "extract.media.texts",
         "extract.passes.blocks",
         "extract.passes.cluster",
-        "extract.passes.extraction",
         "extract.passes.live",
     ],
     "heads": [

@@ -36,7 +36,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespac
     def call(manifest: Manifest, arrays: Any, head: str, **settings: Any) -> int:
         folder = tmp_path / str(next(rooms))
         folder.mkdir()
-        tools.write_workspace(folder, manifest, arrays, {head: HEADS[head] | settings})
+        tools.write_workspace(folder, manifest, arrays, {head: HEADS[head] | settings}, folds=2)
         monkeypatch.chdir(folder)
         monkeypatch.setattr("heads.fitting.outputs.draw_curves", lambda *arguments: None)  # a third of the time
         return int(tools.exit_code(monkeypatch, main, "--head", head))

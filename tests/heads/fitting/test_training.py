@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from configs import UserError
 from extract.corpora.manifest import Unit
+from heads.data import folds as folding
 from heads.data.batches import UnitData
-from heads.data.folds import FEW_UNITS, INNER_FOLDS, FoldTask, assign_folds, inner_parts
+from heads.data.folds import FEW_UNITS, FoldTask, assign_folds, inner_parts
 from heads.fitting.base import fit_base, linear_head
 from heads.fitting.kinds import KINDS
 from heads.fitting.losses import inverse_frequency
@@ -205,7 +206,7 @@ def test_folds_never_share_a_group(tools: SimpleNamespace, seed: int, per_group:
 
     candidates = np.flatnonzero(folds != 0)
     parts = inner_parts(units, candidates, seed, needed=True)
-    assert len(parts) == INNER_FOLDS
+    assert len(parts) == folding.INNER_FOLDS
     for fit, watch in parts:
         assert sorted([*fit, *watch]) == candidates.tolist()
         assert not {units[i].group for i in fit} & {units[i].group for i in watch}
