@@ -46,7 +46,7 @@ def test_the_four_commands_are_there():
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line not in BY_CI])
 def test_a_command_of_the_readme_runs(line: str, foreign: None, shell: Shell):
-    assert shell(line).stdout
+    assert shell(line.replace("--trials 20", "--trials 3")).stdout  # a trial is like another
 
 
 def test_commands_in_the_text_exist(shell: Shell):

@@ -43,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace) -> Run:
 
 @pytest.fixture(autouse=True)
 def _few_trials_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "STARTUP_TRIALS", 3)
+    monkeypatch.setattr(study, "STARTUP_TRIALS", 2)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def write(folder: Path, tools: SimpleNamespace, spoil: Callable[[Any, Any], Any]
         manifest, arrays = spoil(manifest, arrays)
     heads = {
         "net": tools.head_settings(epochs=3, patience=2, attention_heads=2),
-        "pooled": {"kind": "linear", "inputs": ["audio", "text"]},
+        "pooled": {"kind": "linear", "inputs": ["audio"]},
         "words": {"kind": "bag_of_words", "inputs": ["text"], "c": 1.0},
         "trees": {"kind": "xgboost", "inputs": ["audio"], "trees": 5},
     }
@@ -106,26 +106,26 @@ def test_the_fragment_trains_a_head_with_the_score_that_was_found(
 
 
 def test_the_same_seed_draws_the_same_trials_and_another_seed_others(workspace: Path, run: Run) -> None:
-    run("--head", "pooled", "--trials", "6")  # beyond the random ones at the start
+    run("--head", "pooled", "--trials", "4")  # beyond the random ones at the start
     first = drawn("pooled")
     (FOLDER / "pooled/study.db").unlink()
-    run("--head", "pooled", "--trials", "6")
+    run("--head", "pooled", "--trials", "4")
     assert drawn("pooled") == first
     (FOLDER / "pooled/study.db").unlink()
-    run("--head", "pooled", "--trials", "6", "seed=1")
+    run("--head", "pooled", "--trials", "4", "seed=1")
     assert [params for params, *_ in drawn("pooled")] != [params for params, *_ in first]
 
 
 def test_it_goes_on_to_the_number_of_trials_that_is_asked_for(
     workspace: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("--head", "pooled", "--trials", "6")
+    run("--head", "pooled", "--trials", "4")
     whole = drawn("pooled")
     (FOLDER / "pooled/study.db").unlink()
-    for wanted in ("3", "3", "6"):
+    for wanted in ("2", "2", "4"):
         run("--head", "pooled", "--trials", wanted)
         assert len(drawn("pooled")) == int(wanted)
-    assert "goes on after 3 trials" in capsys.readouterr().out
+    assert "goes on after 2 trials" in capsys.readouterr().out
     assert drawn("pooled") == whole
 
 
@@ -138,23 +138,25 @@ def evaluate_and_die(*arguments, **more):
     if len(calls) == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return evaluate(*arguments, **more)
-study.evaluate, study.STARTUP_TRIALS = evaluate_and_die, 3
+study.evaluate, study.STARTUP_TRIALS = evaluate_and_die, 2
+from heads.data import folds
+folds.INNER_FOLDS = 2
 from configs import command
 from heads.search import main
-sys.argv = ["search.py", "--config", "profile.yaml", "--head", "pooled", "--trials", "6"]
+sys.argv = ["search.py", "--config", "profile.yaml", "--head", "pooled", "--trials", "4"]
 command(main)
 """
 
 
 def test_a_killed_trial_is_drawn_again(workspace: Path, run: Run) -> None:
-    run("--head", "pooled", "--trials", "6")
+    run("--head", "pooled", "--trials", "4")
     whole = drawn("pooled")
     (FOLDER / "pooled/study.db").unlink()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", KILLED], env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert [t.state for t in trials("pooled")][-1] == optuna.trial.TrialState.RUNNING
-    assert run("--head", "pooled", "--trials", "6") == 0
+    assert run("--head", "pooled", "--trials", "4") == 0
     assert drawn("pooled") == whole
     assert sum(t.state == optuna.trial.TrialState.FAIL for t in trials("pooled")) == 1
 
@@ -228,8 +230,8 @@ def test_stores_are_read_once_where_trials_read_the_same(workspace: Path, monkey
     search("net").run(3)
     assert len(reads) == 1
     reads.clear()
-    search("trees").run(4)  # draws inputs, too
-    assert 1 < len(reads) <= 5
+    search("trees").run(6)  # draws inputs, too
+    assert 1 < len(reads) <= 7
     assert [inputs for inputs in reads if inputs == reads[-1]]
 
 
