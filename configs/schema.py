@@ -304,7 +304,7 @@ class Profile(Section):
     folds: Annotated[int, Field(ge=2, le=100)] = 5  # grouped, stratified folds behind out-of-fold predictions
     dataset: Dataset
     store: StoreSettings = StoreSettings()
-    encoders: dict[Name, Encoder]  # by names of your own; what a family reads is its modality
+    encoders: dict[Name, Encoder] = {}  # by names of your own; what a family reads is its modality
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     fusion: Fusion = Fusion()
     # What heads/search.py tries, for each head: setting: [choices] or {low, high, log}; default: a space for its kind
