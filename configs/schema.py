@@ -129,7 +129,7 @@ class TableDataset(DatasetFiles):
             "speaker",
         ],
         Written,
-    ]  # our name: the table's name. A column that is not named here is not read
+    ]  # our name: the table's name. A column that is not named here is not read; without clip_id the row is the id
     metadata: list[Written] = []  # free columns that heads may use
     privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
     # The label set, in order; default: the sorted labels of the table.
@@ -138,9 +138,8 @@ class TableDataset(DatasetFiles):
 
     @model_validator(mode="after")
     def _has_what_a_table_needs(self) -> "TableDataset":
-        for needed in ("clip_id", "label"):
-            if needed not in self.columns:
-                raise ValueError(f"columns.{needed}: name the table's column for it")
+        if "label" not in self.columns:
+            raise ValueError("columns.label: name the table's column for it")
         if ("split" in self.columns) == (self.splits is not None):
             raise ValueError("give exactly one of columns.split (a column) and splits (draw them here)")
         return self
@@ -393,3 +392,18 @@ class Profile(Section):
     @property
     def fusion_path(self) -> Path:
         return self.run_dir / "fusion"
+
+
+def settings_below(place: tuple[int | str, ...]) -> list[str]:
+    """The names of all settings that a section of a profile may hold, at any depth."""
+    field = Profile.model_fields.get(str(place[0])) if len(place) > 1 else None
+    found = dict.fromkeys(Profile.model_fields) if field is None else dict[str, None]()
+    waiting = [] if field is None else [field.annotation]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and issubclass(kind, Section):
+            fields = kind.model_fields
+            found |= dict.fromkeys(fields)
+            waiting += [each.annotation for each in fields.values()]
+        waiting += get_args(kind)
+    return list(found)

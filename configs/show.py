@@ -12,7 +12,7 @@ from configs import ConfigOption, OverrideArgument, UserError, command, load
 def main(
     config: ConfigOption = None,
     overrides: OverrideArgument = None,
-    out: Annotated[Path | None, typer.Option(help="Write it there instead; DVC watches runs/NAME/profile.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead; DVC watches that.")] = None,
 ) -> None:
     """Check a profile, and print it whole: what it says, and the default of everything that it leaves out."""
     text = yaml.safe_dump(_plain(load(config, overrides).model_dump(mode="json")), sort_keys=False, allow_unicode=True)

@@ -30,7 +30,8 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
     """Read a table whose columns the profile names.
 
     Everything is read as text, without the white space around it (``text`` itself is kept as it is written), and a cell
-    with nothing else in it is null. A clip without ``conversation_id`` is its own conversation; without ``index`` a
+    with nothing else in it is null. Without a ``clip_id`` column the row is the id: ``row1``, below the header. A
+    clip without ``conversation_id`` is its own conversation; without ``index`` a
     conversation's clips are in the order of the rows. ``group`` is the group column, else the speaker, else the
     conversation; conversations that share one are one group.
 
@@ -69,7 +70,8 @@ def _clips(cells: Cells, dataset: TableDataset) -> pl.DataFrame:
     ours |= {f"privileged_{name.strip()}": name.strip() for name in dataset.privileged}
     absent = [name for name in dict.fromkeys(ours.values()) if name not in cells.frame.columns]
     if absent:
-        raise UserError(f"{cells.path}: lacks the column {some(absent)}; it has {some(cells.frame.columns, 20)}")
+        listed = some(absent, len(absent))
+        raise UserError(f"{cells.path}: lacks the column {listed}; it has {some(cells.frame.columns, 20)}")
     columns = {name: cells.text(theirs) for name, theirs in ours.items()}
     if "text" in ours and cells.frame.schema[ours["text"]] == pl.String:
         written = cells.frame[ours["text"]]
@@ -101,6 +103,8 @@ def _refuse_strange(clips: pl.DataFrame, path: Path) -> None:
 
 
 def _with_ids(clips: pl.DataFrame, path: Path) -> pl.DataFrame:
+    if "clip_id" not in clips.columns:
+        clips = clips.with_columns(clip_id=pl.format("row{}", "row"))
     if "conversation_id" not in clips.columns:
         clips = clips.with_columns(conversation_id="clip_id", index=pl.lit("0"))
     for name in ("clip_id", "conversation_id"):
@@ -130,6 +134,8 @@ def _with_media(clips: pl.DataFrame, root: Path | str, path: Path) -> tuple[pl.D
     missing = []
     for kind in kinds:
         tidy = pl.col(kind).str.replace_all(r"\\", "/").str.replace_all(r"/(\./|/)*", "/").str.replace(r"^(\./)+", "")
+        if isinstance(root, Path):  # absolute paths below it are meant from there
+            tidy = tidy.str.strip_prefix(f"{root.absolute().as_posix().rstrip('/')}/")
         files = clips.select(tidy).to_series().to_list()
         problems = [f"row {rows[at]}: {why}" for at, why in misplaced(files, root)]
         if problems:
@@ -194,5 +200,5 @@ def _refuse_straddling(clips: pl.DataFrame, dataset: TableDataset, path: Path) -
 
 def _finer(dataset: TableDataset) -> str:
     """What a group can be instead of a speaker."""
-    name = dataset.columns.get("conversation_id", dataset.columns["clip_id"])
+    name = dataset.columns.get("conversation_id", dataset.columns.get("clip_id", "a column that differs in each row"))
     return f"columns.group: {name} (speakers are then shared between splits and folds, as report and audit will say)"
