@@ -21,7 +21,7 @@ def main(
         list[Path] | None,
         typer.Argument(
             metavar="[FILE | FOLDER | CONVERSATIONS.json]...",
-            help="Video (its sound track counts, too) or audio files; folders of them; or conversations in AvaMERG's "
+            help="Video (its sound track counts, too) or audio files; folders of them, at any depth; or conversations in AvaMERG's "
             "JSON, mapped or original, with labels or without.",
         ),
     ] = None,
