@@ -65,6 +65,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)  # seed, folds, resamples
     software: dict[str, str] = field(default_factory=dict)
     privileged: list[str] = field(default_factory=list)  # heads that read label-derived columns
+    transductive: list[str] = field(default_factory=list)  # heads that were pre-trained on clips they are scored on
     counts: dict[str, Any] = field(default_factory=dict)  # what the dataset adapter met
     stores: list[Store] = field(default_factory=list)
     trained_on: dict[str, dict[str, str]] = field(default_factory=dict)  # head: encoder: fingerprint
@@ -94,11 +95,13 @@ def gather(
         for head, path in files.items()
         if _mapping(path.parent / "metrics.json").get("privileged") or heads[head].get("settings", {}).get("privileged")
     ]
+    transductive = [h for h, path in files.items() if _mapping(path.parent / "metrics.json").get("transductive")]
     trained_on = {
         head: {name: str(store["fingerprint"]) for name, store in about.get("stores", {}).items()}
         for head, about in heads.items()
     }
     common: dict[str, Any] = {"software": _software(), "trained_on": {h: s for h, s in trained_on.items() if s}}
+    common |= {"transductive": transductive}
     hashes = {str(path): _sha256(path) for path in files.values() if path.is_file()}
     if profile is None:
         return Run("fusion of " + ", ".join(files), files, [command_line], hashes, privileged=privileged, **common)

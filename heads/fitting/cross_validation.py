@@ -29,6 +29,7 @@ from heads.fitting.outputs import Outcome, Predictions, headline, prediction_tab
 from heads.fitting.progress_file import Progress, training_key
 from heads.fitting.saved import TrainedHead, average, model_stem
 from heads.models.presence import has_input, inputs_found
+from heads.pretraining.folder import TRANSDUCTIVE, header_of, starting_weights
 
 Place = tuple[int, int]  # which fold, and which of the head's seeds
 Fitted = Generator[tuple[Place, FoldModel, list[Record]], None, None]
@@ -55,6 +56,7 @@ class Course:
         profile, head, classes = self.profile, self.head, self.manifest.classes
         seed = profile.seed * 1000 + fold
         train, fit, watch = inner_sets(self.units, self.folds, fold, watches(head), seed % 2**32)
+        start = starting_weights(profile, head, self.manifest, self.units, self.folds, self.stores, fold)
         return [
             FoldTask(
                 head=head,
@@ -67,6 +69,7 @@ class Course:
                 seed=(seed + 100_000 * k) % 2**32,  # libraries take no larger ones
                 encoders=profile.encoders,
                 stored={name: self.stores[name].fields for name in head.stores},
+                start=start,
             )
             for k in range(head.seeds)
         ]
@@ -133,6 +136,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
     simple = _baseline_stores(profile, settings)
     baseline = baseline_log_probabilities(settings, manifest, units, folds, simple, profile.seed)
     found = inputs_found(settings, manifest, units, stores)
+    transductive = settings.start_from is not None and header_of(profile, settings.start_from)["transductive"]
     outcome = Outcome(
         profile=profile,
         trained=trained,
@@ -145,9 +149,10 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
         ),
         scores=score(predictions, baseline, units, manifest.classes, profile.seed),
         history=history,
-        notes=[*notes, *thin_inputs(settings, units, found)],
+        notes=[*([TRANSDUCTIVE] if transductive else []), *notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
         and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
+        transductive=transductive,
         seconds=time.monotonic() - started,
     )
     write_outputs(path, outcome)

@@ -45,6 +45,7 @@ _NETWORK = Kind(_tensors, _late("fitting.training", "fit_fold"), network.load_fo
 
 KINDS = {
     "sequence": _NETWORK,
+    "transformer": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": Kind(
         lambda head, manifest, units, sources: unit_statistics(manifest, units, sources),
@@ -66,7 +67,7 @@ KINDS = {
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
 NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
-NOT_READ |= {"trees", "depth", "eta", "auxiliary_share"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "layers"}
 
 
 def what_is_read(head: Head) -> str:

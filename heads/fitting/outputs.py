@@ -37,6 +37,7 @@ class Outcome:
     notes: list[str]  # what a reader of the scores must know of the inputs
     privileged: bool  # whether it reads fields derived from the label
     seconds: float
+    transductive: bool = False  # whether it was pre-trained on clips that it is scored on
 
 
 def prediction_table(
@@ -93,7 +94,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
     (folder / "predictions.parquet").write_bytes(parquet_bytes(outcome.table))
-    metrics = {"privileged": outcome.privileged, "notes": outcome.notes} | outcome.scores
+    metrics = {"privileged": outcome.privileged, "transductive": outcome.transductive, "notes": outcome.notes}
+    metrics |= outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -137,6 +139,7 @@ def write_live(folder: Path, outcome: Outcome) -> None:
 
 def title(outcome: Outcome) -> str:
     says = " (PRIVILEGED: reads fields derived from the label)" if outcome.privileged else ""
+    says += " (TRANSDUCTIVE: it learned, without labels, from what it is scored on)" if outcome.transductive else ""
     return f"head {outcome.trained.name} of profile {outcome.profile.name}{says}"
 
 

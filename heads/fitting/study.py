@@ -43,6 +43,7 @@ _NETWORK: Space = {
 }
 SPACES: dict[str, Space] = {  # of heads for which the profile names none
     "sequence": _NETWORK,
+    "transformer": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": {"c": Range(low=1e-4, high=1.0, log=True), "loss": ["cross_entropy", "weighted"]},
     "bag_of_words": {

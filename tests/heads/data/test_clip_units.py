@@ -18,7 +18,7 @@ from heads.data.batches import LISTENER, SPEAKER, UnitData, bucketed
 from heads.fitting.training import fit_fold
 from heads.models.network import HeadSizes, NetworkModel, build, load_fold, new_model
 
-KINDS = ["sequence", "cross_modal"]
+KINDS = ["sequence", "transformer", "cross_modal"]
 NONE = np.array([], dtype=int)
 
 

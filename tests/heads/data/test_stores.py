@@ -55,7 +55,7 @@ def stores_of(tools, folder, arrays):
     return {name: Store(folder / name) for name in arrays}
 
 
-@pytest.mark.parametrize("kind", ["sequence", "cross_modal"])
+@pytest.mark.parametrize("kind", ["sequence", "transformer", "cross_modal"])
 def test_streamed_equals_resident_to_the_bit(tools, tmp_path, kind):
     manifest, arrays = tools.dataset(40, missing=0.2)
     stores = stores_of(tools, tmp_path, arrays)

@@ -271,7 +271,7 @@ def test_float16_needs_a_gpu(tools: SimpleNamespace) -> None:
         fit_fold(tools.task(data, np.arange(20), NONE, tools.small_head(precision="float16")))
 
 
-@pytest.mark.parametrize("kind", ["sequence", "cross_modal"])
+@pytest.mark.parametrize("kind", ["sequence", "transformer", "cross_modal"])
 @pytest.mark.parametrize("time", ["attentive", "lstm"])
 def test_bfloat16_learns_as_float32_does(tools: SimpleNamespace, kind: str, time: str) -> None:
     manifest, arrays = tools.dataset(90, missing=0.1)

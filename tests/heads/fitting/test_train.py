@@ -80,7 +80,7 @@ def test_outputs_keep_their_contract(
     test = table.filter(pl.col("split") == "test")
     hits = p[(table["split"] == "test").to_numpy()].argmax(1) == [manifest.classes.index(x) for x in test["label"]]
     assert metrics["test"]["accuracy"]["value"] == pytest.approx(hits.mean())
-    assert set(metrics) == {"privileged", "notes", "oof", "val", "test"}
+    assert set(metrics) == {"privileged", "transductive", "notes", "oof", "val", "test"}
     assert "accuracy" in metrics["oof"]["majority_class"]
     history = json.loads((HEAD / head / "training_history.json").read_text())
     assert {record["fold"] for record in history} == {0, 1, 2}
