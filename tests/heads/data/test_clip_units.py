@@ -121,7 +121,7 @@ def test_clip_units_train(clips: tuple[Manifest, Any], tools: SimpleNamespace, k
     manifest, arrays = clips
     data = UnitData(manifest, manifest.units(), arrays, context_clips=2)
     everything = np.arange(len(data.units))
-    head = tools.small_head(kind=kind, context_clips=2, epochs=2)
+    head = tools.small_head(kind=kind, context_clips=2, epochs=4)
     model, history = fit_fold(tools.task(data, everything, NONE, head))
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert np.isfinite(model.log_probabilities(data, everything)).all()

@@ -24,7 +24,7 @@ from heads.pretraining.clips import Unlabelled, read_unlabelled
 from heads.pretraining.fitting import pretrained_weights
 from heads.pretraining.objectives import draw_masked, rows_of, without
 
-FEW = {"epochs": 2, "batch_size": 16}
+FEW = {"epochs": 1, "batch_size": 16}
 FOLDER = Path("runs/tiny/pretrained/both")
 
 
@@ -84,29 +84,29 @@ def test_hidden_clips_keep_their_place_alone(tools: SimpleNamespace) -> None:
         assert torch.equal(batch.frames[name].values[columns], frames.values)
 
 
-@pytest.mark.parametrize("kind", ["sequence", "transformer", "cross_modal"])
+@pytest.mark.parametrize("kind", ["sequence", "cross_modal"])
 def test_inputs_of_one_clip_find_each_other(tools: SimpleNamespace, kind: str) -> None:
-    manifest, arrays = tools.dataset(60, splits=("train",), most_clips=1)
+    manifest, arrays = tools.dataset(32, splits=("train",), most_clips=1)
     clips = manifest.clips.filter(pl.col("label").is_not_null())  # one of each conversation
     single = Manifest(clips, manifest.root, manifest.classes, {})
     views = shared_views(np.random.default_rng(0), arrays, conversation=False)
     head = tools.small_head(kind=kind, inputs=["audio", "text"], dropout=0.0)
-    weights, history = learned(tools, single, views, head, epochs=12, lr=0.01)
+    weights, history = learned(tools, single, views, head, epochs=10, lr=0.01, transductive=True)
     assert "masked" not in history[-1]
-    assert history[0]["contrastive"] > 2.2  # of about fifteen to choose from
-    assert history[11]["contrastive"] < 1.2
+    assert history[0]["contrastive"] > 2.2  # of sixteen to choose from
+    assert history[-1]["contrastive"] < 1.2
     assert all(".missing" in name or "modalities." in name for name in weights[0])  # conversations taught nothing
     assert not any("lstm.ahead" in name or "transformer" in name for name in weights[0])
 
 
 @pytest.mark.parametrize("kind", ["sequence", "transformer", "cross_modal"])
 def test_a_hidden_clip_is_found_by_the_rest_of_its_conversation(tools: SimpleNamespace, kind: str) -> None:
-    manifest, arrays = tools.dataset(40, splits=("train",), most_clips=4)
+    manifest, arrays = tools.dataset(32, splits=("train",), most_clips=3)
     views = shared_views(np.random.default_rng(0), arrays, conversation=True)
     head = tools.small_head(kind=kind, inputs=["audio"], dropout=0.0)
-    weights, history = learned(tools, manifest, {"audio": views["audio"]}, head, epochs=12, lr=0.01)
+    weights, history = learned(tools, manifest, {"audio": views["audio"]}, head, epochs=10, lr=0.01, transductive=True)
     assert "contrastive" not in history[-1]
-    assert history[11]["masked"] < history[0]["masked"] - 0.7
+    assert history[-1]["masked"] < history[0]["masked"] - 0.7
     assert not any(
         name.startswith(("classifier", "metadata", "context", "conversation.context")) for name in weights[0]
     )
@@ -125,7 +125,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_what_is_held_out_is_not_learned_from(tools: SimpleNamespace) -> None:
-    manifest, arrays = tools.dataset(40, splits=("train", "train", "val", "train", "test"))
+    manifest, arrays = tools.dataset(20, splits=("train", "train", "val", "train", "test"), most_clips=2)
     one = manifest.clips.filter(pl.col("split") == "train")["conversation_id"][0]
     label = pl.when(pl.col("conversation_id") != one).then(pl.col("label"))
     manifest = Manifest(manifest.clips.with_columns(label=label), manifest.root, manifest.classes, {})
@@ -214,7 +214,7 @@ def test_from_the_scripts(run: Callable[..., int], capsys: pytest.CaptureFixture
     assert run("train", "both") == 2
     assert "make it with python heads/pretrain.py --config profile.yaml --head both" in error_of(capsys)
     assert run("pretrain", "both") == 0
-    assert "head both, without labels: 4 epochs; loss contrastive" in capsys.readouterr().out
+    assert "head both, without labels: 2 epochs; loss contrastive" in capsys.readouterr().out
     first = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
     assert {"pretrained.json", "fold0.safetensors", "fold1.safetensors", "SHA256SUMS"} <= first.keys()
     assert run("pretrain", "both") == 0
