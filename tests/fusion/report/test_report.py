@@ -117,6 +117,14 @@ def test_mistakes_show_what_was_said_and_nothing_privileged(found: Fusion, profi
     assert "uses privileged" in re.findall("<title>(.*)</title>", html)[0]  # the head h1 does
 
 
+def test_the_title_says_that_a_head_is_transductive(found: Fusion, profile: Profile) -> None:
+    titles = []
+    for said in ("{}", '{"transductive": true}'):
+        (profile.head_path("h0") / "metrics.json").write_text(said)
+        titles += re.findall("<title>(.*)</title>", page_of(found, profile)[0])
+    assert ["transductive" in title for title in titles] == [False, True]
+
+
 def test_mistakes_show_what_is_seen_or_heard_or_why_not(found: Fusion, profile: Profile) -> None:
     write_mp4(Path("media/a.mp4"), greys([40, 90, 140, 190, 240]), None)
     Path("media/broken.mp4").write_bytes(b"no video at all")
