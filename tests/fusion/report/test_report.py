@@ -121,7 +121,7 @@ def test_the_title_says_that_a_head_is_transductive(found: Fusion, profile: Prof
     titles = []
     for said in ("{}", '{"transductive": true}'):
         (profile.head_path("h0") / "metrics.json").write_text(said)
-        titles += re.findall("<title>(.*)</title>", page_of(found, profile)[0])
+        titles.append(re.findall("<title>(.*)</title>", page_of(found, profile)[0])[0])
     assert ["transductive" in title for title in titles] == [False, True]
 
 
