@@ -46,10 +46,8 @@ class ClipLayer(nn.Module):
     def __init__(self, width: int, sizes: HeadSizes) -> None:
         super().__init__()
         self.before_attention, self.before_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = RotaryAttention(width, sizes.attention_heads, sizes.dropout)
-        self.forwards = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Dropout(sizes.dropout), nn.Linear(width, width)
-        )
+        self.attention = RotaryAttention(width, sizes.attention_heads)
+        self.forwards = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -61,23 +59,23 @@ class RotaryAttention(nn.Module):
     """Multi-head self-attention with rotary positions: Su et al. 2021, arXiv:2104.09864.
 
     ``(batch, places, width)`` and its mask ``(batch, places)`` -> ``(batch, places, width)``. Each head's share of the
-    width is even. Written out, for torch's fused kernels are not deterministic on every GPU, and clips are few.
+    width is even. Weights are not dropped in training, for clips are few. Written out, for torch's fused kernels are not
+    deterministic on every GPU.
     """
 
     turns: Tensor
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.ask_answer = nn.Linear(width, 3 * width)
         self.leave = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
         pairs = width // heads // 2
         self.register_buffer("turns", SLOWEST ** -(torch.arange(pairs) / pairs), persistent=False)  # radians a place
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         shares, values = self._shares(states, mask)
-        answers = self.dropout(shares).to(values.dtype) @ values  # (batch, heads, places, width / heads)
+        answers = shares.to(values.dtype) @ values  # (batch, heads, places, width / heads)
         return self.leave(answers.transpose(1, 2).flatten(2))
 
     def weights(self, states: Tensor, mask: Tensor) -> Tensor:

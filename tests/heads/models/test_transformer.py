@@ -30,7 +30,7 @@ def test_what_two_clips_are_to_each_other_depends_on_their_distance_alone() -> N
 
 def test_padding_is_not_heard() -> None:
     torch.manual_seed(0)
-    attention = RotaryAttention(8, heads=2, dropout=0.0).eval()
+    attention = RotaryAttention(8, heads=2).eval()
     states = torch.randn(2, 4, 8)
     mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
     weights = attention.weights(states, mask)
