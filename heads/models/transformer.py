@@ -59,7 +59,7 @@ class RotaryAttention(nn.Module):
     """Multi-head self-attention with rotary positions: Su et al. 2021, arXiv:2104.09864.
 
     ``(batch, places, width)`` and its mask ``(batch, places)`` -> ``(batch, places, width)``. Each head's share of the
-    width is even. Weights are not dropped in training, for clips are few. Written out, for torch's fused kernels are not
+    width is even. Weights are not dropped in training, for clips are few. Written out: torch's fused kernels are not
     deterministic on every GPU.
     """
 
