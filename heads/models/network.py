@@ -152,6 +152,7 @@ def new_model(task: FoldTask) -> NetworkModel:
         attention_heads=head.attention_heads,
         dropout=head.dropout,
         lstm_layers=head.lstm_layers,
+        layers=head.layers,
         time=head.pooling,
         segments=n_segments(head),
         speaker_identity=identity,
@@ -160,6 +161,9 @@ def new_model(task: FoldTask) -> NetworkModel:
     )
     network = build(sizes, tails).to(default_device())
     fit_scalers(network, data, task.fit)
+    if task.start:  # with the scalers that its weights were trained behind
+        left = network.load_state_dict(dict(task.start), strict=False).unexpected_keys
+        assert not left, f"weights of another network: {left[0]}"
     return NetworkModel(network, vocabularies)
 
 
