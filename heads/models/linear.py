@@ -20,14 +20,13 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.metrics import is_sure, judged
+from heads.metrics import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
 
 CS = (0.001, 0.01, 0.1, 1.0)
 DEFAULT_C = 0.01  # where there is nothing to choose it by
 WEIGHTS = (0.0, 0.25, 0.5)  # at which an input is tried, beside 1
-ENOUGH = 4000  # units to choose by: with more the choice matters little, and takes long
 SMALLEST_PROBABILITY = 1e-6  # of a class that a fold's training part lacks
 
 
@@ -129,33 +128,35 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     if not task.inner:
         choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
         return choice, [{"c": choice.c, "best": True, "read": choice.said}]
-    tried: dict[str, list[Trial]] = {}
+    tried: dict[tuple[str, int], list[Trial]] = {}
 
-    def trials(choice: Choice) -> list[Trial]:
+    def trials(choice: Choice, cs: Sequence[float]) -> list[Trial]:
         """Of each C."""
-        if choice.said not in tried:
-            tried[choice.said] = _tried(task, known, choice, cs)
-        return tried[choice.said]
+        if (choice.said, len(cs)) not in tried:
+            tried[choice.said, len(cs)] = _tried(task, known, choice, cs)
+        return tried[choice.said, len(cs)]
 
-    def trial(choice: Choice) -> Trial:
-        return next(each for each in trials(choice) if each.choice.c == choice.c)
+    def loss(choice: Choice) -> float:
+        """At the plain C; fits at smaller ones give this one its start."""
+        return trials(choice, cs[: cs.index(choice.c) + 1])[-1].loss
 
-    def loss(trial: Trial) -> float:
-        return float(trial.losses.mean())
+    def best_of(choices: Sequence[Choice]) -> Choice:
+        """The first of equals."""
+        return choices[0] if len(choices) == 1 else min(choices, key=loss)
 
-    views = list(VIEWS) if several else [OWN]
     first = head.deviations is True and deviations
-    best = min((trial(Choice(view, first, plain, head.c or DEFAULT_C)) for view in views), key=loss)  # first of equals
+    views = list(VIEWS) if several else [OWN]
+    read = best_of([Choice(view, first, plain, head.c or DEFAULT_C) for view in views])
     for name in names if len(names) > 1 else []:  # what leaves something out needs no proof
-        turned = [replace(best.choice, weights=best.choice.weights | {name: weight}) for weight in WEIGHTS]
-        best = min([best, *(trial(choice) for choice in turned if any(choice.weights.values()))], key=loss)
+        turned = [replace(read, weights=read.weights | {name: weight}) for weight in WEIGHTS]
+        read = best_of([read, *(choice for choice in turned if any(choice.weights.values()))])
     depths = [False, True] if deviations and head.deviations is None else [first]
-    others = [each for deep in depths for each in trials(replace(best.choice, deviations=deep))]
-    better = min(others, key=loss)
+    of_depth = {deep: trials(replace(read, deviations=deep), cs) for deep in depths}
+    every = [trial for each in of_depth.values() for trial in each]
+    best, plainest = min(every, key=lambda trial: trial.loss), next(trial for trial in every if trial.choice == read)
     held = np.concatenate([part for _, part in task.inner])
-    if is_sure(best.losses - better.losses, task.groups[held]):
-        best = better
-    return best.choice, [each.record | {"best": each is best} for each in trials(best.choice)]
+    chosen = best.choice if is_sure(plainest.losses - best.losses, task.groups[held]) else read
+    return chosen, [each.record | {"best": each.choice == chosen} for each in of_depth[chosen.deviations]]
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,10 @@ class Trial:
     choice: Choice
     losses: np.ndarray  # (held,)
     record: Record
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
 
 
 def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]) -> list[Trial]:
@@ -185,11 +190,6 @@ def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Se
         record = {"c": c, "inner_loss": float(losses.mean()), "inner_macro_f1": macro_f1, "read": choice.said}
         found.append(Trial(replace(choice, c=c), losses, record))
     return found
-
-
-def some(units: np.ndarray, seed: int) -> np.ndarray:
-    """All of some units, or ``ENOUGH`` of them, drawn at random."""
-    return units if len(units) <= ENOUGH else np.sort(np.random.default_rng(seed).choice(units, ENOUGH, replace=False))
 
 
 def _fitted(
