@@ -19,7 +19,7 @@ from configs.schema import Head
 from heads.data.folds import FoldModel, Record
 from heads.pretraining.folder import pretraining_digest
 
-VERSION = 3  # raise it with any change after which a training gives other numbers
+VERSION = 4  # raise it with any change after which a training gives other numbers
 SECONDS_BETWEEN = 10.0  # the least between two states of a network: short trainings write none
 DIGEST_BYTES = 32
 

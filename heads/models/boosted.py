@@ -12,8 +12,8 @@ from scipy.special import softmax
 from xgboost.callback import EarlyStopping
 
 from configs import UserError
-from configs.schema import Head
 from heads.data.folds import FoldTask, Record
+from heads.data.sampling import class_weights
 from heads.metrics import SCORES
 from heads.models.linear import spread
 from heads.models.pooled import UnitRows
@@ -144,7 +144,7 @@ def _boost(
         "max_bin": BINS,
         "nthread": torch.get_num_threads(),
     }
-    weights = _class_weights(labels, task.head)
+    weights = class_weights(labels, len(classes)) if task.head.loss == "weighted" else np.ones(len(classes))
 
     def rows(units: np.ndarray) -> np.ndarray:
         return np.concatenate([table[units], data.codes(vocabularies, units)], axis=1)
@@ -185,12 +185,6 @@ def _boost(
         for i in range(len(columns["train_loss"]))
     ]
     return BoostedModel(booster, table.views, vocabularies, classes.tolist(), task.n_classes), history
-
-
-def _class_weights(labels: np.ndarray, head: Head) -> np.ndarray:
-    """(classes,) inverse frequencies, 1 on average over the units; all 1 where the loss is not weighted."""
-    counts = np.bincount(labels)
-    return len(labels) / (len(counts) * counts) if head.loss == "weighted" else np.ones(len(counts))
 
 
 def _macro_f1(p: np.ndarray, data: xgboost.DMatrix) -> tuple[str, float]:

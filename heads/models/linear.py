@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
+from heads.data.sampling import class_weights
 from heads.metrics import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
@@ -180,7 +181,7 @@ def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Se
     parts = [_fitted(task, known, choice, cs, some(fit_part, task.seed), part) for fit_part, part in task.inner]
     labels, counts = task.labels[held], np.ones(len(held))
     if task.head.loss == "weighted":
-        counts = 1 / np.maximum(np.bincount(task.labels[task.train], minlength=task.n_classes), 1)[labels]
+        counts = class_weights(task.labels[task.train], task.n_classes)[labels]
         counts /= counts.mean()
     found = []
     for i, c in enumerate(cs):
@@ -235,7 +236,7 @@ def _path(
     """
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
-    balanced = "balanced" if head.loss == "weighted" else None
+    counts = class_weights(labels, labels.max() + 1)[labels] if head.loss == "weighted" else None
     found, start, basis = [], None, None
     with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
         if x.shape[1] > len(x):
@@ -245,10 +246,10 @@ def _path(
             x = vectors[:, kept] * np.sqrt(values[kept])
         for c in cs:
             # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
-            model = LogisticRegression(C=c, class_weight=balanced, solver="newton-cg", max_iter=1000, warm_start=True)
+            model = LogisticRegression(C=c, solver="newton-cg", max_iter=1000, warm_start=True)
             if start is not None:
                 model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
-            start = model.fit(x, labels)
+            start = model.fit(x, labels, sample_weight=counts)
             weights, intercepts = model.coef_.T, model.intercept_
             if len(model.classes_) == 2:  # scikit-learn keeps the second one's alone
                 weights, intercepts = np.c_[0 * weights, weights], np.r_[0.0, intercepts]
