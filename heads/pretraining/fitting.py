@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
 
 from configs import UserError
 from configs.schema import Head, Pretraining
 from extract.corpora.manifest import Unit
 from heads.data.batches import bucketed
 from heads.data.folds import FoldTask, Record
-from heads.models.network import new_model
+from heads.models.network import new_model, rate_at
 from heads.pretraining.clips import Unlabelled
 from heads.pretraining.objectives import Objectives
 
@@ -78,7 +79,7 @@ def _fit(
         parameters = [parameter for parameter in objectives.parameters() if parameter.requires_grad]
         optimiser = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
         n_steps = settings.epochs * ceil(len(seen) / settings.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, n_steps, pct_start=WARMUP)
+        schedule = LambdaLR(optimiser, lambda step: rate_at(step, n_steps, WARMUP, "cosine"))
         ids, costs = data.metadata_ids({}), data.costs()[seen]
         history: list[Record] = []
         for epoch in range(settings.epochs):

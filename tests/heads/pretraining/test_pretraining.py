@@ -169,7 +169,7 @@ def test_nothing_to_learn_from_is_said(tools: SimpleNamespace) -> None:
 def test_a_head_begins_where_pretraining_ended(tools: SimpleNamespace, kind: str) -> None:
     manifest, arrays = tools.dataset(20, splits=("train",), columns=lambda c: {"meta_age": ["old", "young"][c % 2]})
     head = tools.small_head(kind=kind, metadata=["age"])
-    weights, _ = learned(tools, manifest, arrays, head, epochs=1)
+    weights, _ = learned(tools, manifest, arrays, head, epochs=10)
     data = UnitData(manifest, manifest.units(), arrays, ["age"])
     everything = np.arange(20)
     torch.manual_seed(0)
