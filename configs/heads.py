@@ -1,5 +1,6 @@
 """What a profile may say of its heads: every setting with its meaning, its default and what is allowed."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -198,6 +199,20 @@ SHAPE = ("kind", "inputs", "standardise", "hidden", "attention_heads", "lstm_lay
 def shape_of(head: Head) -> dict[str, Any]:
     """The settings without which the weights of one network do not fit another, or were learned from something else."""
     return {name: getattr(head, name) for name in SHAPE} | {"time": head.pooling}
+
+
+def unfit_start(head: Head, heads: Mapping[str, Head]) -> str | None:
+    """Why a head cannot start from the one that it names."""
+    if head.start_from is None:
+        return None
+    if head.start_from not in heads:
+        return f" names {head.start_from!r}, which is not under heads"
+    own, other = shape_of(head), shape_of(heads[head.start_from])
+    setting = next((each for each in own if own[each] != other[each]), None)
+    if setting is None:
+        return None
+    theirs = f"{setting} of heads.{head.start_from} is {other[setting]!r}"
+    return f": its weights would not fit: {theirs}, and here {own[setting]!r}"
 
 
 def unpretrainable(head: Head) -> str | None:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.heads import Head, Pretraining, Range, Tail, shape_of, unpretrainable, unsearchable
+from configs.heads import Head, Pretraining, Range, Tail, shape_of, unfit_start, unpretrainable, unsearchable
 from configs.sections import (
     TAKEN_NAMES,
     HomePath,
@@ -348,17 +348,8 @@ class Profile(Section):
                 raise ValueError(f"heads.{name}.fine_tune: encoders.{without[0]} has no boundary to train from")
             if head.time_masking and any(self.encoders[each].modality == "video" for each in head.fine_tune):
                 raise ValueError(f"heads.{name}.time_masking: hides time steps: not with video under fine_tune")
-            if head.start_from is not None:
-                start = self.heads.get(head.start_from)
-                if start is None:
-                    raise ValueError(f"heads.{name}.start_from names {head.start_from!r}, which is not under heads")
-                own = shape_of(head)
-                for setting, value in shape_of(start).items():
-                    if value != own[setting]:
-                        raise ValueError(
-                            f"heads.{name}.start_from: its weights would not fit: {setting} of heads.{head.start_from} "
-                            f"is {value!r}, and here {own[setting]!r}"
-                        )
+            if problem := unfit_start(head, self.heads):
+                raise ValueError(f"heads.{name}.start_from{problem}")
         for name in self.pretrain:
             problem = unpretrainable(self.heads[name]) if name in self.heads else "which is not under heads"
             if problem:
