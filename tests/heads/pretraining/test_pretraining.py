@@ -20,6 +20,8 @@ from extract.corpora.manifest import Manifest
 from heads import pretrain, train
 from heads.data.batches import UnitData
 from heads.data.folds import FoldTask, assign_folds
+from heads.fitting.cross_validation import open_stores
+from heads.fitting.progress_file import training_key
 from heads.models.network import NetworkModel, new_model
 from heads.pretraining.clips import Unlabelled, read_unlabelled
 from heads.pretraining.fitting import pretrained_weights
@@ -248,6 +250,14 @@ def test_from_the_scripts(
     assert {"pretrained.json", "fold0.safetensors", "fold1.safetensors", "SHA256SUMS"} <= first.keys()
     assert run("pretrain", "both") == 0
     assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == first
+
+    def key() -> str:
+        profile = load("profile.yaml", [])
+        return training_key(profile, profile.heads["both"], open_stores(profile, profile.heads["both"]))
+
+    before = key()
+    assert run("pretrain", "both", "pretrain.both.epochs=2") == 0
+    assert key() != before  # what a killed training left of the former one is not gone on from
 
     begun: list[Any] = []
 
