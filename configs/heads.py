@@ -1,5 +1,6 @@
 """What a profile may say of its heads: every setting with its meaning, its default and what is allowed."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -28,13 +29,27 @@ class Tail(Section):
     checkpointing: bool = False  # keep only what enters each layer, and compute the rest again: less memory, slower
 
 
+class Pretraining(Section):
+    """How the network of a head is trained without labels, on all clips that stores hold: ``heads/pretrain.py``."""
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 32  # conversations; what is told apart lies in one batch
+    lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1_000_000)] = 0.01
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.07  # that the learned one begins with
+    masked: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of a conversation's clips that are hidden and predicted
+    # Learn from the clips of held-out folds, val and test, too, without their labels; every report then says so.
+    transductive: bool = False
+
+
 class Head(Section):
     # sequence: attention and LSTM over the conversation's clips, inputs joined clip by clip
+    # transformer: the same with a transformer over the clips, which sees who else speaks as the labelled clip's speaker
     # cross_modal: a stream for each input, each attending to the others, then an LSTM over the clips
     # linear: logistic regression on each input's mean and deviation over time, and on metadata
     # xgboost: boosted trees on the same, and on metadata
     # bag_of_words: logistic regression on TF-IDF of the text: words, emoji, emphasis; characters in unseparated scripts
-    kind: Literal["sequence", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
+    kind: Literal["sequence", "transformer", "cross_modal", "linear", "xgboost", "bag_of_words"] = "sequence"
     inputs: list[Name] = []  # encoders whose stores are read; of a bag of words [text], which the manifest has
     metadata: list[str] = []  # manifest columns to embed
     privileged: bool = False  # allow label-derived columns in metadata; every report then says so
@@ -46,6 +61,7 @@ class Head(Section):
 
     hidden: Width = 128  # width of projections and of each LSTM direction
     lstm_layers: Depth = 1
+    layers: Depth = 1  # transformer: over the clips
     attention_heads: Width = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     # Networks start from what a linear head says of a unit, and learn what to add to it; none: from nothing. Default:
@@ -56,6 +72,7 @@ class Head(Section):
     # attentive where a tail is trained or time is masked.
     time: Literal["attentive", "statistics", "lstm"] | None = None
     segments: Width = 4  # cross_modal: the parts that a clip is cut into, each becoming one vector
+    start_from: Name | None = None  # a head, this one or one of the same shape: begin as heads/pretrain.py left it
     fine_tune: dict[Name, Tail] = {}  # inputs whose encoder has a boundary: the layers above it that are trained
 
     # A column whose values are finer labels, each of one class: training learns them, too. Never an input.
@@ -95,6 +112,10 @@ class Head(Section):
     def _attention_heads_divide(self) -> "Head":
         if 2 * self.hidden % self.attention_heads:
             raise ValueError(f"attention_heads ({self.attention_heads}) must divide 2 * hidden ({2 * self.hidden})")
+        if self.kind == "transformer" and self.hidden % self.attention_heads:
+            raise ValueError(
+                f"attention_heads ({self.attention_heads}) of a transformer must divide hidden ({self.hidden})"
+            )
         return self
 
     @model_validator(mode="after")
@@ -116,8 +137,9 @@ class Head(Section):
             "linear": common | {"c", "deviations", "standardise"},
             "bag_of_words": common | {"c", "letters"},
             "xgboost": common | {"standardise", "trees", "depth", "eta", "seeds"},
-            "sequence": networks - {"segments"},
-            "cross_modal": networks,
+            "sequence": networks - {"segments", "layers"},
+            "transformer": networks - {"segments", "lstm_layers"},
+            "cross_modal": networks - {"layers"},
         }[self.kind]
 
     @model_validator(mode="after")
@@ -138,6 +160,8 @@ class Head(Section):
             raise ValueError("time_masking hides time steps: not with time: statistics")
         if self.fine_tune and self.standardise != "none":
             raise ValueError("standardise: layers that are trained on take states as they are: not with fine_tune")
+        if self.start_from and (problem := unpretrainable(self)):
+            raise ValueError(f"start_from: {problem}")
         if self.fine_tune and self.time == "statistics":
             raise ValueError("time: statistics are computed once, before training: not with fine_tune")
         return self
@@ -166,7 +190,40 @@ class Head(Section):
 
     @property
     def is_network(self) -> bool:
-        return self.kind in ("sequence", "cross_modal")
+        return self.kind in ("sequence", "transformer", "cross_modal")
+
+
+SHAPE = ("kind", "inputs", "standardise", "hidden", "attention_heads", "lstm_layers", "layers", "segments")
+
+
+def shape_of(head: Head) -> dict[str, Any]:
+    """The settings without which the weights of one network do not fit another, or were learned from something else."""
+    return {name: getattr(head, name) for name in SHAPE} | {"time": head.pooling}
+
+
+def unfit_start(head: Head, heads: Mapping[str, Head]) -> str | None:
+    """Why a head cannot start from the one that it names."""
+    if head.start_from is None:
+        return None
+    if head.start_from not in heads:
+        return f" names {head.start_from!r}, which is not under heads"
+    own, other = shape_of(head), shape_of(heads[head.start_from])
+    setting = next((each for each in own if own[each] != other[each]), None)
+    if setting is None:
+        return None
+    theirs = f"{setting} of heads.{head.start_from} is {other[setting]!r}"
+    return f": its weights would not fit: {theirs}, and here {own[setting]!r}"
+
+
+def unpretrainable(head: Head) -> str | None:
+    """Why the network of a head cannot be trained without labels."""
+    if not head.is_network:
+        return f"a {head.kind} head is no network"
+    if not head.inputs:
+        return "a head without inputs has nothing to learn without labels"
+    if head.fine_tune:
+        return "layers under fine_tune are not pre-trained: leave fine_tune out"
+    return None
 
 
 class Range(Section):

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.heads import Head, Range, Tail, unsearchable
+from configs.heads import Head, Pretraining, Range, Tail, shape_of, unfit_start, unpretrainable, unsearchable
 from configs.sections import (
     TAKEN_NAMES,
     HomePath,
@@ -29,7 +29,21 @@ from configs.sections import (
     Share,
 )
 
-__all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
+__all__ = [
+    "Dataset",
+    "Encoder",
+    "FaceCrop",
+    "Fusion",
+    "Head",
+    "Modality",
+    "Pretraining",
+    "Profile",
+    "Range",
+    "StoreSettings",
+    "Tail",
+    "shape_of",
+    "unpretrainable",
+]
 
 SHELF = "stores"  # below runs/: the stores of all profiles
 
@@ -308,6 +322,7 @@ class Profile(Section):
     fusion: Fusion = Fusion()
     # What heads/search.py tries, for each head: setting: [choices] or {low, high, log}; default: a space for its kind
     search: dict[Name, dict[str, Tried]] = {}
+    pretrain: dict[Name, Pretraining] = {}  # how heads/pretrain.py trains each head's network; default: as it comes
 
     @field_validator("name")
     @classmethod
@@ -332,6 +347,12 @@ class Profile(Section):
                 raise ValueError(f"heads.{name}.fine_tune: encoders.{without[0]} has no boundary to train from")
             if head.time_masking and any(self.encoders[each].modality == "video" for each in head.fine_tune):
                 raise ValueError(f"heads.{name}.time_masking: hides time steps: not with video under fine_tune")
+            if problem := unfit_start(head, self.heads):
+                raise ValueError(f"heads.{name}.start_from{problem}")
+        for name in self.pretrain:
+            problem = unpretrainable(self.heads[name]) if name in self.heads else "which is not under heads"
+            if problem:
+                raise ValueError(f"pretrain.{name}: {problem}")
         for name in self.fusion.heads or []:
             if name not in self.heads:
                 raise ValueError(f"fusion.heads names {name!r}, which is not under heads")
@@ -388,6 +409,9 @@ class Profile(Section):
 
     def search_path(self, head: str) -> Path:
         return self.run_dir / "search" / head
+
+    def pretrained_path(self, head: str) -> Path:
+        return self.run_dir / "pretrained" / head
 
     @property
     def fusion_path(self) -> Path:

@@ -16,6 +16,7 @@ ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017
 SMALLEST_PROBABILITY = 1e-15  # log-loss of a certain mistake stays finite
 RESAMPLES_AT_ONCE = 200  # bounds memory: (resamples, classes, classes) float64
 GROUPS_AT_ONCE = 1000  # the same of groups
+ENOUGH = 4000  # units to choose a setting by: with more the choice matters little, and takes long
 
 
 def evaluate(
@@ -291,6 +292,11 @@ def is_sure(gains: np.ndarray, groups: np.ndarray, errors: float = 1.0) -> bool:
     _, numbers = np.unique(groups, return_inverse=True)
     sums = np.bincount(numbers, weights=gains - gains.mean())
     return bool(gains.sum() > errors * math.sqrt(float(np.square(sums).sum())))
+
+
+def some(units: np.ndarray, seed: int) -> np.ndarray:
+    """All of some units, or ``ENOUGH`` of them, drawn at random."""
+    return units if len(units) <= ENOUGH else np.sort(np.random.default_rng(seed).choice(units, ENOUGH, replace=False))
 
 
 # --- calibration ---

@@ -77,9 +77,9 @@ def _summary(search: "Search") -> str:
         rows.append([str(trial.number), f"{trial.value:.4f}", *(_short(settings[name]) for name in search.space)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"head {search.name}: the best of {n_all} trials ({n_cut} ended early), by macro-F1 out of fold"]
-    from heads.data.standardised import said_of  # torch is there by now
+    from heads.fitting.outputs import transductive_of  # torch is there by now
 
-    if transductive := said_of(search.profile.heads[search.name]):
+    if transductive := transductive_of(search.profile, search.profile.heads[search.name]):
         lines.append(f"TRANSDUCTIVE: {transductive}")
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     if importances := search.importances():

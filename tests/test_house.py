@@ -24,9 +24,10 @@ BELOW = {
     "heads.pictures": [],
     "heads.data": ["configs", "cache", "extract"],
     "heads.models": ["configs", "extract", "heads.metrics", "heads.data"],
+    "heads.pretraining": ["configs", "cache", "extract", "heads.data", "heads.models"],
     "heads.fitting": [
         *("configs", "cache", "cache.remote", "extract"),
-        *("heads.metrics", "heads.pictures", "heads.data", "heads.models"),
+        *("heads.metrics", "heads.pictures", "heads.data", "heads.models", "heads.pretraining"),
     ],
     "heads.cluster": ["configs", "cache", "extract", "heads.data", "heads.fitting"],
     "heads.explaining": [

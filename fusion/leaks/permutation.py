@@ -27,6 +27,7 @@ from fusion.leaks.chance import LIKELY, STATISTIC, SURE, against_chance, relabel
 from fusion.leaks.outputs import Check, Verdict, skipped
 from fusion.leaks.probes import numbers_of
 from fusion.leaks.units import Audited
+from fusion.strategies.choice import HEAD
 from fusion.strategies.nested import Fusion, fuse
 from fusion.tables.predictions import manifest_metadata, read
 from heads.fitting.coverage import usable
@@ -60,7 +61,7 @@ def permutation_checks(audited: Audited, heads: Sequence[str], left_out: str, ru
     who = f"Heads trained on permuted labels ({', '.join(heads)})"
     fusion = "Their fusion, fitted to labels that were dealt once more,"
     models = list(stacks[0].log_p)
-    single = [name for name in models if name.startswith("head:")]
+    single = [name for name in models if name.startswith(HEAD)]
     fused = [name for name in models if name not in single]
     checks = [
         _judged(audited, "permutation.oof", stacks, single, f"{who} reach"),
@@ -101,7 +102,14 @@ def run_permuted(audited: Audited, heads: Sequence[str], number: int) -> Run:
     for split in np.unique(units.splits):
         again[units.splits == split] = rng.permutation(again[units.splits == split])
     stack, alone = (
-        fuse(given, list(profile.fusion.strategies), bootstrap=BOOTSTRAP, seed=profile.seed)
+        fuse(
+            given,
+            list(profile.fusion.strategies),
+            metric=profile.fusion.metric,
+            choice=profile.fusion.choice,
+            bootstrap=BOOTSTRAP,
+            seed=profile.seed,
+        )
         for given in (units, replace(units, labels=again))
     )
     true = dict(zip([unit.unit_id for unit in audited.units], audited.labels.tolist(), strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 from cache import is_published, read_published
 from fusion.leaks.outputs import Check, Verdict, skipped
 from fusion.leaks.units import Audited
+from fusion.strategies.choice import HEAD
 from fusion.strategies.nested import cross_fit
 from fusion.strategies.optimism import LIKELY, MUCH, NOTABLE, SURE, Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Single, Weighted
@@ -35,7 +36,7 @@ def scores_check(audited: Audited) -> Check:
     splits = [split for split in ("oof", "val", "test") if (units.splits == split).any()]
     if len(splits) == 1:
         return skipped(NAME, "There is no val or test split.")
-    candidates = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
+    candidates = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
     log_p, _, _ = cross_fit(units, candidates | ({POOL: Weighted()} if len(files) > 1 else {}), profile.seed)
     scores: dict[str, dict[str, Any]] = {name: {} for name in log_p}
     by_group: dict[str, dict[str, np.ndarray]] = {name: {} for name in log_p}

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from fusion.report.findings import FEWEST_UNITS, Findings, Gate, Row
 from fusion.report.outputs import display_name
+from fusion.strategies.choice import HEAD
 from fusion.strategies.nested import Fusion
 from heads.metrics import shown
 from heads.pictures import literal, save
@@ -110,7 +111,7 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
 def _reliability(found: Fusion, findings: Findings) -> Figure:
     """A panel for the fusion and for each head, before and after calibration; lines leave out bins of few units."""
     heads = {head: both for head, both in findings.calibration.items() if both}
-    alone = found.chosen.startswith("head:") and heads  # the fusion is one of them
+    alone = found.chosen.startswith(HEAD) and heads  # the fusion is one of them
     panels = heads if alone else {f"fusion: {display_name(found.chosen)}": findings.fused_calibration, **heads}
     columns = min(PANELS_A_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fusion.report.significance import against
+from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import Fusion
 from fusion.tables.predictions import Predictions
 from heads.metrics import difference, evaluate, reliability
@@ -81,7 +82,7 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
     rows = found.units.splits == found.headline
     units = found.units.where(rows)
     p = {name: np.exp(values[rows]) for name, values in found.log_p.items()}
-    best = f"head:{found.best_head}"
+    best = f"{HEAD}{found.best_head}"
     comparisons = against(
         p[best],
         {name: values for name, values in p.items() if name != best},
@@ -93,10 +94,10 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
         known={} if found.chosen == best else {found.chosen: found.gains[found.best_head]},
     )
     subgroups, pooled = _subgroups(found, units, p)
-    baseline = f"baseline:{found.best_baseline}"
+    baseline = f"{BASELINE}{found.best_baseline}"
     return Findings(
         comparisons=comparisons,
-        calibration={head: _head_calibration(units, h, p[f"head:{head}"]) for h, head in enumerate(units.heads)},
+        calibration={head: _head_calibration(units, h, p[f"{HEAD}{head}"]) for h, head in enumerate(units.heads)},
         fused_calibration={
             "before": reliability(
                 units.label_names, _uncalibrated(found.chosen, units, p[found.chosen]), units.classes
@@ -140,11 +141,11 @@ def _uncalibrated(chosen: str, units: Predictions, answered: np.ndarray) -> np.n
     Where no head says anything it is what was ``answered``.
     """
     probabilities = np.exp(units.logits)
-    if chosen.startswith("head:"):
-        only = units.heads.index(chosen.removeprefix("head:"))
+    if chosen.startswith(HEAD):
+        only = units.heads.index(chosen.removeprefix(HEAD))
         probabilities = np.where(units.present[:, only, None, None], probabilities[:, [only]], probabilities)
-    if chosen.startswith("baseline:"):
-        own = np.exp(units.baselines[chosen.removeprefix("baseline:")])[:, None]  # (n, 1, c)
+    if chosen.startswith(BASELINE):
+        own = np.exp(units.baselines[chosen.removeprefix(BASELINE)])[:, None]  # (n, 1, c)
         probabilities = np.where(np.isnan(own), probabilities, own)
     unheard = ~units.present.any(axis=1)
     probabilities[unheard] = answered[unheard, None]
@@ -158,7 +159,7 @@ def _classes(found: Fusion, units: Predictions) -> dict[str, Row]:
     counts = np.bincount(units.labels, minlength=len(units.classes))
     result = {}
     for label, count in zip(units.classes, counts.tolist(), strict=True):
-        heads = {head: of(f"head:{head}", label) for head in units.heads}
+        heads = {head: of(f"{HEAD}{head}", label) for head in units.heads}
         result[label] = Row(count, of(found.chosen, label), heads, _leaders(heads))
     return result
 
@@ -211,7 +212,7 @@ def _row(found: Fusion, units: Predictions, p: dict[str, np.ndarray]) -> Row:
         macro_f1: dict[str, float] = evaluate(units.label_names, p[name], units.classes, groups, bootstrap)["macro_f1"]
         return macro_f1
 
-    heads = {head: score(f"head:{head}")["value"] for head in units.heads}
+    heads = {head: score(f"{HEAD}{head}")["value"] for head in units.heads}
     fused = score(found.chosen, SUBGROUP_RESAMPLES)
     return Row(len(units.labels), fused["value"], heads, _leaders(heads), fused["low"], fused["high"])
 

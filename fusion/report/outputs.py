@@ -11,7 +11,7 @@ from configs.tables import plain
 from fusion.report.findings import Findings, Gate, Row, Weight
 from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
-from fusion.strategies.choice import NAMES
+from fusion.strategies.choice import BASELINE, HEAD, NAMES
 from fusion.strategies.nested import Fusion
 from fusion.strategies.speakers import save_centred
 from fusion.tables.predictions import write
@@ -36,7 +36,7 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     if found.plain:
         save_centred(found, folder / "model")
     # what the model's axes mean, in order, and whose plain baselines it reads
-    alone = [found.chosen.removeprefix("baseline:")] if found.chosen.startswith("baseline:") else []
+    alone = [found.chosen.removeprefix(BASELINE)] if found.chosen.startswith(BASELINE) else []
     inputs = {"heads": found.units.heads, "classes": found.units.classes, "baselines": alone}
     (folder / "model" / "inputs.json").write_text(_json(inputs), encoding="utf-8")
     text = summary(found, findings)
@@ -73,7 +73,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
       ``by_predicted_class.CLASS``: ``mean, std``), ``mistakes`` (the most confident ones)
     """
     by_split = {name: {split: _flat(score) for split, score in splits.items()} for name, splits in found.scores.items()}
-    best = f"head:{found.best_head}"
+    best = f"{HEAD}{found.best_head}"
     shown = {"fusion": found.scores[found.chosen][found.headline], "best_head": found.scores[best][found.headline]}
     return {
         "headline": {
@@ -99,14 +99,14 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
         },
         "plain": {split: _flat(score) for split, score in found.plain.scores.items()} if found.plain else None,
         "best_head": {"head": found.best_head, **by_split[best][found.headline]},
-        "best_baseline": {"head": found.best_baseline, **by_split[f"baseline:{found.best_baseline}"][found.headline]}
+        "best_baseline": {"head": found.best_baseline, **by_split[f"{BASELINE}{found.best_baseline}"][found.headline]}
         if found.best_baseline is not None
         else None,
         "gain_over_best_head": _scores(found.gains[found.best_head]),
         "gain_over_best_baseline": None if findings.over_baseline is None else _scores(findings.over_baseline),
         "majority": by_split["majority"],
-        "heads": {head: by_split[f"head:{head}"] for head in found.units.heads},
-        "baselines": {head: by_split[f"baseline:{first}"] for head, first in found.units.distinct_baselines.items()},
+        "heads": {head: by_split[f"{HEAD}{head}"] for head in found.units.heads},
+        "baselines": {head: by_split[f"{BASELINE}{first}"] for head, first in found.units.distinct_baselines.items()},
         "strategies": {name: by_split[name] for name in found.strategies},
         "significance": {"against": found.best_head, "candidates": findings.comparisons},
         "confusion": {
@@ -145,7 +145,7 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def fell_back(found: Fusion) -> bool:
     """Whether a single head or a plain baseline was taken because nothing that combines heads did better."""
-    return found.chosen.startswith(("head:", "baseline:"))
+    return found.chosen.startswith((HEAD, BASELINE))
 
 
 def _flat(score: dict[str, Any]) -> dict[str, Any]:
@@ -261,4 +261,4 @@ def is_clear(comparison: dict[str, Any]) -> bool:
 
 
 def display_name(name: str) -> str:
-    return name.replace(":", " ", 1) if name.startswith(("head:", "baseline:")) else name
+    return name.replace(":", " ", 1) if name.startswith((HEAD, BASELINE)) else name

@@ -16,6 +16,7 @@ from fusion.report.outputs import display_name, fell_back
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves
+from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import FEW_GROUPS, Fusion
 from fusion.tables.predictions import SPLITS
 from heads.metrics import interval, shown
@@ -61,12 +62,12 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
         sentences=plain_reading(found, findings),
         choice=_choice(found, findings),
         splits=sorted(found.scores[found.chosen], key=lambda s: s != found.headline),
-        best=found.scores[f"head:{found.best_head}"][found.headline],
+        best=found.scores[f"{HEAD}{found.best_head}"][found.headline],
         majority=found.scores["majority"][found.headline],
-        baseline=found.scores[f"baseline:{found.best_baseline}"][found.headline] if found.best_baseline else None,
+        baseline=found.scores[f"{BASELINE}{found.best_baseline}"][found.headline] if found.best_baseline else None,
         fell_back=fell_back(found),
-        is_head=found.chosen.startswith("head:"),
-        is_baseline=found.chosen.startswith("baseline:"),
+        is_head=found.chosen.startswith(HEAD),
+        is_baseline=found.chosen.startswith(BASELINE),
         ranges={split: _range(found, split) for split in found.scores[found.chosen]},
         class_counts=_class_counts(found),
         counts=list(_flatten(run.counts)),
@@ -81,6 +82,8 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
             "level": LEVEL,
         },
         rule=found.rule,
+        HEAD=HEAD,
+        BASELINE=BASELINE,
         nan=math.nan,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         is_known=lambda s: not math.isnan(s["low"]),
@@ -89,8 +92,8 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
 
 
 def chosen_name(found: Fusion) -> str:
-    if found.chosen.startswith("baseline:"):
-        name = f"plain baseline of head {found.chosen.removeprefix('baseline:')}"
+    if found.chosen.startswith(BASELINE):
+        name = f"plain baseline of head {found.chosen.removeprefix(BASELINE)}"
     else:
         name = f"{display_name(found.chosen)} alone" if fell_back(found) else f"fusion ({found.chosen})"
     return f"transductive {name}" if found.transductive else name
@@ -110,11 +113,11 @@ def plain_reading(found: Fusion, findings: Findings) -> list[str]:
     ]
     few = score["n_groups"] < FEW_GROUPS
     certainty = f"a hint, no more, from {score['n_groups']} groups" if few else "more than chance explains"
-    if found.chosen != f"head:{found.best_head}":
+    if found.chosen != f"{HEAD}{found.best_head}":
         other = f"the best single head, {found.best_head}"
         sentences.append(_against(other, found.gains[found.best_head]["macro_f1"], certainty))
     if findings.over_baseline is not None:
-        reached = found.scores[f"baseline:{found.best_baseline}"][found.headline]["macro_f1"]["value"]
+        reached = found.scores[f"{BASELINE}{found.best_baseline}"][found.headline]["macro_f1"]["value"]
         other = f"the best plain baseline, that of head {found.best_baseline} ({reached:.3f})"
         sentences.append(_against(other, findings.over_baseline["macro_f1"], certainty))
     return sentences
@@ -143,7 +146,7 @@ def _choice(found: Fusion, findings: Findings) -> str:
     against = f"{compared}{', ' if n_baselines else ' and '}{' and '.join(singles)}"
     where = "training units" if found.judged_on == "oof" else "val units"
     if fell_back(found):
-        what = "plain baseline" if found.chosen.startswith("baseline:") else "single head"
+        what = "plain baseline" if found.chosen.startswith(BASELINE) else "single head"
         return f"Of {against} nothing beat the {what} on {where}, so the fusion fell back to it."
     return f"Of {against}, “{found.chosen}” was taken, on {where} that its fit had not seen."
 

@@ -14,6 +14,7 @@ import polars as pl
 from cache import Header, read_published, read_sealed_json, read_small
 from configs import Profile
 from fusion.report.context import clip_ids, counts, read_beside
+from fusion.strategies.choice import BASELINE
 from heads.metrics import interval
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "xgboost-cpu", "xgboost", "torch", "polars")  # whatever is installed
@@ -176,7 +177,7 @@ def said_of_baselines(files: dict[str, Path], chosen: str) -> list[str]:
             numbers = f"macro-F1 {gain['value']:+.3f} {interval(gain, '+.3f')}"
             then = f": try {attempt}" if attempt else ""
             said.append(f"Head {head} is out of fold WORSE than the plain baseline on its inputs, {numbers}{then}.")
-        elif chosen == f"baseline:{head}" and attempt:
+        elif chosen == f"{BASELINE}{head}" and attempt:
             said.append(f"To have that baseline as a head, tuned: {attempt}.")
     return said
 

@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 from cache import read_published, read_sealed_parquet
 from configs import UserError
 from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, load, save
+from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.pools import Baseline, Single
 from fusion.tables.predictions import Predictions
 
@@ -43,8 +44,8 @@ def fuse_centred(units: Predictions, strategies: list[str], **settings: Any) -> 
     from heads.metrics import evaluate
 
     found = fuse(centred(units), strategies, **settings)
-    single: dict[str, Strategy] = {f"head:{name}": Single(h) for h, name in enumerate(units.heads)}
-    single |= {f"baseline:{name}": Baseline(name) for name in units.baselines}
+    single: dict[str, Strategy] = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
+    single |= {f"{BASELINE}{name}": Baseline(name) for name in units.baselines}
     seed, bootstrap = settings.get("seed", 0), settings.get("bootstrap", 1000)
     strategy = single.get(found.chosen) or STRATEGIES[found.chosen]
     log_p, _, fitted = cross_fit(units, {found.chosen: strategy}, seed)

@@ -15,16 +15,10 @@ from scipy.special import log_softmax
 from fusion.strategies.calibration import calibrated
 from fusion.strategies.pools import FittedWeighted, Weighted
 from fusion.tables.predictions import HeadOutputs
+from heads.metrics import some
 
 if TYPE_CHECKING:  # seconds to import, and few predictions need it
     import xgboost
-
-ENOUGH = 4000  # units to choose a setting on
-
-
-def some_units(n: int, seed: int) -> np.ndarray:
-    """Indices of all of n units, or of ``ENOUGH`` of them, drawn at random."""
-    return np.arange(n) if n <= ENOUGH else np.sort(np.random.default_rng(seed).choice(n, ENOUGH, replace=False))
 
 
 def base_and_features(pool: FittedWeighted, outputs: HeadOutputs) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +60,8 @@ class Logistic:
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedLogistic:
         pool = Weighted().fit(outputs, labels, groups, seed)
         base, features = base_and_features(pool, outputs)
-        some = some_units(len(labels), seed)
-        c = self._choose_c(base[some], features[some], labels[some], groups[some])
+        units = some(np.arange(len(labels)), seed)
+        c = self._choose_c(base[units], features[units], labels[units], groups[units])
         weights = _fit_residual(base, features, labels, c)
         return FittedLogistic(pool, weights[:-1].tolist(), weights[-1].tolist(), c)
 

@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,11 @@ def folds_on_ray() -> Iterator[FitFolds]:
             held = _held(course.stores, course.head, course.manifest)
             sharers = min(len(wanted), places_on_a_machine(options))
             task = ray.remote(**options, max_retries=MAX_RETRIES, retry_exceptions=False)(_fit)
-            tasks = {task.remote(key, [shared], course.head, held, place, sharers): place for place in wanted}
+            begun = course.starts or [{}] * course.profile.folds
+            tasks = {
+                task.remote(key, [shared], course.head, held, place, sharers, begun[place[0]]): place
+                for place in wanted
+            }
             yield from _results(tasks, wanted, KINDS[course.head.kind].load)
 
         yield fit
@@ -153,7 +157,15 @@ class _Memory:
     read: tuple[Any, Any, dict[str, Store]] | None = None
 
 
-def _fit(key: str, reference: list[Any], head: Head, held: dict[str, list[str]], place: Place, sharers: int) -> _Saved:
+def _fit(
+    key: str,
+    reference: list[Any],
+    head: Head,
+    held: dict[str, list[str]],
+    place: Place,
+    sharers: int,
+    start: Mapping[str, torch.Tensor],
+) -> _Saved:
     """On the cluster: the model of one fold and seed."""
     if _Memory.shared is None or _Memory.shared[0] != key:
         _Memory.read = None
@@ -171,7 +183,7 @@ def _fit(key: str, reference: list[Any], head: Head, held: dict[str, list[str]],
     _, data, stores = _Memory.read
     course = Course(shared.profile, shared.manifest, head, shared.units, shared.folds, data, stores)
     fold, k = place
-    model, history = KINDS[head.kind].fit(course.tasks(fold)[k])
+    model, history = KINDS[head.kind].fit(replace(course.tasks(fold)[k], start=start))
     with tempfile.TemporaryDirectory(prefix="emocache-fold-") as folder:
         about = model.save(Path(folder), model_stem(fold, k))
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

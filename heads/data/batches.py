@@ -31,11 +31,13 @@ class Batch:
     metadata: Tensor  # (batch, fields) ids
     labels: Tensor  # (batch,)
     clips: Tensor  # (batch, places): which of the batch's clips it is; 0 where the mask is False
+    speakers: Tensor  # (clips,) who speaks, by numbers that mean nothing more; 0: unknown
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
             {name: frames.to(device) for name, frames in self.frames.items()},
-            *(sent(part, device) for part in (self.roles, self.mask, self.metadata, self.labels, self.clips)),
+            *(sent(part, device) for part in (self.roles, self.mask, self.metadata, self.labels)),
+            *(sent(part, device) for part in (self.clips, self.speakers)),
         )
 
 
@@ -82,6 +84,9 @@ class UnitData:
         roles = {role: number for number, role in enumerate(ROLES, start=1)}
         clip_roles = manifest.clips["role"][[rows[clip_id] for clip_id in clip_ids]]
         self.roles = torch.tensor([roles.get(role, 0) for role in clip_roles], dtype=torch.int64)
+        people = manifest.clips["speaker"][[rows[clip_id] for clip_id in clip_ids]].to_list()
+        number_of = {name: number for number, name in enumerate(dict.fromkeys([None, *people]))}  # unknown is 0
+        self.speakers = torch.tensor([number_of[name] for name in people], dtype=torch.int64)
         columns = {field: metadata_column(manifest, field, privileged) for field in fields}
         columns |= {SPEAKER: "speaker"}
         columns |= {LISTENER: "meta_listener_id"} if "meta_listener_id" in manifest.clips.columns else {}
@@ -161,6 +166,7 @@ class UnitData:
             metadata=ids,
             labels=self.labels[indices],
             clips=places,
+            speakers=self.speakers[clips],
         )
 
     def batches(

@@ -37,6 +37,7 @@ class FoldTask:
     metric: Metric = "macro_f1"  # that choices are made by
     encoders: Mapping[str, Encoder] = field(default_factory=dict)  # of the profile, for layers that are trained on
     stored: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # encoder: what its store was computed from
+    start: Mapping[str, Any] = field(default_factory=dict)  # pre-trained weights, by name, that a network begins with
     on_epoch: Callable[[Record], object] = lambda record: None
     progress_file: Path | None = None  # where a killed training goes on from; whoever keeps the model removes it
 

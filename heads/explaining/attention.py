@@ -18,6 +18,7 @@ from heads.data.batches import Batch, UnitData
 from heads.models.cross_modal import CrossModalHead
 from heads.models.network import Network, NetworkModel
 from heads.models.parts import AttentionPooling, AttentiveStatistics
+from heads.models.transformer import RotaryAttention
 
 Shares = np.ndarray  # of one whole: they sum to 1
 
@@ -64,10 +65,11 @@ def _attention(model: NetworkModel, data: UnitData, index: int) -> Attention:
     rows = batch.clips[0].tolist()  # of a unit's clips in the batch
     if isinstance(network, CrossModalHead):
         return _cross_modal(network, seen, batch, rows)
-    pooled = seen["conversation.context.pool"].weights[0, 0]  # (places,)
-    mixed = seen["conversation.attention.attention"].weights[0]  # (places, places)
+    clips = seen["conversation.context.pool"].weights[0, 0]  # (places,)
     # Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928): half of each state is its own, by the residual.
-    clips = pooled @ (0.5 * mixed + 0.5 * torch.eye(len(mixed), device=mixed.device))
+    for name in reversed([name for name in seen if name.endswith(".attention")]):
+        mixed = seen[name].weights[0]  # (places, places)
+        clips = clips @ (0.5 * mixed + 0.5 * torch.eye(len(mixed), device=mixed.device))
     steps = {}
     for name in network.sizes.dims:
         for place, weights in _within_clips(seen, f"conversation.modalities.{name}.pool", batch, name, rows).items():
@@ -141,7 +143,7 @@ def _recorded(network: nn.Module) -> Iterator[dict[str, _Seen]]:
 
         return hook
 
-    kinds = (AttentiveStatistics, AttentionPooling, nn.MultiheadAttention)
+    kinds = (AttentiveStatistics, AttentionPooling, RotaryAttention, nn.MultiheadAttention)
     handles = [
         module.register_forward_hook(note(name), with_kwargs=True)
         for name, module in network.named_modules()

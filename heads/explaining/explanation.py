@@ -1,5 +1,6 @@
 """Why a trained head answered as it did for one unit: what each thing that it read is worth, and where it looked."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,6 @@ from cache import read_published
 from configs import Profile, UserError, completed
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
-from heads.data.standardised import said_of
 from heads.explaining.attention import Attention, attention_of
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Answers, answers
@@ -175,7 +175,7 @@ def explain(
         inputs=[*trained.settings.inputs, *trained.settings.metadata],
         modalities=scene.modalities,
         privileged=trained.settings.privileged,
-        transductive=said_of(trained.settings),
+        transductive=_transductive(profile, name),
         unit_id=unit.unit_id,
         split=row["split"],
         fold=fold,
@@ -204,6 +204,11 @@ def _prediction(profile: Profile, name: str, unit: Unit) -> dict[str, Any]:
     if not rows:
         raise UserError(f"{path}: has no {split} prediction of {unit.unit_id}: run python heads/train.py --head {name}")
     return rows[0]
+
+
+def _transductive(profile: Profile, name: str) -> str | None:
+    content = read_published(profile.head_path(name) / "metrics.json", f"run python heads/train.py --head {name}")
+    return json.loads(content)["transductive"]
 
 
 def _views(scene: Scene, groups: Mapping[tuple[What, str | None], Group]) -> list[ClipView]:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.fitting.losses import inverse_frequency, unit_weights
-from heads.metrics import is_sure, judged
+from heads.data.sampling import class_weights
+from heads.metrics import is_sure, judged, some
 from heads.models.columns import scalers
-from heads.models.linear import LinearModel, choose, fit, some
+from heads.models.linear import LinearModel, choose, fit
 
 BASELINE_C = 0.01  # inverse regularisation: fixed, as a baseline that is tuned is a head
 SMOOTHED = 3  # epochs over which the loss on what is held out is averaged
@@ -31,7 +30,8 @@ class Base:
     """A linear model, and what it says of the units that a network is fitted on and chosen by.
 
     ``log_p`` (units, classes) float32 is, of each unit that the model was fitted on, from a fit without it: a network
-    that saw what the model knows by heart would learn that nothing is left to add. NaN elsewhere.
+    that saw what the model knows by heart would learn that nothing is left to add. It is the model's own answer where
+    the others are all of one class, of which nothing can be fitted. NaN elsewhere.
     """
 
     model: LinearModel
@@ -88,9 +88,9 @@ def fit_base(task: FoldTask) -> Base:
 
 def _weights(task: FoldTask, units: np.ndarray) -> np.ndarray:
     """(units,) what each counts in the head's loss."""
-    labels = torch.from_numpy(task.labels)
-    class_weights = inverse_frequency(labels[task.train], task.n_classes)
-    return unit_weights(labels[units], task.head.loss, class_weights).numpy()
+    if task.head.loss != "weighted":
+        return np.ones(len(units))
+    return class_weights(task.labels[task.train], task.n_classes)[task.labels[units]]
 
 
 def _sharpness(log_p: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.float32:
@@ -104,10 +104,12 @@ def _sharpness(log_p: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np
 
 
 def _parts(task: FoldTask, fitted: np.ndarray) -> list[np.ndarray]:
-    """Of the fitted units, those that are predicted together: the inner folds where these hold out each once."""
+    """Of the fitted units, those that are predicted together: the inner folds where these hold out each once, else
+    whole groups; units by themselves where there is but one group."""
     if len(task.inner) > 1:
         return [np.intersect1d(held, fitted) for _, held in task.inner]
     _, groups = np.unique(task.groups[fitted], return_inverse=True)
+    groups = groups if groups.any() else np.arange(len(fitted))
     part_of = np.random.default_rng(task.seed).permutation(groups.max(initial=0) + 1)[groups] % PARTS
     return [fitted[part_of == part] for part in range(PARTS) if (part_of == part).any()]
 

@@ -25,11 +25,21 @@ from heads.data.folds import FoldModel, FoldTask, Record, inner_parts, unit_fold
 from heads.fitting.base import baseline_head
 from heads.fitting.coverage import thin_inputs, usable
 from heads.fitting.kinds import KINDS
-from heads.fitting.outputs import Baseline, Outcome, Predictions, headline, prediction_table, score, write_outputs
+from heads.fitting.outputs import (
+    Baseline,
+    Outcome,
+    Predictions,
+    headline,
+    prediction_table,
+    score,
+    transductive_of,
+    write_outputs,
+)
 from heads.fitting.progress_file import Progress, training_key
 from heads.fitting.saved import TrainedHead, average, model_stem
 from heads.models.pooled import UnitRows
 from heads.models.presence import has_input, inputs_found
+from heads.pretraining.folder import Start, starts_of
 
 Place = tuple[int, int]  # which fold, and which of the head's seeds
 Fitted = Generator[tuple[Place, FoldModel, list[Record]], None, None]
@@ -38,7 +48,7 @@ Fitted = Generator[tuple[Place, FoldModel, list[Record]], None, None]
 @dataclass(frozen=True)
 class Course:
     """What the trainings of a head have in common. ``data`` is what its kind read of the ``units``; ``folds`` (units,)
-    is -1 outside the training split."""
+    is -1 outside the training split; ``starts`` has what each fold's networks begin with, if they are pre-trained."""
 
     profile: Profile
     manifest: Manifest
@@ -47,6 +57,7 @@ class Course:
     folds: np.ndarray
     data: Any
     stores: Mapping[str, Store]
+    starts: Sequence[Start] = ()
 
     def places(self) -> list[Place]:
         return [(fold, k) for fold in range(self.profile.folds) for k in range(self.head.seeds)]
@@ -71,6 +82,7 @@ class Course:
                 metric=profile.fusion.metric,
                 encoders=profile.encoders,
                 stored={name: self.stores[name].fields for name in head.stores},
+                start=self.starts[fold] if self.starts else {},
             )
             for k in range(head.seeds)
         ]
@@ -137,6 +149,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
 
     path = profile.head_path(name)
     unfinished = path.with_name(f".{name}.progress")
+    transductive = transductive_of(profile, settings)
     trained, data, history = train_folds(name, settings, profile, manifest, units, folds, unfinished, fit_folds)
     predictions = predict_all(trained, data, units, folds)
     baseline = train_baseline(trained, profile, manifest, units, folds, data)
@@ -153,6 +166,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
         notes=[*notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
         and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
+        transductive=transductive,
         seconds=time.monotonic() - started,
     )
     write_outputs(path, outcome)
@@ -243,7 +257,8 @@ def train_folds(
     if not has_input(head, manifest, trained_on, stores).any():
         raise UserError(f"head {name}: no training unit has anything that it reads: {', '.join(head.inputs)}")
     progress = Progress(unfinished, training_key(profile, head, stores)) if unfinished else None
-    course = Course(profile, manifest, head, units, folds, data, stores)
+    starts = starts_of(profile, head, manifest, units, folds, stores)
+    course = Course(profile, manifest, head, units, folds, data, stores, starts)
     models: dict[Place, FoldModel] = {}
     records: dict[Place, list[Record]] = {}
     steps = max(1, course.tasks(0)[0].steps)  # of each model

@@ -57,6 +57,7 @@ _NETWORK = Kind(_tensors, _late("fitting.training", "fit_fold"), network.load_fo
 
 KINDS = {
     "sequence": _NETWORK,
+    "transformer": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": Kind(_rows, _late("models.linear", "fit_fold"), _late("models.linear", "load_fold")),
     "xgboost": Kind(_rows, _late("models.boosted", "fit_fold"), _late("models.boosted", "load_fold")),
@@ -70,7 +71,7 @@ KINDS = {
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
 NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
-NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "deviations"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "deviations", "layers"}
 
 
 def what_is_read(head: Head) -> str:

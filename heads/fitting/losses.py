@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -9,10 +10,10 @@ from torch.nn.functional import cross_entropy
 from configs.schema import Head
 from heads.data.augment import mixup
 from heads.data.batches import Batch
+from heads.data.sampling import class_weights
 from heads.models.network import Network
 
 FOCAL_GAMMA = 2.0  # Lin et al. 2017 (arXiv:1708.02002), their best value
-LARGEST_CLASS_WEIGHT = 10.0
 
 Loss = Literal["cross_entropy", "weighted", "focal"]
 
@@ -40,12 +41,6 @@ def unit_weights(labels: Tensor, loss: Loss, class_weights: Tensor) -> Tensor:
     return class_weights[labels] if loss == "weighted" else torch.ones_like(labels, dtype=class_weights.dtype)
 
 
-def inverse_frequency(labels: Tensor, n_classes: int) -> Tensor:
-    """(classes,) the weight of each class: its frequency's inverse, 1 for balanced classes, capped."""
-    counts = torch.bincount(labels, minlength=n_classes)
-    return (len(labels) / (n_classes * counts.clamp(min=1))).clamp(max=LARGEST_CLASS_WEIGHT)
-
-
 def log_frequency(labels: Tensor, n_classes: int) -> Tensor:
     """(classes,) log share of each class; a class that is not there counts as one unit.
 
@@ -69,7 +64,8 @@ class Objective:
         """
         self._head = head
         balanced = head.sampling == "balanced"
-        self.class_weights = (torch.ones(n_classes) if balanced else inverse_frequency(labels, n_classes)).to(device)
+        weights = np.ones(n_classes) if balanced else class_weights(labels.numpy(), n_classes)
+        self.class_weights = torch.from_numpy(weights).float().to(device)
         self._adjustment = (head.logit_adjustment * log_frequency(labels, n_classes)).to(device)
 
     def __call__(

@@ -15,12 +15,14 @@ import yaml
 
 from cache import parquet_bytes, publish_folder
 from configs import Profile
+from configs.schema import Head
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
-from heads.data.standardised import said_of
+from heads.data.standardised import said_of as said_of_centring
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
 from heads.metrics import SCORES, difference, evaluate, interval, majority, shown, without_nan
+from heads.pretraining.folder import said_of as said_of_pretraining
 
 Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)
 NO_BASELINE = "no baseline: the head reads neither a store nor metadata, or a fold's training units are of one class"
@@ -47,6 +49,7 @@ class Outcome:
     history: list[Record]  # of all models, each record with ``fold`` and ``seed``
     notes: list[str]  # what a reader of the scores must know of the inputs
     privileged: bool  # whether it reads fields derived from the label
+    transductive: str | None  # what of it has read unlabelled clips of those who are judged
     seconds: float
 
 
@@ -110,7 +113,7 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     else:  # a pipeline's output must be there
         (folder / "baseline").mkdir()
         (folder / "baseline" / "none.txt").write_text(NO_BASELINE + "\n", encoding="utf-8")
-    says = {"privileged": outcome.privileged, "transductive": said_of(outcome.trained.settings), "notes": outcome.notes}
+    says = {"privileged": outcome.privileged, "transductive": outcome.transductive, "notes": outcome.notes}
     metrics = says | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
@@ -153,10 +156,15 @@ def write_live(folder: Path, outcome: Outcome) -> None:
                 live.log_metric(f"{split}/{score_name}", result[score_name]["value"], plot=False)
 
 
+def transductive_of(profile: Profile, head: Head) -> str | None:
+    """What of a head is transductive, for titles and ``metrics.json``. Raises UserError, StoreError."""
+    parts = [said_of_centring(head), said_of_pretraining(profile, head)]
+    return "; ".join(part for part in parts if part) or None
+
+
 def title(outcome: Outcome) -> str:
     says = " (PRIVILEGED: reads fields derived from the label)" if outcome.privileged else ""
-    transductive = said_of(outcome.trained.settings)
-    says += f" (TRANSDUCTIVE: {transductive})" if transductive else ""
+    says += f" (TRANSDUCTIVE: {outcome.transductive})" if outcome.transductive else ""
     return f"head {outcome.trained.name} of profile {outcome.profile.name}{says}"
 
 
@@ -204,6 +212,7 @@ def summary(outcome: Outcome) -> str:
             for name, about in trained.stores.items()
         ),
         f"metadata  {fields}",
+        *([f"begins at {profile.pretrained_path(head.start_from)}"] if head.start_from else []),
         "",
         f"{'F1 by class':<28}" + "".join(f"{split:>14}" for split in outcome.scores),
     ]

@@ -17,8 +17,9 @@ from cache import Store, writable, write_atomically, write_text_atomically
 from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record
+from heads.pretraining.folder import pretraining_digest
 
-VERSION = 3  # raise it with any change after which a training gives other numbers
+VERSION = 4  # raise it with any change after which a training gives other numbers
 SECONDS_BETWEEN = 10.0  # the least between two states of a network: short trainings write none
 DIGEST_BYTES = 32
 
@@ -91,6 +92,7 @@ def training_key(profile: Profile, head: Head, stores: Mapping[str, Store]) -> s
         "metric": profile.fusion.metric,
         "manifest": _digest(profile.manifest_path.read_bytes()).hex(),
         "stores": {name: [store.fingerprint, store.digest(clip_ids)] for name, store in stores.items()},
+        "start": pretraining_digest(profile, head.start_from) if head.start_from else None,
     }
     return _digest(json.dumps(decides, sort_keys=True).encode()).hex()
 

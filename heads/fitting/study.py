@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cache import Store, StoreError
 from configs import EngineError, Profile, UserError, changed, first_line
-from configs.schema import Head, Range
+from configs.schema import Head, Range, shape_of
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, unit_folds
@@ -28,6 +28,7 @@ from heads.fitting.kinds import KINDS, what_is_read
 from heads.fitting.progress_file import training_key
 from heads.fitting.saved import average
 from heads.metrics import evaluate
+from heads.pretraining.folder import starts_of
 
 Space = dict[str, list[Any] | Range]
 
@@ -43,6 +44,7 @@ _NETWORK: Space = {
 }
 SPACES: dict[str, Space] = {  # of heads for which the profile names none
     "sequence": _NETWORK,
+    "transformer": _NETWORK,
     "cross_modal": _NETWORK,
     "linear": {"c": Range(low=1e-4, high=1.0, log=True), "loss": ["cross_entropy", "weighted"]},
     "bag_of_words": {
@@ -220,7 +222,8 @@ class Search:
     def _score(self, head: Head, trial: Trial, show: Callable[[int], None]) -> float:
         """Macro-F1 of the training units, each predicted by the models that did not train on it."""
         data, profile, classes = self._read(head), self.profile, self.manifest.classes
-        course = Course(profile, self.manifest, head, self.units, self.folds, data, self.stores)
+        starts = starts_of(profile, head, self.manifest, self.units, self.folds, self.stores)
+        course = Course(profile, self.manifest, head, self.units, self.folds, data, self.stores, starts)
         log_p = np.empty((len(self.units), len(classes)))
         score = 0.0
         models: dict[Place, FoldModel] = {}
@@ -266,7 +269,9 @@ def search_space(profile: Profile, name: str) -> Space:
             raise UserError(f"search.{name}.kind: a search is within one kind; make a head of each kind instead")
         if setting not in head.used:
             raise UserError(f"search.{name}.{setting}: a {head.kind} head has no such setting")
-    return profile.search.get(name) or SPACES[head.kind]
+    fixed = shape_of(head) if head.start_from else {}  # other shapes would not fit what it starts from
+    own = {setting: choices for setting, choices in SPACES[head.kind].items() if setting not in fixed}
+    return profile.search.get(name) or own
 
 
 def _draw(trial: Trial, setting: str, choices: list[Any] | Range) -> None:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from math import ceil, cos, pi
-from typing import Any, Literal, cast
+from math import ceil
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from heads.data.sampling import epoch_batches
 from heads.fitting.base import Base, Judge, fit_base
 from heads.fitting.losses import Objective, unit_weights
 from heads.fitting.progress_file import SECONDS_BETWEEN, read_state, write_state
-from heads.models.network import Network, NetworkModel, new_model
+from heads.models.network import Network, NetworkModel, new_model, rate_at
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -265,18 +265,6 @@ def parameter_groups(network: nn.Module, head: Head) -> list[dict[str, Any]]:
         {"params": parameters, "peak": rate, "lr": rate, "weight_decay": head.weight_decay if decays else 0.0}
         for (rate, decays), parameters in groups.items()
     ]
-
-
-def rate_at(step: int, n_steps: int, warmup: float, schedule: Literal["cosine", "linear", "constant"]) -> float:
-    """The learning rate at a step, as a share of its peak.
-
-    It rises linearly in the first ``warmup`` of all steps; then it falls to 0 as half a cosine or as a line, or stays.
-    """
-    rising = round(warmup * n_steps)
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, n_steps - rising)
-    return {"cosine": 0.5 * (1 + cos(pi * done)), "linear": 1 - done, "constant": 1.0}[schedule]
 
 
 def _deviations(task: FoldTask, device: torch.device) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from configs import UserError
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import seen_clips
 from heads.data.folds import FoldTask, Record
+from heads.data.sampling import class_weights
 from heads.data.scripts import CHARACTER, TERM, WORD, folded
 from heads.metrics import Judgement, judged
 
@@ -129,16 +130,14 @@ def _fit(
         inputs = features.fit_transform(texts)
     except ValueError as error:  # scikit-learn: "empty vocabulary", "no terms remain"
         raise UserError(f"{head.kind} head: the training units hold nothing to learn from ({error})") from error
-    weights = "balanced" if head.loss == "weighted" else None
+    counts = class_weights(labels, task.n_classes)[labels] if head.loss == "weighted" else None
     models, start = [], None
     for c in cs:
         # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
-        model = LogisticRegression(
-            C=c, class_weight=weights, solver="newton-cg", max_iter=1000, random_state=task.seed, warm_start=True
-        )
+        model = LogisticRegression(C=c, solver="newton-cg", max_iter=1000, random_state=task.seed, warm_start=True)
         if start is not None:
             model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
-        start = model.fit(inputs, labels)
+        start = model.fit(inputs, labels, sample_weight=counts)
         models.append(BagModel(Pipeline([("features", features), ("model", model)]), task.n_classes))
     return models
 

@@ -12,8 +12,8 @@ from scipy.special import softmax
 from xgboost.callback import EarlyStopping
 
 from configs import UserError
-from configs.schema import Head
 from heads.data.folds import FoldTask, Record
+from heads.data.sampling import class_weights
 from heads.metrics import SCORES
 from heads.models.linear import spread
 from heads.models.pooled import UnitRows
@@ -74,9 +74,10 @@ def fit_fold(task: FoldTask) -> tuple[BoostedModel, list[Record]]:
     Raises:
         UserError: the training units are of one class only.
     """
-    tried = [_boost(task, fit, watch, task.head.trees) for fit, watch in _watched(task)]
+    table = _table(task)
+    tried = [_boost(task, table, fit, watch, task.head.trees) for fit, watch in _watched(task)]
     if not tried:
-        model, history = _boost(task, task.train, task.train[:0], task.head.trees)
+        model, history = _boost(task, table, task.train, task.train[:0], task.head.trees)
         return model, [record | {"best": i == len(history) - 1} for i, record in enumerate(history)]
     rounds = min(len(records) for _, records in tried)
     history = [
@@ -87,7 +88,7 @@ def fit_fold(task: FoldTask) -> tuple[BoostedModel, list[Record]]:
     if len(tried) == 1 and len(task.fit) == len(task.train):
         model = replace(tried[0][0], booster=tried[0][0].booster[: best + 1])
     else:
-        model, _ = _boost(task, task.train, task.train[:0], best + 1)
+        model, _ = _boost(task, table, task.train, task.train[:0], best + 1)
     return model, [record | {"best": i == best} for i, record in enumerate(history)]
 
 
@@ -108,34 +109,50 @@ def _statistics(rows: UnitRows, views: Mapping[str, Sequence[str]], units: np.nd
     return np.concatenate(parts, axis=1)
 
 
-def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> tuple[BoostedModel, list[Record]]:
+@dataclass(frozen=True)
+class _Table:
+    """The statistics of all units that a fold is fitted on or chosen by: inner folds take their rows of it."""
+
+    views: dict[str, list[str]]
+    units: np.ndarray  # sorted
+    statistics: np.ndarray  # (units, columns)
+
+    def __getitem__(self, units: np.ndarray) -> np.ndarray:
+        return self.statistics[np.searchsorted(self.units, units)]
+
+
+def _table(task: FoldTask) -> _Table:
+    views = {name: list(task.data.views(name)) for name in task.data.own}
+    units = np.unique(np.concatenate([task.train, *(held for _, held in task.inner)]))
+    return _Table(views, units, _statistics(task.data, views, units))
+
+
+def _boost(
+    task: FoldTask, table: _Table, fit: np.ndarray, watch: np.ndarray, rounds: int
+) -> tuple[BoostedModel, list[Record]]:
     classes, labels = np.unique(task.labels[fit], return_inverse=True)
     if len(classes) < 2:
         raise UserError("xgboost head: the training units of a fold are all of one class")
     data: UnitRows = task.data
     vocabularies = data.vocabularies(fit)
-    both = np.union1d(fit, watch)
-    views = {name: list(data.views(name)) for name in data.own}
-    codes, statistics = data.codes(vocabularies, both), _statistics(data, views, both)
-    rows = np.concatenate([statistics, codes], axis=1)
+    n_columns = table.statistics.shape[1]
     # Metadata is a few columns among thousands: as likely in a tree's sample as if it were as many.
-    chances = np.r_[np.ones(statistics.shape[1]), np.full(codes.shape[1], max(1, statistics.shape[1]))]
+    chances = np.r_[np.ones(n_columns), np.full(len(vocabularies), max(1, n_columns))]
     form = {
-        "feature_types": ["q"] * statistics.shape[1] + ["c"] * codes.shape[1],
+        "feature_types": ["q"] * n_columns + ["c"] * len(vocabularies),
         "enable_categorical": True,
         "max_bin": BINS,
         "nthread": torch.get_num_threads(),
     }
-    weights = _class_weights(labels, task.head)
-    parts = [
-        xgboost.QuantileDMatrix(
-            rows[np.searchsorted(both, fit)], labels, weight=weights[labels], feature_weights=chances, **form
-        )
-    ]
+    weights = class_weights(labels, len(classes)) if task.head.loss == "weighted" else np.ones(len(classes))
+
+    def rows(units: np.ndarray) -> np.ndarray:
+        return np.concatenate([table[units], data.codes(vocabularies, units)], axis=1)
+
+    parts = [xgboost.QuantileDMatrix(rows(fit), labels, weight=weights[labels], feature_weights=chances, **form)]
     if len(watch):
         watched = np.searchsorted(classes, task.labels[watch])
-        seen = rows[np.searchsorted(both, watch)]
-        parts.append(xgboost.QuantileDMatrix(seen, watched, weight=weights[watched], ref=parts[0], **form))
+        parts.append(xgboost.QuantileDMatrix(rows(watch), watched, weight=weights[watched], ref=parts[0], **form))
     settings = {
         "objective": "multi:softprob",
         "num_class": len(classes),
@@ -145,7 +162,7 @@ def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> t
         "max_depth": task.head.depth,
         "eta": task.head.eta,
         "subsample": UNITS_A_TREE,
-        "colsample_bytree": min(1.0, COLUMNS_A_TREE / rows.shape[1]),
+        "colsample_bytree": min(1.0, COLUMNS_A_TREE / len(chances)),
         "nthread": torch.get_num_threads(),
         "seed": task.seed,
     }
@@ -167,13 +184,7 @@ def _boost(task: FoldTask, fit: np.ndarray, watch: np.ndarray, rounds: int) -> t
         {"round": i} | {name: float(values[i]) for name, values in columns.items()}
         for i in range(len(columns["train_loss"]))
     ]
-    return BoostedModel(booster, views, vocabularies, classes.tolist(), task.n_classes), history
-
-
-def _class_weights(labels: np.ndarray, head: Head) -> np.ndarray:
-    """(classes,) inverse frequencies, 1 on average over the units; all 1 where the loss is not weighted."""
-    counts = np.bincount(labels)
-    return len(labels) / (len(counts) * counts) if head.loss == "weighted" else np.ones(len(counts))
+    return BoostedModel(booster, table.views, vocabularies, classes.tolist(), task.n_classes), history
 
 
 def _macro_f1(p: np.ndarray, data: xgboost.DMatrix) -> tuple[str, float]:

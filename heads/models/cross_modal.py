@@ -51,12 +51,15 @@ class CrossModalHead(nn.Module):
 
     def representation(self, batch: Batch) -> Tensor:
         """What the classifier sees of each unit, (batch, width)."""
+        return self.context(self.states(batch), batch.mask)
+
+    def states(self, batch: Batch) -> Tensor:
+        """What each clip is among the others, (batch, places, 2 * hidden)."""
         pooled = self.clip_states(batch)
         fields = self.fields(batch.metadata).unsqueeze(1).expand(-1, batch.mask.shape[1], -1)
         metadata = self.metadata(torch.cat([fields, self.role(batch.roles)[batch.clips]], dim=2))
         clips = torch.cat([*pooled.values(), metadata], dim=2)  # (batch, places, width)
-        states = self.dropout(self.fusion(self.dropout(clips), batch.mask))
-        return self.context(states, batch.mask)
+        return self.dropout(self.fusion(self.dropout(clips), batch.mask))
 
     def clip_states(self, batch: Batch) -> dict[str, Tensor]:
         """What cross-modal attention makes of each input of each clip, (batch, places, 2 * hidden)."""

@@ -20,14 +20,14 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.metrics import is_sure, judged
+from heads.data.sampling import class_weights
+from heads.metrics import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
 
 CS = (0.001, 0.01, 0.1, 1.0)
 DEFAULT_C = 0.01  # where there is nothing to choose it by
 WEIGHTS = (0.0, 0.25, 0.5)  # at which an input is tried, beside 1
-ENOUGH = 4000  # units to choose by: with more the choice matters little, and takes long
 SMALLEST_PROBABILITY = 1e-6  # of a class that a fold's training part lacks
 
 
@@ -129,33 +129,35 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     if not task.inner:
         choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
         return choice, [{"c": choice.c, "best": True, "read": choice.said}]
-    tried: dict[str, list[Trial]] = {}
+    tried: dict[tuple[str, int], list[Trial]] = {}
 
-    def trials(choice: Choice) -> list[Trial]:
+    def trials(choice: Choice, cs: Sequence[float]) -> list[Trial]:
         """Of each C."""
-        if choice.said not in tried:
-            tried[choice.said] = _tried(task, known, choice, cs)
-        return tried[choice.said]
+        if (choice.said, len(cs)) not in tried:
+            tried[choice.said, len(cs)] = _tried(task, known, choice, cs)
+        return tried[choice.said, len(cs)]
 
-    def trial(choice: Choice) -> Trial:
-        return next(each for each in trials(choice) if each.choice.c == choice.c)
+    def loss(choice: Choice) -> float:
+        """At the plain C; fits at smaller ones give this one its start."""
+        return trials(choice, cs[: cs.index(choice.c) + 1])[-1].loss
 
-    def loss(trial: Trial) -> float:
-        return float(trial.losses.mean())
+    def best_of(choices: Sequence[Choice]) -> Choice:
+        """The first of equals."""
+        return choices[0] if len(choices) == 1 else min(choices, key=loss)
 
-    views = list(VIEWS) if several else [OWN]
     first = head.deviations is True and deviations
-    best = min((trial(Choice(view, first, plain, head.c or DEFAULT_C)) for view in views), key=loss)  # first of equals
+    views = list(VIEWS) if several else [OWN]
+    read = best_of([Choice(view, first, plain, head.c or DEFAULT_C) for view in views])
     for name in names if len(names) > 1 else []:  # what leaves something out needs no proof
-        turned = [replace(best.choice, weights=best.choice.weights | {name: weight}) for weight in WEIGHTS]
-        best = min([best, *(trial(choice) for choice in turned if any(choice.weights.values()))], key=loss)
+        turned = [replace(read, weights=read.weights | {name: weight}) for weight in WEIGHTS]
+        read = best_of([read, *(choice for choice in turned if any(choice.weights.values()))])
     depths = [False, True] if deviations and head.deviations is None else [first]
-    others = [each for deep in depths for each in trials(replace(best.choice, deviations=deep))]
-    better = min(others, key=loss)
+    of_depth = {deep: trials(replace(read, deviations=deep), cs) for deep in depths}
+    every = [trial for each in of_depth.values() for trial in each]
+    best, plainest = min(every, key=lambda trial: trial.loss), next(trial for trial in every if trial.choice == read)
     held = np.concatenate([part for _, part in task.inner])
-    if is_sure(best.losses - better.losses, task.groups[held]):
-        best = better
-    return best.choice, [each.record | {"best": each is best} for each in trials(best.choice)]
+    chosen = best.choice if is_sure(plainest.losses - best.losses, task.groups[held]) else read
+    return chosen, [each.record | {"best": each.choice == chosen} for each in of_depth[chosen.deviations]]
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,17 @@ class Trial:
     losses: np.ndarray  # (held,)
     record: Record
 
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
 
 def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Sequence[float]) -> list[Trial]:
     held = np.concatenate([part for _, part in task.inner])
     parts = [_fitted(task, known, choice, cs, some(fit_part, task.seed), part) for fit_part, part in task.inner]
     labels, counts = task.labels[held], np.ones(len(held))
     if task.head.loss == "weighted":
-        counts = 1 / np.maximum(np.bincount(task.labels[task.train], minlength=task.n_classes), 1)[labels]
+        counts = class_weights(task.labels[task.train], task.n_classes)[labels]
         counts /= counts.mean()
     found = []
     for i, c in enumerate(cs):
@@ -185,11 +191,6 @@ def _tried(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, cs: Se
         record = {"c": c, "inner_loss": float(losses.mean()), "inner_macro_f1": macro_f1, "read": choice.said}
         found.append(Trial(replace(choice, c=c), losses, record))
     return found
-
-
-def some(units: np.ndarray, seed: int) -> np.ndarray:
-    """All of some units, or ``ENOUGH`` of them, drawn at random."""
-    return units if len(units) <= ENOUGH else np.sort(np.random.default_rng(seed).choice(units, ENOUGH, replace=False))
 
 
 def _fitted(
@@ -235,7 +236,7 @@ def _path(
     """
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
-    balanced = "balanced" if head.loss == "weighted" else None
+    counts = class_weights(labels, labels.max() + 1)[labels] if head.loss == "weighted" else None
     found, start, basis = [], None, None
     with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
         if x.shape[1] > len(x):
@@ -245,10 +246,10 @@ def _path(
             x = vectors[:, kept] * np.sqrt(values[kept])
         for c in cs:
             # newton-cg: four times faster here than lbfgs, and it converges where lbfgs stops early
-            model = LogisticRegression(C=c, class_weight=balanced, solver="newton-cg", max_iter=1000, warm_start=True)
+            model = LogisticRegression(C=c, solver="newton-cg", max_iter=1000, warm_start=True)
             if start is not None:
                 model.classes_, model.coef_, model.intercept_ = start.classes_, start.coef_, start.intercept_
-            start = model.fit(x, labels)
+            start = model.fit(x, labels, sample_weight=counts)
             weights, intercepts = model.coef_.T, model.intercept_
             if len(model.classes_) == 2:  # scikit-learn keeps the second one's alone
                 weights, intercepts = np.c_[0 * weights, weights], np.r_[0.0, intercepts]

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import cos, pi
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from heads.models.sequence import SequenceHead
 if TYPE_CHECKING:
     from heads.models.linear import LinearModel
 
-__all__ = ["HeadSizes", "Network", "NetworkModel", "build", "clip_encoders", "load_fold", "new_model"]
+__all__ = ["HeadSizes", "Network", "NetworkModel", "build", "clip_encoders", "load_fold", "new_model", "rate_at"]
 
 PREDICTION_UNITS = 64  # the most in a batch
 PREDICTION_VALUES = 2**26  # the most numbers of features in a batch of more than one unit, padding counted
@@ -152,6 +153,7 @@ def new_model(task: FoldTask) -> NetworkModel:
         attention_heads=head.attention_heads,
         dropout=head.dropout,
         lstm_layers=head.lstm_layers,
+        layers=head.layers,
         time=head.pooling,
         segments=n_segments(head),
         speaker_identity=identity,
@@ -160,6 +162,9 @@ def new_model(task: FoldTask) -> NetworkModel:
     )
     network = build(sizes, tails).to(default_device())
     fit_scalers(network, data, task.fit)
+    if task.start:  # with the scalers that its weights were trained behind
+        left = network.load_state_dict(dict(task.start), strict=False).unexpected_keys
+        assert not left, f"weights of another network: {left[0]}"
     return NetworkModel(network, vocabularies)
 
 
@@ -200,3 +205,15 @@ def fit_scalers(network: nn.Module, data: UnitData, indices: np.ndarray) -> None
             mean, deviation = data.features[name].moments(clips)
             encoder.mean.copy_(torch.from_numpy(mean))
             encoder.scale.copy_(torch.from_numpy(deviation))
+
+
+def rate_at(step: int, n_steps: int, warmup: float, schedule: Literal["cosine", "linear", "constant"]) -> float:
+    """The learning rate at a step, as a share of its peak.
+
+    It rises linearly in the first ``warmup`` of all steps; then it falls to 0 as half a cosine or as a line, or stays.
+    """
+    rising = round(warmup * n_steps)
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, n_steps - rising)
+    return {"cosine": 0.5 * (1 + cos(pi * done)), "linear": 1 - done, "constant": 1.0}[schedule]

@@ -25,7 +25,7 @@ FIELD_WIDTHS = {"age": 16, "gender": 8, "timbre": 8, "topic": 32, "id": 32, "ide
 class HeadSizes:
     """Everything that decides the shape of a network; saved beside its weights."""
 
-    kind: str  # of a network: sequence or cross_modal
+    kind: str  # of a network: sequence, transformer or cross_modal
     classes: int
     dims: dict[str, int]  # input (an encoder's name): width of what is read of it
     roles: int
@@ -34,6 +34,7 @@ class HeadSizes:
     attention_heads: int
     dropout: float
     lstm_layers: int = 1
+    layers: int = 1  # of a transformer
     time: Literal["attentive", "statistics", "lstm"] = "attentive"
     segments: int = 1  # the most vectors that an input of a clip becomes
     speaker_identity: bool = False  # whether the vocabularies have who speaks and who listens

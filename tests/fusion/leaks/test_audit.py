@@ -27,6 +27,7 @@ from fusion.leaks.probes import identity_check, metadata_check, privileged_check
 from fusion.leaks.scores import scores_check
 from fusion.leaks.units import Audited, normalised
 from fusion.strategies.catalogue import fit_all
+from fusion.strategies.nested import Fusion, fuse
 from fusion.tables.predictions import Predictions
 from heads.data.folds import FoldTask, Record
 from heads.fitting.kinds import KINDS, Kind
@@ -486,8 +487,16 @@ def test_training_on_the_fold_that_is_predicted_fails(monkeypatch: pytest.Monkey
 def test_training_that_the_permuted_labels_do_not_reach_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     true = np.array([CLASSES.index(unit.label) for unit in dataset().units()])
     plant(monkeypatch, lambda task: true)
+    asked = []
+
+    def noted(*given: Any, **how: Any) -> Fusion:
+        asked.append((how["metric"], how["choice"]))
+        return fuse(*given, **how)
+
+    monkeypatch.setattr("fusion.leaks.permutation.fuse", noted)
     assert permuted(["sound"])["permutation.true_labels"].verdict == "skipped"  # as likely as one in six
-    checks = permuted(["sound"], runs=6, fusion={"strategies": ["mean"]})
+    checks = permuted(["sound"], runs=6, fusion={"strategies": ["mean"], "metric": "accuracy", "choice": "one_se"})
+    assert set(asked) == {("macro_f1", "best"), ("accuracy", "one_se")}  # as the profile has it
     assert checks["permutation.oof"].verdict == "pass"
     assert checks["permutation.true_labels"].verdict == "fail"
     assert checks["permutation.true_labels"].number == pytest.approx(1)

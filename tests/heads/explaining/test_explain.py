@@ -382,7 +382,8 @@ def test_texts_that_are_encoded_together(together: SimpleNamespace, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("kind", "time"), [("sequence", "attentive"), ("sequence", "lstm"), ("cross_modal", "attentive")]
+    ("kind", "time"),
+    [("sequence", "attentive"), ("sequence", "lstm"), ("transformer", "attentive"), ("cross_modal", "attentive")],
 )
 def test_attention_is_what_the_network_uses(tools: SimpleNamespace, kind: str, time: Any) -> None:
     manifest, arrays = tools.dataset(20, most_clips=3, missing=0.2)
@@ -414,7 +415,7 @@ def test_attention_follows_the_step_it_is_made_to_follow(tools: SimpleNamespace)
     unit = manifest.units()[0]
     values = np.zeros((7, 6), np.float32)
     values[4] = [9, -1, -1, -1, -1, -1]
-    for kind in ("sequence", "cross_modal"):
+    for kind in ("sequence", "transformer", "cross_modal"):
         parts = 2 if kind == "cross_modal" else 1
         network = build(HeadSizes(kind, 3, {"audio": 6}, 1 + len(ROLES), {}, 16, 2, 0.1, segments=parts))
         for name, module in network.named_parameters():
@@ -425,7 +426,7 @@ def test_attention_follows_the_step_it_is_made_to_follow(tools: SimpleNamespace)
         data = UnitData(manifest, [unit], {"audio": {unit.unit_id: values}})
         steps = attention_of([NetworkModel(network, {})], data, 0).steps["audio", 0]
         assert steps.argmax() == 4
-        assert steps[4] > (0.9 if kind == "sequence" else 0.3)  # of one of two parts
+        assert steps[4] > (0.3 if kind == "cross_modal" else 0.9)  # of one of two parts
 
 
 def piece(name: str, lost: float, attention: float | None) -> Piece:

@@ -20,6 +20,9 @@ CHANCE, LUCK = 1 / 3, 0.17  # of 120 units, four standard deviations
 NETWORK = {"hidden": 8, "attention_heads": 2, "dropout": 0.0, "modality_dropout": 0.0, "epochs": 8, "lr": 0.03}
 HEADS: dict[str, dict[str, Any]] = {
     "sequence": {"kind": "sequence", "inputs": ["audio", "text"], "patience": 0} | NETWORK,
+    "transformer": {"kind": "transformer", "inputs": ["audio", "text"], "patience": 0}
+    | NETWORK
+    | {"base": "none", "epochs": 4},
     "cross_modal": {"kind": "cross_modal", "inputs": ["audio", "text"], "patience": 0} | NETWORK,
     "linear": {"kind": "linear", "inputs": ["audio", "text"], "c": 0.1},
     "xgboost": {"kind": "xgboost", "inputs": ["audio", "text"], "trees": 10, "eta": 0.3},

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from configs import UserError
 from heads.data.augment import augment, mask_time, mixup
 from heads.data.batches import Batch, Frames, UnitData
-from heads.data.sampling import draw_balanced, epoch_batches
+from heads.data.sampling import class_weights, draw_balanced, epoch_batches
 from heads.fitting import losses, training
-from heads.fitting.losses import inverse_frequency, log_frequency, unit_losses, unit_weights
+from heads.fitting.losses import log_frequency, unit_losses, unit_weights
 from heads.fitting.training import Objective, fit_fold, parameter_groups, rate_at
 
 NONE = np.array([], dtype=int)
@@ -52,7 +52,8 @@ def test_losses_by_hand(loss: Any, smoothing: float) -> None:
 
 
 def test_class_weights_are_inverse_frequencies_capped() -> None:
-    assert inverse_frequency(LABELS, 3).tolist() == pytest.approx([91 / 180, 91 / 90, 10.0])
+    assert class_weights(LABELS.numpy(), 3).tolist() == pytest.approx([91 / 180, 91 / 90, 10.0])
+    assert class_weights(np.array([0, 2, 2]), 4).tolist() == pytest.approx([1.5, 1.5, 0.75, 1.5])  # of two that occur
 
 
 def test_log_frequencies() -> None:
@@ -76,7 +77,8 @@ def test_objective_adjusts_logits_and_weighs_units(tools: SimpleNamespace) -> No
     head = tools.small_head(loss="weighted", logit_adjustment=1.5, label_smoothing=0.0)
     objective = Objective(head, LABELS, 3, torch.device("cpu"))
     moved = logits + 1.5 * torch.tensor([60 / 91, 30 / 91, 1 / 91]).log()
-    expected = nn.functional.cross_entropy(moved, batch.labels, inverse_frequency(LABELS, 3), reduction="sum")
+    weights = torch.from_numpy(class_weights(LABELS.numpy(), 3)).float()
+    expected = nn.functional.cross_entropy(moved, batch.labels, weights, reduction="sum")
     torch.testing.assert_close(objective(Network(), batch, torch.Generator()), expected, **CLOSE)
 
     head = tools.small_head(loss="weighted", sampling="balanced", label_smoothing=0.0)

@@ -17,9 +17,9 @@ from extract.corpora.manifest import Unit
 from heads.data import folds as folding
 from heads.data.batches import UnitData
 from heads.data.folds import FEW_UNITS, FoldTask, assign_folds, inner_parts
+from heads.data.sampling import class_weights
 from heads.fitting.base import fit_base, linear_head
 from heads.fitting.kinds import KINDS
-from heads.fitting.losses import inverse_frequency
 from heads.fitting.saved import average
 from heads.fitting.training import fit_fold
 from heads.models.linear import fit_fold as fit_linear
@@ -83,7 +83,7 @@ def test_best_epoch_is_restored_and_patience_stops(tools: SimpleNamespace) -> No
     smooth = [np.mean(losses[max(0, i - 2) : i + 1]) for i in range(len(losses))]
     assert smooth[best["epoch"]] == min(smooth)
     watched = data.labels[30:60]
-    counts = inverse_frequency(data.labels[:30], 3)[watched].numpy()
+    counts = class_weights(data.labels[:30].numpy(), 3)[watched]
     of_truth = model.log_probabilities(data, np.arange(30, 60))[np.arange(30), watched]
     assert -np.average(of_truth, weights=counts) == pytest.approx(best["inner_loss"], rel=1e-5)
 
@@ -177,10 +177,12 @@ def test_a_base_says_of_what_it_was_fitted_on_what_it_would_of_new_units(tools: 
     wide = np.random.default_rng(1).normal(size=(len(task.labels), 200)).astype(np.float32)
     rows = replace(task.data.rows, own={"audio": Moments(np.ones(len(wide), np.int64), wide, 0 * wide)})
     task.data.rows = rows
-    base = fit_base(task)
-    labels, seen = task.labels[task.train], base.model.log_probabilities(rows, task.train)
-    assert (seen.argmax(1) == labels).mean() > 0.8
-    assert (base.log_p[task.train].argmax(1) == labels).mean() < 0.5
+    labels = task.labels[task.train]
+    for asked in (task, replace(task, inner=(), groups=0 * task.groups)):  # also of units that all are of one group
+        base = fit_base(asked)
+        seen = base.model.log_probabilities(rows, task.train)
+        assert (seen.argmax(1) == labels).mean() > 0.8
+        assert (base.log_p[task.train].argmax(1) == labels).mean() < 0.5
 
 
 def test_average_is_a_geometric_mean() -> None:

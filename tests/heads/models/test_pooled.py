@@ -231,3 +231,15 @@ def test_more_columns_than_units_are_fitted_the_same(tools: SimpleNamespace) -> 
     x = StandardScaler().fit_transform(values.astype(np.float64))
     plain = LogisticRegression(C=0.03, tol=1e-8, max_iter=1000).fit(x, labels)
     np.testing.assert_allclose(model.log_probabilities(rows, np.arange(40)), plain.predict_log_proba(x), atol=2e-3)
+
+
+def test_a_rare_class_counts_ten_times_a_balanced_one_at_most(tools: SimpleNamespace) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [200, 2])
+    values = rng.normal(size=(202, 5)).astype(np.float32)
+    rows = UnitRows(202, {"audio": Moments(np.ones(202, np.int64), values, np.zeros_like(values))}, {}, {})
+    task = tools.task(rows, np.arange(202), NONE, linear(inputs=["audio"], c=1.0, loss="weighted"), 2, labels=labels)
+    x, counts = StandardScaler().fit_transform(values.astype(np.float64)), np.where(labels == 1, 10, 202 / 400)
+    plain = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(x, labels, sample_weight=counts)
+    found = fit_fold(task)[0].log_probabilities(rows, np.arange(202))
+    np.testing.assert_allclose(found, plain.predict_log_proba(x), atol=2e-3)
