@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from configs import Profile, UserError, some
-from configs.schema import AvamergDataset
+from configs.datasets import AvamergDataset
 from configs.tables import filled, said
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest
