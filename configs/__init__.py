@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +24,7 @@ from pydantic import ValidationError
 from configs.advice import completed, remember
 from configs.errors import EngineError, UserError, first_line, one_line, some
 from configs.outside import parse_yaml, read_yaml
-from configs.schema import Profile
+from configs.schema import Profile, settings_below
 
 # Read when torch loads OpenMP. Where a team of threads is smaller than torch counts on - by the load, or by a limit -
 # convolutions give wrong values without a word: a third off, or NaN.
@@ -59,8 +61,9 @@ OverrideArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE | FRAGMENT.yaml]...",
-        help="Settings to change for this run only: dotted keys of the profile (heads.audio.lr=1e-3), or a YAML file "
-        "that holds a part of one, such as the best.yaml of a search. Later ones win.",
+        help="Settings to change for this run: dotted keys of the profile (heads.audio.lr=1e-3), or a YAML file "
+        "that holds a part of one, such as the best.yaml of a search. Later ones win. The profile stays as it is; "
+        "results take the place of its own, unless name=OTHER sends them to runs/OTHER.",
     ),
 ]
 
@@ -84,7 +87,7 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     settings = _read(path, "a profile")
     if path.parent == Path("configs") and settings.get("name") != path.stem:  # dvc.yaml finds a profile by its name
         raise UserError(f"{path}: name = {settings.get('name')!r}: must be {path.stem!r}, as the file is called")
-    sources = [(path, settings)]
+    sources = [(path, deepcopy(settings))]
     for override in overrides or []:
         if override.endswith((".yaml", ".yml")) and "=" not in override:
             fragment = _read(Path(override), "a fragment of a profile")
@@ -100,9 +103,9 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     except ValidationError as error:
         first = error.errors()[0]
         # What contradicts itself across sections has no place, but its message begins with the key.
-        places = first["loc"] or tuple(_message(first).split()[0].rstrip(":").split("."))
+        places = _place(first) or tuple(_message(first).split()[0].rstrip(":").split("."))
         last = next((source for source, part in reversed(sources) if _holds(part, places)), path)
-        raise UserError(f"{last}: {_first_problem(error)}") from error
+        raise UserError(f"{last}: {_unknown_name(places, sources[0][1]) or _first_problem(error)}") from error
 
 
 def changed(profile: Profile, fragment: dict[str, Any]) -> Profile:
@@ -140,6 +143,14 @@ def _holds(settings: Any, places: tuple[int | str, ...]) -> bool:
             return False
         settings = settings[place]
     return bool(places)
+
+
+def _unknown_name(places: tuple[int | str, ...], written: dict[str, Any]) -> str | None:
+    """What is wrong with a key whose head or encoder only an override names, and whose name is nearly another's."""
+    section, name = (*map(str, places[:2]), "")[:2]
+    known = written.get(section) if section in ("heads", "encoders", "search") else None
+    near = get_close_matches(name, known, 1) if isinstance(known, dict) and name not in known else []
+    return f"{section}.{name}: the profile has none of that name: did you mean {near[0]}?" if near else None
 
 
 def _profile_path(name: str | None) -> Path:
@@ -183,15 +194,24 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
-    key = ".".join(str(part)[:100] for part in first["loc"])
+    place = _place(first)
+    key = ".".join(str(part)[:100] for part in place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "missing":
         return one_line(f"{key}: missing, and it has no default{more}", LONGEST)
     if first["type"] == "extra_forbidden":
-        return one_line(f"{key}: no such setting{more}", LONGEST)
+        near = get_close_matches(str(place[-1]), settings_below(place), 1)
+        meant = f": did you mean {near[0]}?" if near else ""
+        return one_line(f"{key}: no such setting{meant}{more}", LONGEST)
     message = _message(first)
     given = "" if isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
     return one_line(f"{key}{given}: {message}{more}" if key else f"{message}{more}", LONGEST)
+
+
+def _place(problem: Any) -> tuple[int | str, ...]:
+    """Where in the profile it stands; of a dataset, without its adapter's name, which is no key."""
+    place: tuple[int | str, ...] = problem["loc"]
+    return (place[0], *place[2:]) if place[:1] == ("dataset",) and len(place) > 2 else place
 
 
 def _shown(value: Any) -> str:

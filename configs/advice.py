@@ -11,7 +11,7 @@ from typing import Any
 
 # The scripts that read a profile; fusion/predict.py reads a bundle, those of cache/ a store.
 OF_A_PROFILE = (
-    *("extract/manifest", "extract/run", "heads/inputs", "heads/train", "heads/search"),
+    *("configs/show", "extract/manifest", "extract/run", "heads/inputs", "heads/train", "heads/search"),
     *("fusion/stack", "fusion/audit", "fusion/bundle"),
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")

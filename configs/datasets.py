@@ -131,15 +131,16 @@ class TableDataset(PublicDataset):
 
     adapter: Literal["table"]
     table: HomeText  # the CSV or Parquet file, relative to root
-    columns: dict[Ours, Written]  # our name: the table's name. A column that is not named here is not read
+    columns: dict[
+        Ours, Written
+    ]  # our name: the table's name. A column that is not named here is not read; without clip_id the row is the id
     metadata: list[Written] = []  # free columns that heads may use
     privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
 
     @model_validator(mode="after")
     def _has_what_a_table_needs(self) -> "TableDataset":
-        for needed in ("clip_id", "label"):
-            if needed not in self.columns:
-                raise ValueError(f"columns.{needed}: name the table's column for it")
+        if "label" not in self.columns:
+            raise ValueError("columns.label: name the table's column for it")
         if "split" in self.columns and self.splits is not None:
             raise ValueError("give exactly one of columns.split (a column) and splits (draw them here)")
         if not {"split", "fold"} & self.columns.keys() and self.splits is None:

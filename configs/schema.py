@@ -174,7 +174,7 @@ class Profile(Section):
     folds: Annotated[int, Field(ge=2, le=100)] = 5  # grouped, stratified folds behind out-of-fold predictions
     dataset: Dataset
     store: StoreSettings = StoreSettings()
-    encoders: dict[Name, Encoder]  # by names of your own; what a family reads is its modality
+    encoders: dict[Name, Encoder] = {}  # by names of your own; what a family reads is its modality
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
     fusion: Fusion = Fusion()
     # What heads/search.py tries, for each head: setting: [choices] or {low, high, log}; default: a space for its kind
@@ -263,3 +263,18 @@ class Profile(Section):
     @property
     def fusion_path(self) -> Path:
         return self.run_dir / "fusion"
+
+
+def settings_below(place: tuple[int | str, ...]) -> list[str]:
+    """The names of all settings that a section of a profile may hold, at any depth."""
+    field = Profile.model_fields.get(str(place[0])) if len(place) > 1 else None
+    found = dict.fromkeys(Profile.model_fields) if field is None else dict[str, None]()
+    waiting = [] if field is None else [field.annotation]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and issubclass(kind, Section):
+            fields = kind.model_fields
+            found |= dict.fromkeys(fields)
+            waiting += [each.annotation for each in fields.values()]
+        waiting += get_args(kind)
+    return list(found)

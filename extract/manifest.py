@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
             key = "dataset.group: conversation"
             if profile.dataset.adapter == "table":
                 columns = profile.dataset.columns
-                key = f"dataset.columns.group: {columns.get('conversation_id', columns['clip_id'])}"
+                key = f"dataset.columns.group: {columns.get('conversation_id', columns.get('clip_id', 'an id'))}"
             remedy += f"; {key} makes {conversations} (speakers are then shared between folds, as report and audit say)"
         yield f"the training units {why}, too few for folds = {profile.folds}: {remedy}"
 
@@ -97,9 +96,6 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     except MissingMedia as error:
         _list_missing(error.missing, missing)
         raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error
-    warnings = [*manifest.counts.get("warnings", []), *_untrainable(manifest, profile)]
-    if warnings:
-        manifest = replace(manifest, counts=manifest.counts | {"warnings": warnings})
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
     with claimed(path):
         write_manifest(manifest, path)
@@ -107,6 +103,8 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
             write_text_atomically(path.with_suffix(".json"), counts)
         _list_missing(manifest.missing, missing)
     print(_summary(manifest, path))
+    for problem in _untrainable(manifest, profile):
+        raise UserError(f"{problem} (the manifest is written: extract/run.py can be run by hand)")
 
 
 if __name__ == "__main__":

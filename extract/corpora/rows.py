@@ -150,6 +150,8 @@ def _with_media(clips: pl.DataFrame, root: Path | str, where: str) -> tuple[pl.D
     missing = []
     for kind in kinds:
         tidy = pl.col(kind).str.replace_all(r"\\", "/").str.replace_all(r"/(\./|/)*", "/").str.replace(r"^(\./)+", "")
+        if isinstance(root, Path):  # absolute paths below it are meant from there
+            tidy = tidy.str.strip_prefix(f"{root.absolute().as_posix().rstrip('/')}/")
         files = clips.select(tidy).to_series().to_list()
         problems = [f"{_at(rows[at])}: {why}" for at, why in misplaced(files, root)]
         if problems:

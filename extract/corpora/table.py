@@ -17,7 +17,8 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
     """Read a table whose columns the profile names.
 
     Everything is read as text, without the white space around it (``text`` itself is kept as it is written), and a cell
-    with nothing else in it is null. What then happens to the rows: see :func:`extract.corpora.rows.finish`.
+    with nothing else in it is null. Without a ``clip_id`` column the row is the id: ``row1``, below the header.
+    What then happens to the rows: see :func:`extract.corpora.rows.finish`.
 
     Args:
         dataset: the table, its columns, and how to split it if it does not say.
@@ -41,17 +42,19 @@ def _clips(cells: Cells, dataset: TableDataset) -> pl.DataFrame:
     ours |= {f"privileged_{name.strip()}": name.strip() for name in dataset.privileged}
     absent = [name for name in dict.fromkeys(ours.values()) if name not in cells.frame.columns]
     if absent:
-        raise UserError(f"{cells.path}: lacks the column {some(absent)}; it has {some(cells.frame.columns, 20)}")
+        listed = some(absent, len(absent))
+        raise UserError(f"{cells.path}: lacks the column {listed}; it has {some(cells.frame.columns, 20)}")
     columns = {name: cells.text(theirs) for name, theirs in ours.items()}
     if "text" in ours and cells.frame.schema[ours["text"]] == pl.String:
         written = cells.frame[ours["text"]]
         columns["text"] = written.set(columns["text"].is_null(), None)
     for name in {"role", "split"} & ours.keys():
         columns[name] = columns[name].str.to_lowercase()
-    return pl.DataFrame({"row": cells.rows, **columns})
+    clips = pl.DataFrame({"row": cells.rows, **columns})
+    return clips if "clip_id" in ours else clips.with_columns(clip_id=pl.format("row{}", "row"))
 
 
 def _finer(dataset: TableDataset) -> str:
     """What a group can be instead of a speaker."""
-    name = dataset.columns.get("conversation_id", dataset.columns["clip_id"])
+    name = dataset.columns.get("conversation_id", dataset.columns.get("clip_id", "a column that differs in each row"))
     return f"columns.group: {name} (speakers are then shared between splits and folds, as report and audit will say)"

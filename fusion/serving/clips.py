@@ -69,7 +69,7 @@ def manifests(
 
 
 def _media(path: Path) -> list[Path]:
-    """A file itself; of a folder, every media file right in it, by name."""
+    """A file itself; of a folder, every media file in it and in those within, by their paths."""
     if not os.path.isdir(path):  # noqa: PTH112 (a Path raises where the name is too long)
         if not os.path.exists(path):  # noqa: PTH110
             raise UserError(f"{str(path)[:300]}: no such file")
@@ -81,15 +81,22 @@ def _media(path: Path) -> list[Path]:
 
 
 def _media_in(folder: Path) -> list[Path]:
-    shown = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    return [file for file in shown if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+    return [file for file in _shown(folder) if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+
+
+def _shown(folder: Path) -> list[Path]:
+    """The files below a folder, by their paths; hidden ones, and those in hidden folders, nobody would miss."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
 
 
 def left_out(folder: Path) -> list[str]:
-    """What of a folder is no media file right in it, by name; hidden files nobody would miss."""
+    """What below a folder is no media file, by its path from there."""
     taken = {*_media_in(folder)}
-    rest = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path not in taken)
-    return [f"{path.name}/" if path.is_dir() else path.name for path in rest]
+    return [file.relative_to(folder).as_posix() for file in _shown(folder) if file not in taken]
 
 
 def _single_clips(

@@ -125,3 +125,18 @@ def test_merging_takes_every_value_of_the_fragment_and_keeps_the_rest(below: Any
             assert result == high
 
     check(below, above, _merged(below, above))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("heads.audoi.lr=1e-3", "heads.audoi: the profile has none of that name: did you mean audio?"),
+        ("heads.audio.drop_out=0", "heads.audio.drop_out: no such setting: did you mean dropout?"),
+        ("dataset.grup=speaker", "dataset.grup: no such setting: did you mean group?"),
+        ("foldss=3", "foldss: no such setting: did you mean folds?"),
+    ],
+)
+def test_a_name_that_is_nearly_another_is_asked_about(override: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load("profile.yaml", [override])
+    assert str(caught.value) == f"profile.yaml: {line}"

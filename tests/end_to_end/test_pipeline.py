@@ -13,8 +13,11 @@ from shells import Shell
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 
 
-def ran(printed: str) -> list[str]:
-    return re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)
+def ran(printed: str, profile: str = "sample") -> list[str]:
+    """The stages that ran, without their profile's name."""
+    stages = re.findall(r"^Running stage '([^']+)'", printed, flags=re.MULTILINE)
+    assert all(re.search(rf"@{profile}\b", stage) for stage in stages)
+    return [re.sub(rf"@{profile}-?", "@", stage).removesuffix("@") for stage in stages]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def edit(project: Path, old: str, new: str) -> None:
 
 def test_everything_runs_once_and_leaves_what_the_readme_promises(first, project, shell):
     heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
-    expected = ["manifest", "extract", "inputs", "audit", "fuse", "bundle"]
+    expected = ["profile", "manifest", "extract", "inputs", "audit", "fuse", "bundle"]
     assert sorted(first) == sorted(expected + [f"head@{head}" for head in heads])
     run = project / "runs" / "sample"
     names = ("audio", "speech", "video", "frames")
@@ -89,13 +92,13 @@ def test_a_change_reaches_what_reads_it_and_nothing_else(first, project, shell):
     heads = yaml.safe_load((project / "configs" / "sample.yaml").read_text())["heads"]
     edit(project, "  text:\n    inputs:\n    - text\n", "  text:\n    inputs:\n    - text\n    lr: 0.002\n")
     waiting = [line for line in shell("dvc status").stdout.splitlines() if line and not line.startswith((" ", "\t"))]
-    assert set(waiting) == {"inputs:", "head@text:", "audit:", "fuse:", "bundle:"}
+    assert "profile@sample:" in waiting  # it tells the others
     others = {name: (project / "runs" / "sample" / "stores" / name).resolve() for name in ("audio", "speech", "frames")}
     former = (project / "runs" / "sample" / "stores" / "video").resolve()
     before = {name: times(path) for name, path in others.items()}
     edit(project, "./models/resnet", "./models/vit")
     readers = {f"head@{name}" for name, head in heads.items() if "video" in head.get("inputs", [])}
-    expected = {"extract", "inputs", "head@text", "audit", "fuse", "bundle"} | readers
+    expected = {"profile", "extract", "inputs", "head@text", "audit", "fuse", "bundle"} | readers
     assert set(ran(shell("dvc repro").stdout)) == expected
     assert {name: times(path) for name, path in others.items()} == before
     assert former.is_dir()  # DVC did not delete the former store, and neither did the pass
@@ -113,6 +116,16 @@ def test_profiles_do_not_touch_each_other_and_share_what_is_the_same(first, proj
     assert "text: uses the store of sample (text)" in said
     shell("python extract/run.py --config other --encoder text encoders.text.layer=1")
     assert (runs / "other" / "stores" / "text").resolve() != (runs / "sample" / "stores" / "text").resolve()
+    other = yaml.safe_load(text) | {"name": "other", "heads": {"metadata": {"metadata": ["age"], "kind": "linear"}}}
+    for key in ("encoders", "store", "fusion", "seed"):  # what may be left out
+        del other[key]
+    (project / "configs" / "other.yaml").write_text(yaml.safe_dump(other))
+    try:
+        assert shell("python configs/use.py other").stdout == "dvc.yaml: uses configs/other.yaml\n"
+        assert "head@metadata" in ran(shell("dvc repro").stdout, "other")
+    finally:
+        shell("python configs/use.py sample")
+    assert ran(shell("dvc repro").stdout) == []  # and back again, at no cost
     after = times(runs / "sample") | times(runs / "stores")
     assert {path: after[path] for path in before} == before
 

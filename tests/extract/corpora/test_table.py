@@ -45,6 +45,32 @@ def test_a_row_is_a_clip_and_its_own_conversation(read: Read) -> None:
     assert [unit.clip_ids for unit in manifest.units()] == [("001",), ("002",), ("003",)]
 
 
+def test_without_ids_the_row_is_the_id(read: Read) -> None:
+    """Two equal texts are two clips, and a conversation is one clip."""
+    text = "emotion,part,words\nsad,train,so it goes\n,,\nhappy,train,so it goes\n"
+    manifest = read(text, {"label": "emotion", "split": "part", "text": "words"})
+    assert manifest.clips.select("clip_id", "conversation_id", "label").rows() == [
+        ("row1", "row1", "sad"),
+        ("row3", "row3", "happy"),
+    ]
+
+
+def test_all_columns_that_are_not_there_are_named_at_once(read: Read) -> None:
+    columns = {"label": "mood", "split": "part", "text": "said", "speaker": "who", "audio": "wav", "video": "mp4"}
+    with pytest.raises(UserError, match=r"lacks the column mood, said, who, wav, mp4; it has id, emotion, part$"):
+        read(CSV, columns)
+
+
+def test_absolute_paths_below_the_root_are_meant_from_there(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "wav").mkdir()
+    (tmp_path / "wav" / "a.wav").touch()
+    columns = COLUMNS | {"audio": "file"}
+    manifest = read(f"id,emotion,part,file\n1,sad,train,{tmp_path}/wav/a.wav\n", columns)
+    assert manifest.clips["audio"].to_list() == ["wav/a.wav"]
+    with pytest.raises(UserError, match="is absolute: give it relative to the dataset's root"):
+        read(f"id,emotion,part,file\n1,sad,train,{tmp_path}x/a.wav\n", columns)
+
+
 def test_conversations_keep_the_order_of_rows_or_of_their_index(read: Read) -> None:
     text = "id,emotion,part,talk,at,words\nb,sad,train,t,5,hi\na,,train,t,2,\nc,happy,train,u,1,yes\n"
     columns = COLUMNS | {"conversation_id": "talk", "text": "words"}

@@ -277,11 +277,12 @@ def test_a_stream_that_is_not_there_is_missing_with_the_decoders_words(project, 
 
 
 def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, predict, tmp_path):
-    for name, source in (("b.mp4", "1_0.mp4"), ("a.mp4", "2_1.mp4"), ("c.mp4", "broken.mp4")):
+    (tmp_path / "takes" / "deeper").mkdir(parents=True)
+    for name, source in (("b.mp4", "1_0.mp4"), ("a.mp4", "2_1.mp4"), ("takes/deeper/c.mp4", "broken.mp4")):
         shutil.copy(clip(project, source), tmp_path / name)
     (tmp_path / "notes.txt").write_text("no media")
-    (tmp_path / ".hidden").touch()
-    (tmp_path / "takes").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    shutil.copy(clip(project, "1_0.mp4"), tmp_path / ".hidden" / "d.mp4")
     code, answers, err = predict(str(tmp_path))
     assert [Path(answer["unit"]).name for answer in answers] == ["a.mp4", "b.mp4", "c.mp4"]
     assert [answer["error"] is None for answer in answers] == [True, True, False]
@@ -291,7 +292,7 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     assert "1 of 3 units could not be answered" in err
     assert "c.mp4: nothing to go on (audio: Invalid data found" in err
     said, _ = err.strip().splitlines()
-    assert said == f"{tmp_path}: 2 left out, no media by their names: notes.txt, takes/"
+    assert said == f"{tmp_path}: 1 left out, no media by their names: notes.txt"
 
 
 def test_a_damaged_clip_is_answered_and_said_to_be(predict, tmp_path):
@@ -351,7 +352,7 @@ def test_the_table_says_the_same(project, monkeypatch, capsys):
         (["--text", "so", "--encoder", "smell=x"], "the bundle has encoders for audio, video, text"),
         (["--text", "so", "--encoder", "text=./nowhere"], "no such model folder"),
         (["data/clips", "--text", "so"], "--text and --audio belong to one clip"),
-        (["data"], "data: no media file in this folder"),
+        (["models"], "models: no media file in this folder"),
     ],
 )
 def test_a_mistake_ends_in_one_line(project, predict, arguments, says):
