@@ -12,9 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from configs.datasets import Dataset
 from configs.heads import Head, Range, Tail, unsearchable
-from configs.sections import (
+from configs.sections.common import (
     TAKEN_NAMES,
     HomePath,
     Metric,
@@ -26,6 +25,7 @@ from configs.sections import (
     Share,
     Url,
 )
+from configs.sections.datasets import Dataset
 
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 

@@ -11,16 +11,9 @@ import polars as pl
 from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
 from configs.tables import plain, shortened
-from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, write_manifest
 from extract.corpora.media_paths import Missing, MissingMedia
-from extract.corpora.table import read_table
-
-
-def _read_dataset(profile: Profile) -> Manifest:
-    if profile.dataset.adapter == "avamerg":
-        return read_avamerg(profile.dataset)
-    return read_table(profile.dataset, profile.seed)
+from extract.corpora.reading import read_dataset
 
 
 def _summary(manifest: Manifest, path: Path) -> str:
@@ -92,7 +85,7 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     path = profile.manifest_path
     missing = path.with_name("missing_media.csv")
     try:
-        manifest = _read_dataset(profile)
+        manifest = read_dataset(profile.dataset, profile.seed)
     except MissingMedia as error:
         _list_missing(error.missing, missing)
         raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error

@@ -47,7 +47,7 @@ BELOW = {
 }
 # What other folders may import of a folder; everything else in it is its own business.
 DOORS = {
-    "configs": ["configs", "configs.datasets", "configs.outside", "configs.schema", "configs.tables"],
+    "configs": ["configs", "configs.sections.datasets", "configs.outside", "configs.schema", "configs.tables"],
     "cache": ["cache", "cache.shelf", "cache.remote.copies", "cache.remote.objects"],
     "extract": [
         "extract.corpora.avamerg",

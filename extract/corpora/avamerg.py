@@ -21,8 +21,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from tqdm import tqdm
 
 from configs import UserError, one_line, some
-from configs.datasets import AvamergDataset
 from configs.outside import read_json
+from configs.sections.datasets import AvamergDataset
 from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded

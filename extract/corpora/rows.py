@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from configs import UserError, some
-from configs.datasets import PublicDataset
+from configs.sections.datasets import PublicDataset
 from configs.tables import LONGEST, filled, lookalikes, shortened, suspicious
 from extract.corpora.manifest import SPLITS, Manifest, make_manifest, straddling
 from extract.corpora.media_paths import Missing, misplaced

@@ -5,7 +5,7 @@ import os
 import polars as pl
 
 from configs import UserError, some
-from configs.datasets import TableDataset
+from configs.sections.datasets import TableDataset
 from configs.tables import Cells, read_cells
 from extract.corpora.manifest import Manifest, not_here
 from extract.corpora.rows import Rows, finish

@@ -8,13 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from configs import Profile, UserError, some
-from configs.datasets import AvamergDataset
+from configs.sections.datasets import AvamergDataset
 from configs.tables import filled, said
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest
-
-AUDIO = ".aac .ac3 .aif .aiff .amr .ape .au .caf .flac .m4a .mp3 .oga .ogg .opus .voc .wav .wma .wv"
-VIDEO = ".3gp .asf .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv"
+from extract.corpora.media_paths import AUDIO, VIDEO
 
 
 def manifests(
@@ -81,7 +79,7 @@ def _media(path: Path) -> list[Path]:
 
 
 def _media_in(folder: Path) -> list[Path]:
-    return [file for file in _shown(folder) if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+    return [file for file in _shown(folder) if file.suffix.lower() in (*AUDIO, *VIDEO)]
 
 
 def _shown(folder: Path) -> list[Path]:
@@ -108,12 +106,12 @@ def _single_clips(
     fields: Sequence[str],
 ) -> Manifest:
     """Each file a conversation of one clip. A file that is not known to be sound alone is asked for pictures, too."""
-    has_roles = profile.dataset.adapter == "avamerg" or "role" in profile.dataset.columns
+    has_roles = profile.dataset.has_roles
     rows = []
     clips: list[Path | None] = [*files] or [audio]
     for file in clips:
         name = str(file or ("metadata" if text is None else "text"))
-        heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO.split() else file
+        heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO else file
         rows.append(
             dict.fromkeys(COLUMNS)
             | {"clip_id": name, "conversation_id": name, "group": name, "index": 0, "split": "test"}

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs import UserError, load
-from configs.datasets import MakeSplits
 from configs.heads import Head, Range, Tail
 from configs.schema import Encoder, FaceCrop, Fusion, Profile, StoreSettings
+from configs.sections.datasets import MakeSplits
 
 PROFILE: dict[str, Any] = {
     "name": "tiny",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs import UserError
-from configs.datasets import TableDataset
+from configs.sections.datasets import TableDataset
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import MissingMedia
 from extract.corpora.splits import connected, make_splits

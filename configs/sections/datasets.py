@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from configs.sections import HomePath, HomeText, Name, Place, Section, Share
+from configs.sections.common import HomePath, HomeText, Name, Place, Section, Share
 
 __all__ = [
     "AudformatDataset",
@@ -90,6 +90,16 @@ class DatasetFiles(Section):
         """What media paths are relative to; a string is a URL."""
         return self.root if self.media_root is None else self.media_root
 
+    @property
+    def has_roles(self) -> bool:
+        """Whether clips may say what their role in the conversation is."""
+        return "role" in getattr(self, "columns", {})
+
+    @property
+    def parts_speakers(self) -> bool:
+        """Whether its groups promise that no speaker straddles a split or a fold."""
+        return True
+
     @field_validator("root")
     @classmethod
     def _is_local(cls, root: Path) -> Path:
@@ -112,6 +122,14 @@ class AvamergDataset(DatasetFiles):
     missing_media: Literal["refuse", "allow"] = "allow"
     context: bool = False  # the situation text as a first clip of the conversation, role "context"
     group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
+
+    @property
+    def has_roles(self) -> bool:
+        return True
+
+    @property
+    def parts_speakers(self) -> bool:
+        return self.group != "conversation"
 
 
 class PublicDataset(DatasetFiles):
@@ -136,6 +154,10 @@ class TableDataset(PublicDataset):
     ]  # our name: the table's name. A column that is not named here is not read; without clip_id the row is the id
     metadata: list[Written] = []  # free columns that heads may use
     privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
+
+    @property
+    def parts_speakers(self) -> bool:
+        return self.columns.get("group", self.columns.get("speaker")) == self.columns.get("speaker")
 
     @model_validator(mode="after")
     def _has_what_a_table_needs(self) -> "TableDataset":
@@ -230,6 +252,10 @@ class MeldDataset(PublicDataset):
     label: Literal["emotion", "sentiment"] = "emotion"
     missing_media: Literal["refuse", "allow"] = "allow"  # some clips of the published archive are broken or not there
 
+    @property
+    def parts_speakers(self) -> bool:
+        return False  # groups are dialogues: the six friends are in all of them
+
 
 class IemocapDataset(PublicDataset):
     """IEMOCAP as it is published: ``Session?/dialog/EmoEvaluation``, transcriptions, ``sentences/wav``."""
@@ -247,6 +273,10 @@ class EmoboxDataset(PublicDataset):
     corpus: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # a folder's name, such as savee
     pattern: Pattern | None = None  # searched in an entry's key and path: (?P<speaker>...), others are metadata
     map_labels: bool = True  # by the corpus's label_map.json, which merges; false: labels as they are written
+
+    @property
+    def parts_speakers(self) -> bool:
+        return False  # some of the published folds share speakers
 
 
 class AudformatDataset(PublicDataset):
@@ -305,14 +335,21 @@ Single = Annotated[
 ]
 
 
-class CorporaDataset(Section):
+class CorporaDataset(DatasetFiles):
     """Several corpora as one: the corpus is a prefix of ids and groups, and a metadata field."""
 
     adapter: Literal["corpora"]
-    root: HomePath  # a folder that holds them all
     corpora: Annotated[dict[Name, Single], Field(min_length=2)]  # each with its own root, labels, splits
     split: dict[Name, Part] = {}  # all of a corpus: test on it, or train on it; others keep their own splits
     classes: Annotated[list[Written], Field(min_length=1)] | None = None  # default: all that are left, sorted
+
+    @property
+    def has_roles(self) -> bool:
+        return any(each.has_roles for each in self.corpora.values())
+
+    @property
+    def parts_speakers(self) -> bool:
+        return all(each.parts_speakers for each in self.corpora.values())
 
     @model_validator(mode="after")
     def _names_meet(self) -> "CorporaDataset":

@@ -1,0 +1,31 @@
+"""A profile's dataset, by whatever reader it names."""
+
+from collections.abc import Callable
+from typing import Any
+
+from configs.sections.datasets import AvamergDataset, Dataset, PublicDataset, TableDataset
+from extract.corpora.avamerg import read_avamerg
+from extract.corpora.manifest import Manifest
+from extract.corpora.readers.named import read_files, read_folder
+from extract.corpora.rows import Rows, finish
+from extract.corpora.table import read_table
+
+READERS: dict[str, Callable[[Any], Rows]] = {
+    "folder": read_folder,
+    "files": read_files,
+}
+
+
+def read_dataset(dataset: Dataset, seed: int) -> Manifest:
+    """The manifest of a dataset; ``seed`` is for splits that are drawn.
+
+    Raises:
+        UserError: it is not there, or not what its reader expects; see each of them.
+        MissingMedia: media files are missing, and that is not allowed.
+    """
+    if isinstance(dataset, AvamergDataset):
+        return read_avamerg(dataset)
+    if isinstance(dataset, TableDataset):
+        return read_table(dataset, seed)
+    assert isinstance(dataset, PublicDataset)
+    return finish(READERS[dataset.adapter](dataset), dataset, seed)
