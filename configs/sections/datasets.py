@@ -148,12 +148,22 @@ class TableDataset(PublicDataset):
     """Any CSV or Parquet table with a row per clip. Media paths are relative to the media's root, and stay below it."""
 
     adapter: Literal["table"]
-    table: HomeText  # the CSV or Parquet file, relative to root
+    # The CSV or Parquet file, relative to root. Left out: root is the file itself, and media lie beside it.
+    table: HomeText | None = None
     columns: dict[
         Ours, Written
     ]  # our name: the table's name. A column that is not named here is not read; without clip_id the row is the id
     metadata: list[Written] = []  # free columns that heads may use
     privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
+
+    @property
+    def path(self) -> Path:
+        """The table itself."""
+        return self.root if self.table is None else self.root / self.table
+
+    @property
+    def media(self) -> Path | str:
+        return self.path.parent if self.table is None and self.media_root is None else super().media
 
     @property
     def parts_speakers(self) -> bool:

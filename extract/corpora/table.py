@@ -28,7 +28,7 @@ def read_table(dataset: TableDataset, seed: int) -> Manifest:
         UserError: a column is missing, or what ``finish`` refuses. The message names the table and the row (from 1, the
             header not counted), or the column.
     """
-    path = dataset.root / dataset.table
+    path = dataset.path
     if not os.path.exists(path):  # noqa: PTH110 (a Path raises where the name is too long)
         raise UserError(f"{not_here(path, 'table')} (dataset.root and dataset.table)")
     cells = read_cells(path)

@@ -7,14 +7,13 @@ from pathlib import Path
 import polars as pl
 
 from configs import UserError, some
-
 from configs.tables import Cells, read_cells
 from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.corpora.rows import ALIASES
 
 NAMES = {  # our name: what tables call it, compared without case and what is no letter
     "label": "label emotion emo class category mood feeling sentiment target affect emotionlabel",
-    "clip_id": "clipid id clip utteranceid uttid utt sampleid segmentid segment key uid fileid videoid audioid",
+    "clip_id": "clipid id clip utteranceid uttid utt sampleid segmentid segment key uid fileid videoid audioid name file filename",
     "conversation_id": "conversationid dialogueid dialogid conversation dialogue dialog convid diaid",
     "index": "index turn turnid utteranceindex utterancenumber position",
     "text": "text utterance sentence transcript transcription content caption said words",
@@ -59,8 +58,9 @@ def look_at(path: Path) -> Columns:
             named[ours] = min(fitting, key=lambda name: known.index(_bare(name)))
     for kind, suffixes in (("audio", AUDIO), ("video", VIDEO)):
         if kind not in named:
-            of_files = [name for name, cells_ in columns.items() if _names_files(cells_, suffixes)]
-            named |= {kind: name for name in of_files[:1] if name not in named.values()}
+            of_files = [name for name, values in columns.items() if _names_files(values, suffixes)]
+            if of_files and of_files[0] not in named.values():
+                named[kind] = of_files[0]
     left = [name for name in columns if name not in named.values()]
     if "label" not in named:
         guesses = [name for name in left if _fits("label", columns[name])]
@@ -68,8 +68,10 @@ def look_at(path: Path) -> Columns:
             raise UserError(
                 f"{path}: no column can be a label (2 to {TOO_MANY} words that recur); it has {some(columns, 20)}"
             )
-        named |= {"label": guesses[0]} if len(guesses) == 1 else {}
-        unsure |= {"label": guesses} if len(guesses) > 1 else {}
+        if len(guesses) == 1:
+            named["label"] = guesses[0]
+        else:
+            unsure["label"] = guesses
         left = [name for name in left if name != named.get("label")]
     if "text" not in named and (texts := [name for name in left if _is_prose(columns[name])]):
         named["text"] = texts[0]
@@ -97,7 +99,9 @@ def _fits(ours: str, cells: pl.Series) -> bool:
     if ours == "label":
         return 2 <= there.n_unique() <= min(TOO_MANY, len(there) - 1) and not _names_files(cells, AUDIO + VIDEO)
     if ours in ("audio", "video"):
-        return _names_files(cells, AUDIO if ours == "audio" else VIDEO)
+        return _names_files(cells, (*AUDIO, *VIDEO) if ours == "audio" else VIDEO)  # a film has a sound track
+    if ours == "text":
+        return 10 * int((there.str.count_matches(r"\s") >= 1).sum()) > 3 * len(there)
     if ours == "split":
         return bool(there.str.to_lowercase().is_in(list(ALIASES)).all()) and not cells.has_nulls()
     if ours == "clip_id":
@@ -114,7 +118,7 @@ def _names_files(cells: pl.Series, suffixes: tuple[str, ...]) -> bool:
 
 def _is_prose(cells: pl.Series) -> bool:
     there = cells.drop_nulls()
-    return not there.is_empty() and float((there.str.count_matches(r"\s") >= 2).mean() or 0) > 0.5
+    return 2 * int((there.str.count_matches(r"\s") >= 2).sum()) > len(there)
 
 
 def _is_few(cells: pl.Series) -> bool:

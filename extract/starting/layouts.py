@@ -1,0 +1,167 @@
+"""What somebody's folder or table is: which reader reads it, and with what settings."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from configs import UserError, some
+from configs.outside import read_yaml
+from configs.tables import shortened
+from extract.corpora.media_paths import AUDIO, VIDEO
+from extract.corpora.readers.walk import media_below
+from extract.starting.columns import look_at
+
+CORPORA = Path(__file__).parents[2] / "configs" / "corpora"
+MOST = 0.9  # of the media files, by whose names a corpus is recognised
+TABLES = (".csv", ".tsv", ".parquet")
+UNDECIDED = "CHOOSE"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``what``: in words. ``dataset``: the profile's section, with ``UNDECIDED`` where ``open`` lists the choices (key:
+    choices). ``maybe``: what could be added (key: value: what it would say). ``notes``: what was seen beside it.
+    ``folds``: as the corpus is usually cut."""
+
+    what: str
+    dataset: dict[str, Any]
+    open: dict[str, list[str]] = field(default_factory=dict)
+    maybe: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    folds: int | None = None
+
+
+def recognise(path: Path, root: Path) -> Layout:
+    """What lies at ``path``; ``root`` is how the profile shall call it (its folder, of a table).
+
+    Raises:
+        UserError: there is nothing, or nothing that a reader knows; the line says what is there, and what would do.
+    """
+    if path.is_file():
+        if path.suffix.lower() in TABLES:
+            return _of_table(path, root)
+        raise UserError(f"{path}: neither a folder nor a table ({', '.join(TABLES)})")
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder or table")
+    looks: tuple[Callable[[Path, Path], Layout | None], ...] = (
+        _of_a_known_layout,
+        _of_names,
+        _of_one_table,
+        _of_classes,
+    )
+    for look in looks:
+        found = look(path, root)
+        if found is not None:
+            return found
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
+    raise UserError(
+        f"{path}: not known ({some(names) or 'empty'}): give a table with a row per clip, a folder of media for each "
+        "class, or a corpus of docs/corpora.md as it is published"
+    )
+
+
+def _of_a_known_layout(path: Path, root: Path) -> Layout | None:
+    """By files that only one corpus or format has."""
+    dataset: dict[str, Any] = {"root": str(root)}
+    if any(path.glob("json/mapped_train_data*.json")):
+        return Layout("AvaMERG, in its mapped layout", {"adapter": "avamerg", **dataset, "group": "conversation"})
+    if next(path.rglob("train_sent_emo.csv"), None):
+        return Layout("MELD", {"adapter": "meld", **dataset})
+    if any(path.glob("Session*/dialog/EmoEvaluation/*.txt")):
+        return Layout("IEMOCAP", {"adapter": "iemocap", **dataset, "merge": "four"}, folds=5)
+    if (path / "db.yaml").is_file():
+        return Layout("an audformat database", {"adapter": "audformat", **dataset})
+    return None
+
+
+def _of_names(path: Path, root: Path) -> Layout | None:
+    """By the names of media files, as ``configs/corpora`` describes them."""
+    media = _media(path)
+    matched: list[tuple[int, str, dict[str, Any]]] = []
+    for file in sorted(CORPORA.glob("*.yaml")):
+        corpus = read_yaml(file)
+        pattern = re.compile(rf"(?:^|/){corpus['dataset']['pattern']}$")
+        matched.append((sum(bool(pattern.search(name)) for name in media), file.stem, corpus))
+    n, name, corpus = max(matched, key=lambda each: each[0], default=(0, "", {}))
+    # Parts of a corpus that its reader leaves out may be there, too: other cameras, songs.
+    if not media or n < max(2, MOST * len(media) / 2):
+        return None
+    dataset = {"adapter": corpus["dataset"]["adapter"], "root": str(root)}
+    rest = {key: value for key, value in corpus["dataset"].items() if key != "adapter"}
+    others = (f"{len(media) - n} of {len(media)} media files are called otherwise, and left out",) * (n < len(media))
+    return Layout(f"{name.upper()}, by its files' names", dataset | rest, notes=others, folds=corpus.get("folds"))
+
+
+def _of_one_table(path: Path, root: Path) -> Layout | None:
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in TABLES and file.is_file())
+    if len(tables) > 1:
+        raise UserError(
+            f"{path}: several tables ({some([file.name for file in tables])}): name the one with the labels"
+        )
+    return _of_table(tables[0], root) if tables else None
+
+
+def _of_table(path: Path, root: Path) -> Layout:
+    columns = look_at(path)
+    named = columns.named | dict.fromkeys(columns.unsure, UNDECIDED)
+    # The pipeline watches all of root: where the table names no media, it is the table alone.
+    place = (
+        {"root": str(root), "table": path.name}
+        if {"audio", "video"} & named.keys()
+        else {"root": str(root / path.name)}
+    )
+    dataset: dict[str, Any] = {"adapter": "table", **place, "columns": named}
+    notes = []
+    if columns.free:
+        notes.append(f"not read: {some(columns.free, 20)} (heads may read what dataset.metadata names)")
+    if not {"audio", "video", "text"} & named.keys():
+        raise UserError(
+            f"{path}: no column names media files, and none holds texts: there is nothing to read of a clip"
+        )
+    if not {"split", "fold"} & named.keys():
+        dataset["splits"] = {"val": 0.0, "test": 0.0}
+    choices = {f"dataset.columns.{ours}": theirs for ours, theirs in columns.unsure.items()}
+    return Layout(f"a table of {columns.n_rows} rows", dataset, choices, notes=tuple(notes))
+
+
+def _of_classes(path: Path, root: Path) -> Layout | None:
+    """Media in folders: each is a class."""
+    media = [PurePosixPath(name) for name in _media(path)]
+    classes = sorted({name.parent.name for name in media})
+    if not media or any(len(name.parts) < 2 for name in media) or not 2 <= len(classes) <= 50:
+        return None
+    what = f"a folder of media for each of {len(classes)} classes ({some(map(shortened, classes), 8)})"
+    note = "speakers are not known: clips of one may fall into several folds, and scores then flatter"
+    maybe = {"pattern": patterns} if (patterns := _speaker_patterns(media)) else {}
+    return Layout(what, {"adapter": "folder", "root": str(root)}, maybe=maybe, notes=(note,))
+
+
+def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:
+    """Patterns for folders above the classes, and for parts of names, that recur as speakers do: what they find."""
+    found = {}
+    for at in range(min(len(name.parts) for name in media) - 2):
+        values = Counter(name.parts[at] for name in media)
+        if len(values) > 1:
+            found[f"^{'[^/]+/' * at}(?P<speaker>[^/]+)/"] = some(sorted(values), 4)
+    parts = [re.split(r"[_\-. ]", name.stem) for name in media]
+    for at in range(min(map(len, parts))):
+        values = Counter(each[at] for each in parts)
+        if 2 <= len(values) <= len(media) // 4 and min(values.values()) > 1:
+            before = r"[^_\-. /]+[_\-. ]" * at
+            found[rf"/{before}(?P<speaker>[^_\-. /]+)[^/]*$"] = some(sorted(values), 4)
+    return found
+
+
+def _media(path: Path) -> list[str]:
+    if not any(file.suffix.lower() in (*AUDIO, *VIDEO) for file in path.rglob("*")):
+        return []
+    return media_below(path).media
+
+
+LOOKS: tuple[Callable[[Path, Path], Layout | None], ...] = (
+    *(_of_a_known_layout, _of_names),
+    *(_of_one_table, _of_classes),
+)
