@@ -202,6 +202,7 @@ class NamedFiles(PublicDataset):
 
     # Group: what its values mean. A value that is not listed is refused.
     codes: dict[str, dict[Written, Written]] = {}
+    sound_track: bool = False  # of films without a sound file beside them, the sound track is the clip's audio
 
     @property
     def groups(self) -> list[str]:

@@ -13,7 +13,7 @@ from extract.corpora.rows import ALIASES
 
 NAMES = {  # our name: what tables call it, compared without case and what is no letter
     "label": "label emotion emo class category mood feeling sentiment target affect emotionlabel",
-    "clip_id": "clipid id clip utteranceid uttid utt sampleid segmentid segment key uid fileid videoid audioid name file filename",
+    "clip_id": "clipid id clip utteranceid uttid utt sampleid segmentid segment key uid fileid videoid name filename",
     "conversation_id": "conversationid dialogueid dialogid conversation dialogue dialog convid diaid",
     "index": "index turn turnid utteranceindex utterancenumber position",
     "text": "text utterance sentence transcript transcription content caption said words",

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,9 @@ from configs.outside import read_yaml
 from configs.tables import shortened
 from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.corpora.readers.walk import media_below
+from extract.media.damage import ClipError, MediaError
+from extract.media.decoding import Decoders
+from extract.media.tasks import AudioTask
 from extract.starting.columns import look_at
 
 CORPORA = Path(__file__).parents[2] / "configs" / "corpora"
@@ -89,7 +93,7 @@ def _of_names(path: Path, root: Path) -> Layout | None:
     # Parts of a corpus that its reader leaves out may be there, too: other cameras, songs.
     if not media or n < max(2, MOST * len(media) / 2):
         return None
-    dataset = {"adapter": corpus["dataset"]["adapter"], "root": str(root)}
+    dataset = {"adapter": corpus["dataset"]["adapter"], "root": str(root)} | _sound_track(path, media)
     rest = {key: value for key, value in corpus["dataset"].items() if key != "adapter"}
     others = (f"{len(media) - n} of {len(media)} media files are called otherwise, and left out",) * (n < len(media))
     return Layout(f"{name.upper()}, by its files' names", dataset | rest, notes=others, folds=corpus.get("folds"))
@@ -136,7 +140,8 @@ def _of_classes(path: Path, root: Path) -> Layout | None:
     what = f"a folder of media for each of {len(classes)} classes ({some(map(shortened, classes), 8)})"
     note = "speakers are not known: clips of one may fall into several folds, and scores then flatter"
     maybe = {"pattern": patterns} if (patterns := _speaker_patterns(media)) else {}
-    return Layout(what, {"adapter": "folder", "root": str(root)}, maybe=maybe, notes=(note,))
+    dataset = {"adapter": "folder", "root": str(root)} | _sound_track(path, [str(name) for name in media])
+    return Layout(what, dataset, maybe=maybe, notes=(note,))
 
 
 def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:
@@ -153,6 +158,19 @@ def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:
             before = r"[^_\-. /]+[_\-. ]" * at
             found[rf"/{before}(?P<speaker>[^_\-. /]+)[^/]*$"] = some(sorted(values), 4)
     return found
+
+
+def _sound_track(path: Path, media: list[str]) -> dict[str, bool]:
+    """The setting that says that films are heard, where there is no sound file, and the first of them has sound."""
+    films = [name for name in media if name.lower().endswith(VIDEO)]
+    if not films or len(films) < len(media):
+        return {}
+    with closing(Decoders(AudioTask(short_samples=1, silence=False), 1, timeout=20)) as decoders:
+        try:
+            decoders.decode(path / films[0])
+        except (ClipError, MediaError):  # silent, or broken: extraction will say so
+            return {}
+    return {"sound_track": True}
 
 
 def _media(path: Path) -> list[str]:

@@ -48,8 +48,13 @@ class Course:
     data: Any
     stores: Mapping[str, Store]
 
+    @property
+    def n_folds(self) -> int:
+        """Of the data where it says so, else those that the profile wants."""
+        return int(self.folds.max()) + 1
+
     def places(self) -> list[Place]:
-        return [(fold, k) for fold in range(self.profile.folds) for k in range(self.head.seeds)]
+        return [(fold, k) for fold in range(self.n_folds) for k in range(self.head.seeds)]
 
     def tasks(self, fold: int) -> list[FoldTask]:
         """What the models of a fold are made from, one for each of the head's seeds."""
@@ -148,7 +153,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
         trained=trained,
         table=prediction_table(predictions, units, folds, manifest.classes, has),
         baseline=baseline,
-        scores=score(predictions, simple, units, manifest.classes, profile.seed),
+        scores=score(predictions, simple, units, folds, manifest.classes, profile.seed),
         history=history,
         notes=[*notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
@@ -184,7 +189,7 @@ def train_baseline(
     if not isinstance(rows, UnitRows):
         rows = KINDS["linear"].read(simple, manifest, units, stores)
     course = Course(profile, manifest, simple, units, folds, rows, stores)
-    tasks = [course.tasks(fold)[0] for fold in range(profile.folds)]
+    tasks = [course.tasks(fold)[0] for fold in range(course.n_folds)]
     if any(len(set(task.labels[task.train].tolist())) < 2 for task in tasks):
         return None
     models: list[list[FoldModel]] = [[KINDS["linear"].fit(task)[0]] for task in tasks]
@@ -266,7 +271,7 @@ def train_folds(
                     progress.keep(model_stem(*place), model, history)
                 done(place, model, history)
     history = [{"fold": fold, "seed": k} | record for fold, k in course.places() for record in records[fold, k]]
-    in_order = [[models[fold, k] for k in range(head.seeds)] for fold in range(profile.folds)]
+    in_order = [[models[fold, k] for k in range(head.seeds)] for fold in range(course.n_folds)]
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
     return TrainedHead(name, head, manifest.classes, profile.seed, about, in_order), data, history
 

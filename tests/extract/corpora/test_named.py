@@ -47,6 +47,16 @@ def test_a_folder_is_a_class_and_files_of_one_name_are_a_clip(read: Read) -> Non
     assert folder(read, [], label_folder=0, pattern=r"(?P<speaker>\d)\.").clips["group"].to_list() == ["2", "1"]
 
 
+def test_a_film_without_a_sound_file_is_heard_where_the_profile_says_so(read: Read) -> None:
+    manifest = folder(read, ["sad/1.mp4", "sad/2.mp4", "sad/2.wav", "happy/3.wav"], sound_track=True)
+    assert manifest.clips.select("audio", "video").rows() == [
+        ("happy/3.wav", None),
+        ("sad/1.mp4", "sad/1.mp4"),
+        ("sad/2.wav", "sad/2.mp4"),
+    ]
+    assert folder(read, [], sound_track=False).clips["audio"].null_count() == 1
+
+
 def test_what_is_no_clip_is_counted_and_named(read: Read) -> None:
     files = {
         ".git/a.wav": "x",
