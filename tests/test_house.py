@@ -57,6 +57,7 @@ DOORS = {
         "extract.corpora.manifest",
         "extract.corpora.media_paths",
         "extract.corpora.reading",
+        "extract.corpora.table",
         "extract.encoders.checkpoints.tokenizer",
         "extract.encoders.checkpoints.weights",
         "extract.encoders.tail",

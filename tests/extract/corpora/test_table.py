@@ -15,7 +15,7 @@ from configs.sections.datasets import TableDataset
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import MissingMedia
 from extract.corpora.splits import connected, make_splits
-from extract.corpora.table import read_table
+from extract.corpora.table import read_table, read_table_to_predict
 
 Read = Callable[..., Manifest]
 COLUMNS = {"clip_id": "id", "label": "emotion", "split": "part"}
@@ -430,3 +430,18 @@ def test_connected_conversations_are_those_that_share_a_group(
             reach |= {conversation for conversation, group in links if group in shared}
         assert reach == {conversation for conversation, other in names.items() if other == name}
     assert connected(rng.sample(links, len(links))) == names
+
+
+def test_a_table_to_predict_asks_for_rows_with_a_label_or_the_last_of_each_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("id,words,talk,mood\na,hi,t,\nb,oh,t,sad\nc,no,t,\nd,yes,u,happy\n")
+    columns = {"clip_id": "id", "text": "words", "conversation_id": "talk", "label": "mood", "audio": "wav"}
+
+    def units(**columns: str) -> list[tuple[str, ...]]:
+        return [unit.clip_ids for unit in read_table_to_predict(path, columns, [], None).units()]
+
+    assert units(**columns) == [("a", "b"), ("d",)]
+    assert units(**columns | {"label": "none"}) == [("a", "b", "c"), ("d",)]
+    assert units(text="words") == [("row1",), ("row2",), ("row3",), ("row4",)]
+    with pytest.raises(UserError, match=r"nothing to predict from: no column is called said, wav, video, age; it has"):
+        read_table_to_predict(path, {"text": "said", "audio": "wav", "clip_id": "id"}, ["age"], None)
