@@ -189,6 +189,7 @@ class NamedFiles(PublicDataset):
     ``text``, ``clip_id``, ``conversation_id``, ``index``; any other is metadata of that name.
     """
 
+    film_sound: bool = True  # a film is heard, too, where no sound file is beside it
     # Group: what its values mean. A value that is not listed is refused.
     codes: dict[str, dict[Written, Written]] = {}
 
@@ -260,9 +261,10 @@ class IemocapDataset(PublicDataset):
     """IEMOCAP as it is published: ``Session?/dialog/EmoEvaluation``, transcriptions, ``sentences/wav``."""
 
     adapter: Literal["iemocap"]
-    # four: angry, happy (with excited), neutral, sad; five: excited by itself; all: as annotated. Others are dropped.
-    merge: Literal["four", "five", "all"] = "four"
-    context: bool = True  # clips whose class is dropped stay, unlabelled, in their dialogues
+    # four: angry, happy (with excited), neutral, sad; five: excited by itself; six: frustrated, too; all: as annotated.
+    merge: Literal["four", "five", "six", "all"] = "four"
+    # An utterance sees what was said before it, those of no class, too; false: each stands by itself, as SER has it.
+    dialogues: bool = True
 
 
 class EmoboxDataset(PublicDataset):

@@ -6,6 +6,9 @@ from typing import Any
 from configs.sections.datasets import AvamergDataset, Dataset, PublicDataset, TableDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest
+from extract.corpora.readers.emobox import read_emobox
+from extract.corpora.readers.iemocap import read_iemocap
+from extract.corpora.readers.meld import read_meld
 from extract.corpora.readers.named import read_files, read_folder
 from extract.corpora.rows import Rows, finish
 from extract.corpora.table import read_table
@@ -13,6 +16,9 @@ from extract.corpora.table import read_table
 READERS: dict[str, Callable[[Any], Rows]] = {
     "folder": read_folder,
     "files": read_files,
+    "meld": read_meld,
+    "iemocap": read_iemocap,
+    "emobox": read_emobox,
 }
 
 

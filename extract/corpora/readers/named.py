@@ -105,6 +105,10 @@ def _clips(found: Found, dataset: NamedFiles, describe: Describe) -> tuple[list[
             clip[kind] = path
         if "text" not in clip and (beside := texts.get(_stem(path))):
             clip["text"] = said(text_of(dataset.media, beside))
+    if dataset.film_sound:
+        for clip in clips.values():
+            if "video" in clip:
+                clip.setdefault("audio", clip["video"])
     return list(clips.values()), others
 
 
