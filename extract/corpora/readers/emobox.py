@@ -75,6 +75,8 @@ def read_emobox(dataset: EmoboxDataset) -> Rows:
         counts["clips_that_pattern_does_not_match"] = sum(
             not re.search(dataset.pattern, f"{key} {file}") for key, (file, _) in zip(entries, files, strict=True)
         )
+    elif len(folds) > 1:
+        notes.append("who speaks is not known: dataset.pattern, such as '(?P<speaker>..)', takes it from keys or paths")
     if len(folds) > 1 and any(part == "valid" for _, part in parts):
         notes.append("the valid parts of folds are not used: heads hold out units of their training part")
     table = pl.DataFrame(rows, infer_schema_length=None)
