@@ -284,9 +284,9 @@ class AudformatDataset(PublicDataset):
     """An ``audformat`` database: a folder with db.yaml."""
 
     adapter: Literal["audformat"]
-    table: str | None = None  # the table (or tables.split: one per split) that holds the label; default: the only one
-    columns: dict[Literal["label", "speaker", "text", "fold"], Written] = {}  # default: label emotion, speaker speaker
-    metadata: list[Written] = []
+    tables: list[Written] = []  # those that hold the label, one for each split; default: all that do
+    columns: dict[Literal["label", "speaker", "text", "fold"], Written] = {}  # default: emotion, speaker
+    metadata: list[Written] = []  # other columns, or what the scheme of speakers says of one: gender
 
 
 class _Embedding(PublicDataset):

@@ -6,10 +6,13 @@ from typing import Any
 from configs.sections.datasets import AvamergDataset, CorporaDataset, Dataset, PublicDataset, TableDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest
+from extract.corpora.readers.arrow import read_hugging_face
+from extract.corpora.readers.audformat_databases import read_audformat
 from extract.corpora.readers.emobox import read_emobox
 from extract.corpora.readers.iemocap import read_iemocap
 from extract.corpora.readers.meld import read_meld
 from extract.corpora.readers.named import read_files, read_folder
+from extract.corpora.readers.tars import read_webdataset
 from extract.corpora.rows import Rows, finish
 from extract.corpora.several import joined
 from extract.corpora.table import read_table
@@ -20,6 +23,9 @@ READERS: dict[str, Callable[[Any], Rows]] = {
     "meld": read_meld,
     "iemocap": read_iemocap,
     "emobox": read_emobox,
+    "audformat": read_audformat,
+    "huggingface": read_hugging_face,
+    "webdataset": read_webdataset,
 }
 
 

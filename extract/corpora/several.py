@@ -13,6 +13,25 @@ from configs.tables import filled
 from extract.corpora.manifest import Manifest, make_manifest, straddling
 from extract.corpora.media_paths import Missing
 
+# Counts that are made anew of all together; what else a reader met is kept by corpus.
+OWN = frozenset(
+    [
+        "clips",
+        "conversations",
+        "units",
+        "clips_with",
+        "conversations_without_unit",
+        "missing_files",
+        "missing_files_first",
+        "speakers_in_several_splits",
+        "speakers_in_several_groups",
+        "folds_given",
+        "groups_across_splits",
+        "groups_across_folds",
+        "notes",
+        "warnings",
+    ]
+)
 NAMING = ("clip_id", "conversation_id", "turn_id", "group", "speaker")
 
 
@@ -28,6 +47,7 @@ def joined(manifests: Mapping[str, Manifest], dataset: CorporaDataset) -> Manife
     """
     root, below = _root(manifests, dataset)
     parts, missing, notes, warnings = [], list[Missing](), list[str](), list[str]()
+    found: dict[str, Any] = {}
     for name, manifest in manifests.items():
         clips = manifest.clips.with_columns(
             *((pl.lit(f"{name}:") + pl.col(column)).alias(column) for column in NAMING),
@@ -38,6 +58,7 @@ def joined(manifests: Mapping[str, Manifest], dataset: CorporaDataset) -> Manife
             clips = clips.with_columns(split=pl.lit(split))
         parts.append(clips.with_columns(fold=pl.when(pl.col("split") == "train").then("fold")))
         missing += [Missing(each.kind, below[name] + each.file, f"{name}: {each.place}") for each in manifest.missing]
+        found[name] = {key: value for key, value in manifest.counts.items() if value and key not in OWN}
         notes += [f"{name}: {line}" for line in manifest.counts.get("notes", [])]
         warnings += [f"{name}: {line}" for line in manifest.counts.get("warnings", [])]
     clips, counts = _with_folds(pl.concat(parts, how="diagonal"), notes)
@@ -54,6 +75,7 @@ def joined(manifests: Mapping[str, Manifest], dataset: CorporaDataset) -> Manife
     for part in ("split", "fold"):
         if groups := straddling(clips, part):
             counts[f"groups_across_{part}s"] = len(groups)
+    counts["found"] = {name: each for name, each in found.items() if each}
     counts |= _corpora(clips) | {"notes": notes, "warnings": warnings}
     return make_manifest(clips, root, classes, counts, "dataset.corpora", missing)
 
