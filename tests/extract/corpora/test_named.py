@@ -195,3 +195,10 @@ def test_corpora_are_read_under_their_published_names(read: Read, corpus: str) -
     audio, video = manifest.clips["audio"], manifest.clips["video"]
     assert audio.is_not_null().all()
     assert (audio != video).sum() == any(path.endswith((".mp4", ".flv", ".avi")) for path in files)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem)
+def test_fragments_of_corpora_are_whole_but_for_their_place(path: Path) -> None:
+    about = yaml.safe_load(path.read_text())
+    TypeAdapter(Dataset).validate_python({"root": "data", **about["dataset"]})
+    assert about.keys() <= {"dataset", "folds"}

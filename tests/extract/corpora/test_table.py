@@ -404,3 +404,19 @@ def test_connected_conversations_are_those_that_share_a_group(
             reach |= {conversation for conversation, group in links if group in shared}
         assert reach == {conversation for conversation, other in names.items() if other == name}
     assert connected(rng.sample(links, len(links))) == names
+
+
+def test_a_column_may_say_the_folds_and_classes_may_be_joined(read: Read) -> None:
+    text = "id,emotion,block,who\n1,sad,b,x\n2,joy,a,y\n3,fun,a,y\n4,odd,b,x\n"
+    columns = {"clip_id": "id", "label": "emotion", "fold": "block", "speaker": "who"}
+    manifest = read(text, columns, labels={"fun": "joy", "odd": None})
+    assert manifest.clips.select("clip_id", "label", "split", "fold").rows() == [
+        ("1", "sad", "train", 1),
+        ("2", "joy", "train", 0),
+        ("3", "joy", "train", 0),
+    ]
+    assert manifest.counts["folds_given"] == {"a": 2, "b": 1}
+    with pytest.raises(UserError, match=r"more than one fold has clips of group: x.*write columns\.group: id"):
+        read(text.replace("4,odd,b", "4,odd,a"), columns)
+    with pytest.raises(UserError, match=r"fold is needed on every training unit, or on none: row 4 \(empty\)"):
+        read(text.replace("4,odd,b", "4,odd,"), columns)
