@@ -30,6 +30,7 @@ from configs.sections.datasets import Dataset
 __all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
 
 SHELF = "stores"  # below runs/: the stores of all profiles
+SHARED = (SHELF, "media")  # below runs/, and no profiles; media are those that lay inside of datasets
 
 
 class StoreSettings(Section):
@@ -183,8 +184,8 @@ class Profile(Section):
     @field_validator("name")
     @classmethod
     def _is_no_shelf(cls, name: str) -> str:
-        if name == SHELF:
-            raise ValueError(f"runs/{SHELF} holds the stores of all profiles: choose another name")
+        if name in SHARED:
+            raise ValueError(f"runs/{name} holds the {name} of all profiles: choose another name")
         return name
 
     @model_validator(mode="after")

@@ -200,9 +200,9 @@ class NamedFiles(PublicDataset):
     ``text``, ``clip_id``, ``conversation_id``, ``index``; any other is metadata of that name.
     """
 
+    film_sound: bool = True  # a film is heard, too, where no sound file is beside it
     # Group: what its values mean. A value that is not listed is refused.
     codes: dict[str, dict[Written, Written]] = {}
-    sound_track: bool = False  # of films without a sound file beside them, the sound track is the clip's audio
 
     @property
     def groups(self) -> list[str]:
@@ -272,9 +272,10 @@ class IemocapDataset(PublicDataset):
     """IEMOCAP as it is published: ``Session?/dialog/EmoEvaluation``, transcriptions, ``sentences/wav``."""
 
     adapter: Literal["iemocap"]
-    # four: angry, happy (with excited), neutral, sad; five: excited by itself; all: as annotated. Others are dropped.
-    merge: Literal["four", "five", "all"] = "four"
-    context: bool = True  # clips whose class is dropped stay, unlabelled, in their dialogues
+    # four: angry, happy (with excited), neutral, sad; five: excited by itself; six: frustrated, too; all: as annotated.
+    merge: Literal["four", "five", "six", "all"] = "four"
+    # An utterance sees what was said before it, those of no class, too; false: each stands by itself, as SER has it.
+    dialogues: bool = True
 
 
 class EmoboxDataset(PublicDataset):
@@ -294,9 +295,9 @@ class AudformatDataset(PublicDataset):
     """An ``audformat`` database: a folder with db.yaml."""
 
     adapter: Literal["audformat"]
-    table: str | None = None  # the table (or tables.split: one per split) that holds the label; default: the only one
-    columns: dict[Literal["label", "speaker", "text", "fold"], Written] = {}  # default: label emotion, speaker speaker
-    metadata: list[Written] = []
+    tables: list[Written] = []  # those that hold the label, one for each split; default: all that do
+    columns: dict[Literal["label", "speaker", "text", "fold"], Written] = {}  # default: emotion, speaker
+    metadata: list[Written] = []  # other columns, or what the scheme of speakers says of one: gender
 
 
 class _Embedding(PublicDataset):

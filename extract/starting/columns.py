@@ -1,6 +1,7 @@
 """Which column of a table is what, by its name and by what stands in it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.corpora.rows import ALIASES
 
 NAMES = {  # our name: what tables call it, compared without case and what is no letter
-    "label": "label emotion emo class category mood feeling sentiment target affect emotionlabel",
+    "label": "label emotion emo class category mood feeling sentiment target affect emotionlabel cls labels",
     "clip_id": "clipid id clip utteranceid uttid utt sampleid segmentid segment key uid fileid videoid name filename",
     "conversation_id": "conversationid dialogueid dialogid conversation dialogue dialog convid diaid",
     "index": "index turn turnid utteranceindex utterancenumber position",
-    "text": "text utterance sentence transcript transcription content caption said words",
+    "text": "text utterance sentence transcript transcription content caption said words txt",
     "audio": "audio wav sound audiopath audiofile wavpath wavfile speech",
     "video": "video mp4 film videopath videofile movie clippath",
     "split": "split partition subset set datasplit part",
@@ -50,12 +51,10 @@ def look_at(path: Path) -> Columns:
     columns = {name: cells.text(name) for name in cells.frame.columns if _is_plain(cells, name)}
     named: dict[str, str] = {}
     unsure: dict[str, list[str]] = {}
-    for ours, theirs in NAMES.items():
-        known = theirs.split()
-        hits = [name for name in columns if name not in named.values() and _bare(name) in known]
-        fitting = [name for name in hits if _fits(ours, columns[name])]
-        if fitting:
-            named[ours] = min(fitting, key=lambda name: known.index(_bare(name)))
+    for ours in NAMES:
+        free = [name for name in columns if name not in named.values() and _fits(ours, columns[name])]
+        if hit := called(ours, free):
+            named[ours] = hit
     for kind, suffixes in (("audio", AUDIO), ("video", VIDEO)):
         if kind not in named:
             of_files = [name for name, values in columns.items() if _names_files(values, suffixes)]
@@ -81,6 +80,14 @@ def look_at(path: Path) -> Columns:
         del named["index"]
     free = [name for name in left if name not in named.values() and _is_few(columns[name]) and _bare(name)]
     return Columns(named, unsure, [name for name in free if name not in unsure.get("label", ())], len(cells.frame))
+
+
+def called(ours: str, names: Sequence[str]) -> str | None:
+    """Which of the names says that it is ``ours``."""
+    known = NAMES[ours].split()
+    return min(
+        (name for name in names if _bare(name) in known), key=lambda name: known.index(_bare(name)), default=None
+    )
 
 
 def _bare(name: str) -> str:

@@ -1,6 +1,7 @@
 """What somebody's folder or table is: which reader reads it, and with what settings."""
 
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -8,20 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from configs import UserError, some
-from configs.outside import read_yaml
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs import UserError, first_line, some
+from configs.outside import parse_json, read_yaml
 from configs.tables import shortened
 from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.corpora.readers.walk import media_below
 from extract.media.damage import ClipError, MediaError
 from extract.media.decoding import Decoders
 from extract.media.tasks import AudioTask
-from extract.starting.columns import look_at
+from extract.starting.columns import called, look_at
 
 CORPORA = Path(__file__).parents[2] / "configs" / "corpora"
 MOST = 0.9  # of the media files, by whose names a corpus is recognised
 TABLES = (".csv", ".tsv", ".parquet")
 UNDECIDED = "CHOOSE"
+    "label": ("cls", "labels"),
+    "text": ("txt",),
+    "audio": ("audio",),
+    "video": ("video",),
+}  # of records, beside NAMES
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,15 @@ def _of_names(path: Path, root: Path) -> Layout | None:
     matched: list[tuple[int, str, dict[str, Any]]] = []
     for file in sorted(CORPORA.glob("*.yaml")):
         corpus = read_yaml(file)
+        if corpus["dataset"]["adapter"] != "files":
+            continue
         pattern = re.compile(rf"(?:^|/){corpus['dataset']['pattern']}$")
         matched.append((sum(bool(pattern.search(name)) for name in media), file.stem, corpus))
     n, name, corpus = max(matched, key=lambda each: each[0], default=(0, "", {}))
     # Parts of a corpus that its reader leaves out may be there, too: other cameras, songs.
     if not media or n < max(2, MOST * len(media) / 2):
         return None
-    dataset = {"adapter": corpus["dataset"]["adapter"], "root": str(root)} | _sound_track(path, media)
+    dataset = {"adapter": corpus["dataset"]["adapter"], "root": str(root)} | _film_sound(path, media)
     rest = {key: value for key, value in corpus["dataset"].items() if key != "adapter"}
     others = (f"{len(media) - n} of {len(media)} media files are called otherwise, and left out",) * (n < len(media))
     return Layout(f"{name.upper()}, by its files' names", dataset | rest, notes=others, folds=corpus.get("folds"))
@@ -140,7 +151,7 @@ def _of_classes(path: Path, root: Path) -> Layout | None:
     what = f"a folder of media for each of {len(classes)} classes ({some(map(shortened, classes), 8)})"
     note = "speakers are not known: clips of one may fall into several folds, and scores then flatter"
     maybe = {"pattern": patterns} if (patterns := _speaker_patterns(media)) else {}
-    dataset = {"adapter": "folder", "root": str(root)} | _sound_track(path, [str(name) for name in media])
+    dataset = {"adapter": "folder", "root": str(root)} | _film_sound(path, [str(name) for name in media])
     return Layout(what, dataset, maybe=maybe, notes=(note,))
 
 
@@ -160,8 +171,8 @@ def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:
     return found
 
 
-def _sound_track(path: Path, media: list[str]) -> dict[str, bool]:
-    """The setting that says that films are heard, where there is no sound file, and the first of them has sound."""
+def _film_sound(path: Path, media: list[str]) -> dict[str, bool]:
+    """The setting that says that films are not heard, where the first of them has no sound."""
     films = [name for name in media if name.lower().endswith(VIDEO)]
     if not films or len(films) < len(media):
         return {}
@@ -169,8 +180,54 @@ def _sound_track(path: Path, media: list[str]) -> dict[str, bool]:
         try:
             decoders.decode(path / films[0])
         except (ClipError, MediaError):  # silent, or broken: extraction will say so
-            return {}
-    return {"sound_track": True}
+            return {"film_sound": False}
+    return {}
+
+
+def _of_records(path: Path, root: Path) -> Layout | None:
+    """Media inside of records: Arrow and Parquet files as the hub has them, WebDataset's tars."""
+    tars = sorted(path.glob("**/*.tar"))
+    if tars:
+        adapter, what, names = "webdataset", "WebDataset's tar files", _members(tars[0])
+    elif schema := _arrow_schema(path):
+        adapter, what, names = "huggingface", "a dataset of the library datasets, or of the hub", schema
+    else:
+        return None
+    columns = {ours: hit for ours in ("label", "text", "speaker", "audio", "video") if (hit := called(ours, names))}
+    if adapter == "webdataset":  # its media are found by their suffixes
+        columns = {ours: theirs for ours, theirs in columns.items() if ours not in ("audio", "video")}
+    choices = {} if "label" in columns else {"dataset.columns.label": names}
+    columns = {"label": UNDECIDED} | columns
+    return Layout(what, {"adapter": adapter, "root": str(root), "columns": columns}, choices)
+
+
+def _members(tar: Path) -> list[str]:
+    """The suffixes of what a tar's first records hold, and the keys of their JSON."""
+    names: dict[str, None] = {}
+    with tarfile.open(tar) as archive:
+        for _, member in zip(range(20), archive, strict=False):
+            suffix = member.name.rpartition("/")[2].partition(".")[2]
+            names[suffix] = None
+            content = archive.extractfile(member) if suffix == "json" and member.size < 2**20 else None
+            if content is not None and isinstance(record := parse_json(content.read(), f"{tar}: {member.name}"), dict):
+                names |= dict.fromkeys(record)
+    return [name for name in names if name]
+
+
+def _arrow_schema(path: Path) -> list[str]:
+    """The columns of the first Arrow or Parquet file, if one of them holds media."""
+    for file in sorted([*path.glob("**/*.parquet"), *path.glob("**/*.arrow")])[:1]:
+        try:
+            if file.suffix == ".parquet":
+                schema = pq.read_schema(file)
+            else:
+                with pa.memory_map(str(file)) as source:
+                    schema = pa.ipc.open_stream(source).schema
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
+        is_media = [pa.types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0 for each in schema]
+        return list(schema.names) if any(is_media) else []
+    return []
 
 
 def _media(path: Path) -> list[str]:
@@ -180,6 +237,6 @@ def _media(path: Path) -> list[str]:
 
 
 LOOKS: tuple[Callable[[Path, Path], Layout | None], ...] = (
-    *(_of_a_known_layout, _of_names),
+    *(_of_a_known_layout, _of_names, _of_records),
     *(_of_one_table, _of_classes),
 )

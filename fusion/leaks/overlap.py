@@ -92,8 +92,8 @@ def _own(audited: Audited, column: str) -> Keys:
 
 
 def _known(audited: Audited, division: Division) -> bool:
-    """Whether the manifest itself says that the dataset's own splits share groups."""
-    return division.name == "splits" and bool(audited.manifest.counts.get("groups_across_splits"))
+    """Whether the manifest itself says that the splits or folds of the dataset share groups."""
+    return bool(audited.manifest.counts.get(f"groups_across_{division.name}"))
 
 
 def _apart(audited: Audited, division: Division, kind: str, keys: Keys, otherwise: Verdict) -> Check:

@@ -105,8 +105,10 @@ def _clips(found: Found, dataset: NamedFiles, describe: Describe) -> tuple[list[
             clip[kind] = path
         if "text" not in clip and (beside := texts.get(_stem(path))):
             clip["text"] = said(text_of(dataset.media, beside))
-    if dataset.sound_track:
-        clips = {name: ({"audio": clip["video"]} if "video" in clip else {}) | clip for name, clip in clips.items()}
+    if dataset.film_sound:
+        for clip in clips.values():
+            if "video" in clip:
+                clip.setdefault("audio", clip["video"])
     return list(clips.values()), others
 
 

@@ -28,11 +28,11 @@ def kind_of(path: str) -> str:
     return "video" if PurePosixPath(path).suffix.lower() in VIDEO else "audio"
 
 
-def media_below(root: Path | str) -> Found:
+def media_below(root: Path | str, needed: bool = True) -> Found:
     """All media and ``.txt`` files below a folder, or of object storage; hidden files and folders are left aside.
 
     Raises:
-        UserError: there is no such folder, or no media and no text in it.
+        UserError: there is no such folder, or no media and no text in it, and some are ``needed``.
     """
     found, others, hidden, unreadable = Found(), Counter[str](), 0, 0
     files: list[tuple[str, int]]
@@ -61,7 +61,7 @@ def media_below(root: Path | str) -> Found:
         "files_of_other_kinds": dict(others.most_common(10)),
         "files_whose_names_are_not_utf8": unreadable,
     }
-    if not found.media and not found.texts:
+    if needed and not found.media and not found.texts:
         what = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3)) or "nothing"
         raise UserError(
             f"{root}: no sound, film or text below it (there: {what}); which format a file has its "

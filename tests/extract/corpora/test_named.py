@@ -47,16 +47,6 @@ def test_a_folder_is_a_class_and_files_of_one_name_are_a_clip(read: Read) -> Non
     assert folder(read, [], label_folder=0, pattern=r"(?P<speaker>\d)\.").clips["group"].to_list() == ["2", "1"]
 
 
-def test_a_film_without_a_sound_file_is_heard_where_the_profile_says_so(read: Read) -> None:
-    manifest = folder(read, ["sad/1.mp4", "sad/2.mp4", "sad/2.wav", "happy/3.wav"], sound_track=True)
-    assert manifest.clips.select("audio", "video").rows() == [
-        ("happy/3.wav", None),
-        ("sad/1.mp4", "sad/1.mp4"),
-        ("sad/2.wav", "sad/2.mp4"),
-    ]
-    assert folder(read, [], sound_track=False).clips["audio"].null_count() == 1
-
-
 def test_what_is_no_clip_is_counted_and_named(read: Read) -> None:
     files = {
         ".git/a.wav": "x",
@@ -202,5 +192,15 @@ def test_corpora_are_read_under_their_published_names(read: Read, corpus: str) -
     manifest = read(files, **about["dataset"])
     assert Counter(manifest.clips.select("label", "speaker").iter_rows()) == Counter(clips)
     assert manifest.clips["group"].to_list() == manifest.clips["speaker"].to_list()
-    audio, video = (manifest.clips[kind].is_not_null() for kind in ("audio", "video"))
-    assert (audio & video).sum() == any(path.endswith((".mp4", ".flv", ".avi")) for path in files)
+    audio, video = manifest.clips["audio"], manifest.clips["video"]
+    assert audio.is_not_null().all()
+    assert (audio != video).sum() == any(path.endswith((".mp4", ".flv", ".avi")) for path in files)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_fragments_of_corpora_are_whole_but_for_their_place(path: Path) -> None:
+    about = yaml.safe_load(path.read_text())
+    TypeAdapter(Dataset).validate_python({"root": "data", **about["dataset"]})
+    assert about.keys() <= {"dataset", "folds"}

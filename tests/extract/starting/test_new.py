@@ -1,13 +1,17 @@
 """From somebody's files to a profile that runs, as at the command line."""
 
 import sys
+import tarfile
 import wave
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -15,6 +19,7 @@ import configs.new
 import extract.manifest
 from configs import UserError, command, load
 from extract.corpora.manifest import read_manifest
+from extract.starting.layouts import recognise
 
 New = Callable[..., tuple[int, str, str]]
 EMOTIONS = ("angry", "happy", "sad")
@@ -106,6 +111,32 @@ def test_a_corpus_is_known_by_its_names(new: New) -> None:
     assert profile["folds"] == 6
     assert clips["speaker"].n_unique() == 6
     assert set(clips["label"]) == {*"neutral calm happy sad angry fearful disgust surprised".split()}  # noqa: SIM905
+
+
+def test_corpora_and_formats_are_known_by_what_only_they_have(tmp_path: Path) -> None:
+    def look(name: str, files: dict[str, bytes]) -> dict[str, Any]:
+        for file, content in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(content)
+        return recognise(tmp_path / name, Path(name)).dataset
+
+    assert look("m", {"MELD.Raw/train/train_sent_emo.csv": b""})["adapter"] == "meld"
+    assert look("i", {"Session1/dialog/EmoEvaluation/a.txt": b""})["adapter"] == "iemocap"
+    assert look("d", {"db.yaml": b""})["adapter"] == "audformat"
+    assert look("a", {"json/mapped_train_data.json": b"[]"})["adapter"] == "avamerg"
+    with BytesIO() as file:
+        media = pa.array([{"bytes": b"RIFF", "path": "a.wav"}])
+        pq.write_table(pa.table({"audio": media, "Emotion": ["sad"], "sentence": ["so"]}), file)
+        found = look("h", {"data/train-00000.parquet": file.getvalue()})
+    assert found["columns"] == {"label": "Emotion", "text": "sentence", "audio": "audio"}
+    with BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name, content in (("a.wav", b"RIFF"), ("a.cls", b"1"), ("a.json", b'{"speaker": "anna"}')):
+                about = tarfile.TarInfo(name)
+                about.size = len(content)
+                tar.addfile(about, BytesIO(content))
+        found = look("w", {"train-0.tar": file.getvalue()})
+    assert found == {"adapter": "webdataset", "root": "w", "columns": {"label": "cls", "speaker": "speaker"}}
 
 
 def test_what_cannot_be_decided_is_a_marked_line_with_its_choices(new: New) -> None:
