@@ -26,11 +26,6 @@ CORPORA = Path(__file__).parents[2] / "configs" / "corpora"
 MOST = 0.9  # of the media files, by whose names a corpus is recognised
 TABLES = (".csv", ".tsv", ".parquet")
 UNDECIDED = "CHOOSE"
-    "label": ("cls", "labels"),
-    "text": ("txt",),
-    "audio": ("audio",),
-    "video": ("video",),
-}  # of records, beside NAMES
 
 
 @dataclass(frozen=True)
