@@ -54,13 +54,7 @@ def recognise(path: Path, root: Path) -> Layout:
         raise UserError(f"{path}: neither a folder nor a table ({', '.join(TABLES)})")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder or table")
-    looks: tuple[Callable[[Path, Path], Layout | None], ...] = (
-        _of_a_known_layout,
-        _of_names,
-        _of_one_table,
-        _of_classes,
-    )
-    for look in looks:
+    for look in LOOKS:
         found = look(path, root)
         if found is not None:
             return found
