@@ -77,7 +77,8 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     Args:
         name: a name in ``configs/``, a path to a YAML file, or None for the profile that ``dvc.yaml`` names.
         overrides: applied in order. ``heads.audio.lr=1e-3`` sets one key, to a value that is parsed as YAML;
-            ``best.yaml`` is a fragment, merged into the profile: mappings key by key, anything else replaced.
+            ``best.yaml`` is a fragment, merged into the profile: mappings key by key, anything else replaced; a
+            dataset that names another adapter replaces the former one.
 
     Raises:
         UserError: a file is missing or is not YAML, or a key is unknown or has a value that is not allowed; the line
@@ -130,6 +131,8 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 
 
 def _merged(settings: dict[str, Any], fragment: dict[str, Any]) -> dict[str, Any]:
+    if {"adapter"} <= settings.keys() & fragment.keys() and settings["adapter"] != fragment["adapter"]:
+        return fragment  # another reader of datasets: what the former one was told means nothing to it
     both = {key for key, value in fragment.items() if isinstance(value, dict) and isinstance(settings.get(key), dict)}
     return settings | {key: _merged(settings[key], value) if key in both else value for key, value in fragment.items()}
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from configs.sections import Name, PositiveFloat, PositiveInt, Section, takes_flags
+from configs.sections.common import Name, PositiveFloat, PositiveInt, Section, takes_flags
 
 Width = Annotated[int, Field(gt=0, le=65_536)]
 Depth = Annotated[int, Field(gt=0, le=1000)]

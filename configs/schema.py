@@ -1,12 +1,9 @@
 """What a profile may say: every setting with its meaning, its default and what is allowed."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -16,10 +13,9 @@ from pydantic import (
 )
 
 from configs.heads import Head, Pretraining, Range, Tail, shape_of, unfit_start, unpretrainable, unsearchable
-from configs.sections import (
+from configs.sections.common import (
     TAKEN_NAMES,
     HomePath,
-    HomeText,
     Metric,
     Modality,
     Name,
@@ -27,7 +23,9 @@ from configs.sections import (
     PositiveInt,
     Section,
     Share,
+    Url,
 )
+from configs.sections.datasets import Dataset
 
 __all__ = [
     "Dataset",
@@ -46,133 +44,7 @@ __all__ = [
 ]
 
 SHELF = "stores"  # below runs/: the stores of all profiles
-
-
-def _url(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]+://[^/\s]+(/[^/]+)*/?", text):
-        raise ValueError("is no URL of object storage: write s3://bucket/prefix")
-    return text.removesuffix("/")
-
-
-def _place(given: object) -> object:
-    if not isinstance(given, str):
-        return given
-    return _url(given) if "://" in given else TypeAdapter(HomePath).validate_python(given)
-
-
-Url = Annotated[str, AfterValidator(_url)]
-Place = Annotated[Path | str, BeforeValidator(_place)]  # a folder, or a URL as a string
-
-
-def _written(name: str) -> str:
-    if not name.strip():
-        raise ValueError("is empty: give a name")
-    return name.strip()  # as tables are read: with white space around it, the label could pass for another column
-
-
-Written = Annotated[str, AfterValidator(_written)]  # what a table calls something
-
-
-class MakeSplits(Section):
-    """Splits drawn here: grouped, stratified by label, seeded."""
-
-    val: Share = 0.0
-    test: Share = 0.0
-
-    @model_validator(mode="after")
-    def _leaves_training_units(self) -> "MakeSplits":
-        if self.val + self.test >= 1:
-            raise ValueError(f"val ({self.val}) and test ({self.test}) leave nothing to train on")
-        return self
-
-
-class DatasetFiles(Section):
-    """Where a dataset lies."""
-
-    root: HomePath  # the folder that holds the annotations and, unless media_root says otherwise, the media
-    media_root: Place | None = None  # where the media are, if elsewhere: a folder, or s3://bucket/prefix
-
-    @property
-    def media(self) -> Path | str:
-        """What media paths are relative to; a string is a URL."""
-        return self.root if self.media_root is None else self.media_root
-
-    @field_validator("root")
-    @classmethod
-    def _is_local(cls, root: Path) -> Path:
-        if re.match(r"[a-z0-9]{2,}:/", root.as_posix()):
-            raise ValueError("must be a local folder; only media may be elsewhere: media_root")
-        return root
-
-
-class AvamergDataset(DatasetFiles):
-    """AvaMERG's JSON, in its mapped or its original layout; the media files lie anywhere below the media's root."""
-
-    adapter: Literal["avamerg"]
-    files: dict[Literal["train", "val", "test"], HomeText] = {  # glob patterns below root, one per split
-        "train": "json/mapped_train_data*.json",
-        "val": "json/mapped_val_data*.json",
-        "test": "json/mapped_test_data*.json",
-    }
-    units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
-    # Media files that are named and not there: allow takes them as missing, and lists them.
-    missing_media: Literal["refuse", "allow"] = "allow"
-    context: bool = False  # the situation text as a first clip of the conversation, role "context"
-    group: Literal["conversation", "speaker", "both"] = "conversation"  # what must not straddle a split or fold
-
-
-class TableDataset(DatasetFiles):
-    """Any CSV or Parquet table with a row per clip. Media paths are relative to the media's root, and stay below it."""
-
-    adapter: Literal["table"]
-    table: HomeText  # the CSV or Parquet file, relative to root
-    # Media files that are named and not there: allow takes them as missing, and lists them.
-    missing_media: Literal["refuse", "allow"] = "refuse"
-    columns: dict[
-        Literal[
-            "clip_id",
-            "conversation_id",
-            "index",
-            "role",
-            "text",
-            "audio",
-            "video",
-            "split",
-            "label",
-            "group",
-            "speaker",
-        ],
-        Written,
-    ]  # our name: the table's name. A column that is not named here is not read; without clip_id the row is the id
-    metadata: list[Written] = []  # free columns that heads may use
-    privileged: list[Written] = []  # columns derived from the label: kept apart, refused by default
-    # The label set, in order; default: the sorted labels of the table.
-    classes: Annotated[list[Written], Field(min_length=1)] | None = None
-    splits: MakeSplits | None = None  # draw splits here; required when columns names no split
-
-    @model_validator(mode="after")
-    def _has_what_a_table_needs(self) -> "TableDataset":
-        if "label" not in self.columns:
-            raise ValueError("columns.label: name the table's column for it")
-        if ("split" in self.columns) == (self.splits is not None):
-            raise ValueError("give exactly one of columns.split (a column) and splits (draw them here)")
-        return self
-
-    @model_validator(mode="after")
-    def _names_each_column_once(self) -> "TableDataset":
-        free = self.metadata + self.privileged
-        twice = [name for name in free if free.count(name) > 1]
-        if twice:
-            raise ValueError(f"metadata + privileged: {twice[0]!r} is named twice")
-        if self.columns["label"] in free:
-            raise ValueError(f"metadata and privileged: {self.columns['label']!r} is the label itself")
-        for ours, theirs in self.columns.items():
-            if ours != "label" and theirs in (self.columns["label"], *self.privileged):
-                raise ValueError(f"columns.{ours}: {theirs!r} is the label itself, or derived from it (privileged)")
-        return self
-
-
-Dataset = Annotated[AvamergDataset | TableDataset, Field(discriminator="adapter")]
+SHARED = (SHELF, "media")  # below runs/, and no profiles; media are those that lay inside of datasets
 
 
 class StoreSettings(Section):
@@ -327,8 +199,8 @@ class Profile(Section):
     @field_validator("name")
     @classmethod
     def _is_no_shelf(cls, name: str) -> str:
-        if name == SHELF:
-            raise ValueError(f"runs/{SHELF} holds the stores of all profiles: choose another name")
+        if name in SHARED:
+            raise ValueError(f"runs/{name} holds the {name} of all profiles: choose another name")
         return name
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,11 @@ import polars as pl
 
 from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs.sections.datasets import AvamergDataset, TableDataset
 from configs.tables import plain, shortened
-from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, write_manifest
 from extract.corpora.media_paths import Missing, MissingMedia
-from extract.corpora.table import read_table
-
-
-def _read_dataset(profile: Profile) -> Manifest:
-    if profile.dataset.adapter == "avamerg":
-        return read_avamerg(profile.dataset)
-    return read_table(profile.dataset, profile.seed)
+from extract.corpora.reading import read_dataset
 
 
 def _summary(manifest: Manifest, path: Path) -> str:
@@ -60,6 +55,7 @@ def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
     """What ends the training of every head, said before the encoders run."""
     units = manifest.clips.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
     groups, conversations = units["group"].n_unique(), units["conversation_id"].n_unique()
+    regroupable = (AvamergDataset, TableDataset)
     numbers = Counter(units["label"])
     most = max(numbers.values(), default=0)
     if units.is_empty():
@@ -69,16 +65,27 @@ def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
     elif len(units) - most == 1:
         common = shortened(numbers.most_common(1)[0][0])
         yield f"all but one training unit are labelled {common}: in the fold without it there is nothing to tell apart"
+    elif units["fold"].null_count() == 0:
+        for fold in sorted(units["fold"].unique()):
+            if units.filter(pl.col("fold") != fold)["label"].n_unique() < 2:
+                yield f"all training units outside of fold {fold} are of one class: there is nothing to tell apart"
     elif (limit := min(groups, most)) < profile.folds:
         why = f"are of {groups} group(s)" if groups <= most else f"have no class with more than {most} unit(s)"
         remedy = f"set folds to {limit} or fewer" if limit > 1 else "fewer folds do not help"
-        if groups <= most and conversations > groups and most > 1:
+        if groups <= most and conversations > groups and most > 1 and isinstance(profile.dataset, regroupable):
             key = "dataset.group: conversation"
-            if profile.dataset.adapter == "table":
+            if isinstance(profile.dataset, TableDataset):
                 columns = profile.dataset.columns
                 key = f"dataset.columns.group: {columns.get('conversation_id', columns.get('clip_id', 'an id'))}"
             remedy += f"; {key} makes {conversations} (speakers are then shared between folds, as report and audit say)"
         yield f"the training units {why}, too few for folds = {profile.folds}: {remedy}"
+
+
+def _folds_said(manifest: Manifest, profile: Profile) -> Iterator[str]:
+    """That the folds are the data's own, and the profile's number is not used."""
+    given = manifest.counts.get("folds_given", {})
+    if given and "folds" in profile.model_fields_set and profile.folds != len(given):
+        yield f"the data says which fold predicts which unit: its {len(given)} folds, not folds = {profile.folds}"
 
 
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
@@ -92,10 +99,12 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     path = profile.manifest_path
     missing = path.with_name("missing_media.csv")
     try:
-        manifest = _read_dataset(profile)
+        manifest = read_dataset(profile.dataset, profile.seed)
     except MissingMedia as error:
         _list_missing(error.missing, missing)
         raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error
+    if notes := [*manifest.counts.get("notes", []), *_folds_said(manifest, profile)]:
+        manifest = replace(manifest, counts=manifest.counts | {"notes": notes})
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
     with claimed(path):
         write_manifest(manifest, path)

@@ -82,7 +82,7 @@ def _audit(profile: Profile, heads: list[str], permutation: bool, permutations: 
             "sha256": hashlib.sha256(profile.manifest_path.read_bytes()).hexdigest(),
         },
         "seed": profile.seed,
-        "folds": profile.folds,
+        "folds": audited.n_folds,
         "units": {split: int((audited.splits == split).sum()) for split in ("train", "val", "test")},
         "permutations": permutations if permutation and chosen else 0,
         "permuted_heads": chosen if permutation else [],

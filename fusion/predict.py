@@ -20,9 +20,10 @@ def main(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE | FOLDER | CONVERSATIONS.json]...",
-            help="Video (its sound track counts, too) or audio files; folders of them, at any depth; or conversations "
-            "in AvaMERG's JSON, mapped or original, with labels or without.",
+            metavar="[FILE | FOLDER | CONVERSATIONS.json | TABLE.csv]...",
+            help="Video (its sound track counts, too) or audio files; folders of them, at any depth; conversations in "
+            "AvaMERG's JSON, mapped or original; or tables with a row per clip (CSV, Parquet), with columns called as "
+            "in training. Labels may be there or not.",
         ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="What is said in the clip; needs no file beside it.")] = None,
@@ -32,7 +33,9 @@ def main(
     ] = None,
     media: Annotated[
         Path | None,
-        typer.Option(help="Where conversations' media lie. Default: beside the JSON file, or one up from json/."),
+        typer.Option(
+            help="Where media of conversations and tables lie. Default: beside the file, or one up from json/."
+        ),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
     encoder: Annotated[
@@ -43,6 +46,9 @@ def main(
         "auto"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each unit instead of a table.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write a row per unit there, instead of printing them.")
+    ] = None,
 ) -> None:
     """Predict the emotion of clips, with any of sound, pictures, text and metadata there.
 
@@ -57,6 +63,8 @@ def main(
 
     python fusion/predict.py clip.mp4 --text "I passed!" --metadata topic=exams
     """
+    if out and (out.suffix != ".csv" or out.is_dir() or not out.absolute().parent.is_dir()):
+        raise UserError(f"--out {out}: name a .csv file in a folder that is there")
     opened = open_bundle(bundle or load().run_dir / "bundle")
     profile = opened.profile
     for name, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
@@ -65,12 +73,15 @@ def main(
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
+    import polars as pl
+
+    from cache import write_text_atomically
     from fusion.serving.clips import left_out, manifests
     from fusion.serving.live import Predictor
 
     gc.freeze()
     gc.enable()
-    errors, n = [], 0
+    errors, rows, n = [], list[dict[str, Any]](), 0
     with Predictor(opened, profile, device) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
         for place in (each for each in inputs or [] if each.is_dir()):
@@ -82,13 +93,33 @@ def main(
         total = sum(len(manifest.units()) for manifest in found)
         with tqdm(total=total, desc="predicting", unit="unit", disable=None, delay=2) as progress:
             for answer in (answer for manifest in found for answer in predictor.answers(manifest)):
-                tqdm.write(json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened)))
+                if out:
+                    rows.append(_row(answer, opened))
+                else:
+                    said = json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened))
+                    tqdm.write(said)
                 n += 1
                 errors += [f"{answer['unit']}: {answer['error']}"] if answer["error"] else []
                 progress.update()
+    if out:
+        write_text_atomically(out, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+        print(f"{out}: {n} units, {n - len(errors)} answered")
     if errors:
         many = f"{len(errors)} of {n} units could not be answered; the first: " if n > 1 else ""
         raise UserError(many + errors[0], exit_code=3)
+
+
+def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """An answer as a row: probabilities are null where there is no answer."""
+    probabilities = answer["probabilities"] or {}
+    missing = "; ".join(f"{each['what']}: {each['why']}" for each in answer["missing"])
+    return {
+        "unit_id": answer["unit"],
+        "prediction": answer["prediction"],
+        **{f"p_{name}": probabilities.get(name) for name in bundle.classes},
+        "missing": missing or None,
+        "error": answer["error"],
+    }
 
 
 def _pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:

@@ -154,6 +154,50 @@ def differences(
     return result
 
 
+# What the field calls its scores: unweighted average recall, and (weighted) accuracy.
+PAPERS = {"balanced_accuracy": "UA", "accuracy": "WA", "weighted_f1": "weighted F1"}
+
+
+def by_fold(
+    labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], folds: Sequence[int]
+) -> dict[str, Any]:
+    """Scores of each fold by itself, as papers print cross-validation; :func:`evaluate` pools the units of all folds.
+
+    Args:
+        labels, probabilities, classes: as in :func:`evaluate`.
+        folds: (n,) the number of each unit's fold.
+
+    Returns:
+        ``folds``: for each one, ``{"fold", "n_units"}`` and the value of every score; ``mean`` and ``std`` (of the
+        sample, divided by folds - 1; NaN of a single one): ``{score: value}``. Balanced accuracy averages the
+        classes that occur in the fold.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    true = _class_numbers(labels, classes)
+    predicted = _checked(probabilities, len(true), len(classes)).argmax(axis=1)
+    numbers, places = np.unique(np.asarray(folds), return_inverse=True)
+    counts = _confusions(true, predicted, places, len(numbers), len(classes)).toarray()
+    confusions = counts.reshape(-1, len(classes), len(classes))
+    values = {name: score(confusions) for name, score in SCORES.items()}  # (folds,) each
+    return {
+        "folds": [
+            {"fold": int(number), "n_units": int(confusions[i].sum())}
+            | {name: float(value[i]) for name, value in values.items()}
+            for i, number in enumerate(numbers)
+        ],
+        "mean": {name: float(value.mean()) for name, value in values.items()},
+        "std": {name: float(value.std(ddof=1)) if len(numbers) > 1 else math.nan for name, value in values.items()},
+    }
+
+
+def as_printed(folds: Mapping[str, Any]) -> str:
+    """What :func:`by_fold` gave in a line, under the field's names, in percent: mean and standard deviation."""
+    said = (f"{name} {100 * folds['mean'][key]:.1f} ± {100 * folds['std'][key]:.1f}" for key, name in PAPERS.items())
+    return f"{', '.join(said)} % (mean and standard deviation of {len(folds['folds'])} folds)"
+
+
 def reliability(labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """How far confidence can be trusted: what a reliability diagram (Guo et al. 2017) shows.
 

@@ -9,7 +9,6 @@ it (``turn.dialogue[]``, one turn a record, media named in the record).
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from tqdm import tqdm
 
 from configs import UserError, one_line, some
 from configs.outside import read_json
-from configs.schema import AvamergDataset
+from configs.sections.datasets import AvamergDataset
 from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
 from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, straddling
-from extract.corpora.splits import connected
+from extract.corpora.splits import connected, natural
 
 __all__ = ["read_avamerg"]
 
@@ -179,10 +178,6 @@ def read_avamerg(dataset: AvamergDataset, to_predict: bool = False) -> Manifest:
     return make_manifest(clips, dataset.media, classes, counts, str(dataset.root), media.missing, allow)
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
 def _read_turns(dataset: AvamergDataset, counts: dict[str, Any]) -> dict[str, list[_Turn]]:
     """Every conversation's turns in the order of their ids; conversations in the order of the files."""
     files = {
@@ -196,7 +191,7 @@ def _read_turns(dataset: AvamergDataset, counts: dict[str, Any]) -> dict[str, li
     conversations: dict[str, list[_Turn]] = {}
     places: dict[tuple[str, str], _Turn] = {}
     for split, found in files.items():
-        for file in sorted(found, key=lambda file: _natural(str(file))):
+        for file in sorted(found, key=lambda file: natural(str(file))):
             for conversation, turn in _read_file(file, split):
                 turns = conversations.setdefault(conversation, [])
                 if turns and turns[0].split != split:
@@ -209,7 +204,7 @@ def _read_turns(dataset: AvamergDataset, counts: dict[str, Any]) -> dict[str, li
                     raise UserError(f"{turn.place}: turn {turn.turn_id} of it is also in {other.place}")
                 turns.append(turn)
     return {
-        conversation: sorted(turns, key=lambda turn: _natural(turn.turn_id))
+        conversation: sorted(turns, key=lambda turn: natural(turn.turn_id))
         for conversation, turns in conversations.items()
     }
 

@@ -47,6 +47,7 @@ COLUMNS: dict[str, Any] = {
     "label": pl.String,
     "group": pl.String,
     "speaker": pl.String,
+    "fold": pl.Int32,
 }
 NEVER_NULL = ("clip_id", "conversation_id", "index", "split", "group")
 FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, all of them strings
@@ -62,6 +63,7 @@ class Unit:
     label: str
     split: str
     group: str
+    fold: int | None = None  # that predicts it, where the dataset says so
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ class Manifest:
             clips.sort()
         labelled = self.clips.filter(pl.col("label").is_not_null())
         return [
-            Unit(unit, tuple(clip for at, clip in members[conversation] if at <= index), label, split, group)
-            for unit, conversation, index, label, split, group in labelled.select(
-                "clip_id", "conversation_id", "index", "label", "split", "group"
+            Unit(unit, tuple(clip for at, clip in members[conversation] if at <= index), *said)
+            for unit, conversation, index, *said in labelled.select(
+                "clip_id", "conversation_id", "index", "label", "split", "group", "fold"
             ).iter_rows()
         ]
 
@@ -195,9 +197,10 @@ def _per_class(clips: pl.DataFrame, classes: Sequence[str]) -> dict[str, int]:
     return {label: found.get(label, 0) for label in classes}
 
 
-def straddling(clips: pl.DataFrame) -> list[str]:
-    """The groups that lie in more than one split, sorted."""
-    spread = clips.group_by("group").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+def straddling(clips: pl.DataFrame, parts: str = "split") -> list[str]:
+    """The groups that lie in more than one split, or more than one ``fold``, sorted."""
+    known = clips.filter(pl.col(parts).is_not_null())
+    spread = known.group_by("group").agg(pl.col(parts).n_unique()).filter(pl.col(parts) > 1)
     return sorted(spread.get_column("group"))
 
 
@@ -229,8 +232,35 @@ def _check(manifest: Manifest, where: str) -> None:
     groups = straddling(clips)
     if len(groups) != manifest.counts.get("groups_across_splits", 0):
         raise UserError(f"{where}: more than one split has clips of group: {some(groups)}; choose another group")
+    _check_folds(manifest, where)
     for name in ("audio", "video"):
         confine(clips, name, manifest.root, where)
+
+
+def _check_folds(manifest: Manifest, where: str) -> None:
+    given = manifest.clips.filter(pl.col("fold").is_not_null())
+    if given.is_empty():
+        return
+    for clip in given.filter(pl.col("split") != "train")["clip_id"].head(1):
+        raise UserError(f"{where}: clip {shortened(clip)} has a fold, and is not in train: folds are of training units")
+    units = manifest.clips.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
+    lacking = units.filter(pl.col("fold").is_null())["clip_id"]
+    if len(lacking):
+        raise UserError(
+            f"{where}: {len(lacking)} training units have no fold and others have one (the first without is "
+            f"{shortened(lacking[0])}): give all of them one, or none"
+        )
+    spread = given.filter(pl.col("fold").n_unique().over("conversation_id") > 1)["conversation_id"]
+    if len(spread):
+        raise UserError(
+            f"{where}: more than one fold has clips of conversation: {some(spread.unique(maintain_order=True))}"
+        )
+    numbers = sorted(units["fold"].unique())
+    if len(numbers) < 2 or numbers != list(range(len(numbers))):
+        raise UserError(f"{where}: folds of training units are {some(numbers)}: there must be two or more, from 0 on")
+    groups = straddling(given, "fold")
+    if len(groups) != manifest.counts.get("groups_across_folds", 0):
+        raise UserError(f"{where}: more than one fold has clips of group: {some(groups)}; choose another group")
 
 
 def _check_columns(clips: pl.DataFrame, where: str) -> None:
@@ -282,6 +312,8 @@ def read_manifest(path: Path | str) -> Manifest:
         metadata, clips = pl.read_parquet_metadata(BytesIO(content)), pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}: {again}") from error
+    if "fold" not in clips.columns:  # it may be left out
+        clips = clips.with_columns(fold=pl.lit(None, pl.Int32))
     _check_columns(clips, str(path))
     try:
         about = parse_json(metadata["emocache"], f"{path}: its metadata 'emocache'")

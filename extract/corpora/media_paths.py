@@ -10,6 +10,9 @@ import polars as pl
 from configs import UserError, some
 from configs.tables import shortened
 
+# How files of sound, and of film, are called.
+AUDIO = tuple(".aac .ac3 .aif .aiff .amr .ape .au .caf .flac .m4a .mp3 .oga .ogg .opus .sph .voc .wav .wma .wv".split())  # noqa: SIM905
+VIDEO = tuple(".3gp .asf .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv".split())  # noqa: SIM905
 UNCLEAN = r"^$|^/|^[A-Za-z]:|\\|\x00|(^|/)\.{0,2}(/|$)"  # what a media path must not look like; see misplaced
 
 

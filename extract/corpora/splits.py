@@ -1,5 +1,6 @@
 """Which rows belong together, and who goes into which split."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from configs import UserError
 
-__all__ = ["connected", "make_splits"]
+__all__ = ["connected", "make_splits", "natural"]
 
 
 def connected(pairs: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -105,3 +106,7 @@ def make_splits(
         missing[split] -= counts[moved]
         home[moved] = split
     return {name: wanted[home[i]] for i, name in enumerate(names)}
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

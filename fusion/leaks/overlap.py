@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 from scipy.stats import binom
 
-from configs import Profile
 from extract.corpora.manifest import Unit
 from fusion.leaks.copies import Keys, Media, near_duplicates
 from fusion.leaks.outputs import Check, Verdict, skipped
@@ -93,8 +92,8 @@ def _own(audited: Audited, column: str) -> Keys:
 
 
 def _known(audited: Audited, division: Division) -> bool:
-    """Whether the manifest itself says that the dataset's own splits share groups."""
-    return division.name == "splits" and bool(audited.manifest.counts.get("groups_across_splits"))
+    """Whether the manifest itself says that the splits or folds of the dataset share groups."""
+    return bool(audited.manifest.counts.get(f"groups_across_{division.name}"))
 
 
 def _apart(audited: Audited, division: Division, kind: str, keys: Keys, otherwise: Verdict) -> Check:
@@ -119,7 +118,7 @@ def _speakers(audited: Audited, division: Division) -> Check:
     own = _own(audited, "speaker")
     if own.is_empty():
         return skipped(name, "The manifest names no speaker, so nobody can say whether they are kept apart.")
-    promised = _speaker_disjoint(audited.profile) and not _known(audited, division)
+    promised = audited.profile.dataset.parts_speakers and not _known(audited, division)
     check = _apart(audited, division, "speaker", own, "fail" if promised else "warn")
     # A held-out speaker may also be heard as the listener of a training unit: that is voice and face, but no label.
     heard = audited.seen.filter(pl.col("speaker").is_not_null()).select("unit", key="speaker").unique()
@@ -136,14 +135,6 @@ def _speakers(audited: Audited, division: Division) -> Check:
         text += f" The speaker of {unknown} units is unknown."
     details = {"units_heard_as_listeners_too": either, "units_of_unknown_speaker": unknown}
     return replace(check, text=text, details=check.details | details)
-
-
-def _speaker_disjoint(profile: Profile) -> bool:
-    """Whether the profile's groups promise that no speaker straddles anything."""
-    dataset = profile.dataset
-    if dataset.adapter == "avamerg":
-        return dataset.group != "conversation"
-    return dataset.columns.get("group", dataset.columns.get("speaker")) == dataset.columns.get("speaker")
 
 
 def _copies(

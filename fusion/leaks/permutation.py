@@ -139,7 +139,7 @@ def _judged(audited: Audited, name: str, fusions: Sequence[Fusion], models: Sequ
     parts = [(fusion, np.flatnonzero(fusion.units.splits == place)) for fusion in fusions]
     if not len(parts[0][1]):
         return skipped(name, f"There are no {place} units.")
-    n_folds, n_classes = audited.profile.folds, len(audited.manifest.classes)
+    n_folds, n_classes = audited.n_folds, len(audited.manifest.classes)
     labels = np.concatenate([fusion.units.labels[rows] for fusion, rows in parts])
     folds = [np.maximum(fusion.units.folds[rows], 0) + n_folds * run for run, (fusion, rows) in enumerate(parts)]
     guesses = {

@@ -180,7 +180,7 @@ def identity_check(audited: Audited) -> Check:
     training = audited.folds >= 0
     units = [unit for unit, within in zip(audited.units, training, strict=True) if within]
     folds = np.empty(len(units), dtype=int)
-    splitter = KFold(audited.profile.folds, shuffle=True, random_state=audited.profile.seed)
+    splitter = KFold(audited.n_folds, shuffle=True, random_state=audited.profile.seed)
     for fold, (_, part) in enumerate(splitter.split(folds)):
         folds[part] = fold
     of_training = {name: np.array(said, dtype=object)[training].tolist() for name, said in values.items()}

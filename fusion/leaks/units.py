@@ -37,6 +37,10 @@ class Audited:
         units = manifest.units()
         return cls(profile, manifest, units, unit_folds(units, profile.folds, profile.seed, profile.manifest_path))
 
+    @property
+    def n_folds(self) -> int:
+        return int(self.folds.max()) + 1
+
     @cached_property
     def labels(self) -> np.ndarray:
         """(n,) class numbers."""

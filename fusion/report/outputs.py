@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from configs.tables import plain
@@ -15,7 +16,7 @@ from fusion.strategies.choice import BASELINE, HEAD, NAMES
 from fusion.strategies.nested import Fusion
 from fusion.strategies.speakers import save_centred
 from fusion.tables.predictions import write
-from heads.metrics import SCORES, interval, without_nan
+from heads.metrics import SCORES, as_printed, by_fold, interval, without_nan
 
 PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
@@ -62,6 +63,8 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
       where there is none
     - ``gain_over_best_head``, ``gain_over_best_baseline``: differences, with intervals, as in a score
     - ``majority``, ``heads.HEAD``, ``baselines.HEAD``, ``strategies.STRATEGY``: by split, a score
+    - ``by_fold``: of each head and of the choice: ``folds`` (``fold``, ``n_units`` and the scores of each one), and
+      their ``mean`` and ``std``; out of fold, what was fused cross-fitted
     - ``optimism``: of each head and baseline, and of the choice: ``candidate, split, oof, held`` (``accuracy`` and
       ``macro_f1`` on both), ``p`` (adjusted) and ``verdict``: whether out-of-fold scores flatter
     - all of the headline split: ``significance`` (``against``, and by candidate ``macro_f1`` and ``accuracy`` with
@@ -108,6 +111,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
         "heads": {head: by_split[f"{HEAD}{head}"] for head in found.units.heads},
         "baselines": {head: by_split[f"{BASELINE}{first}"] for head, first in found.units.distinct_baselines.items()},
         "strategies": {name: by_split[name] for name in found.strategies},
+        "by_fold": fold_scores(found),
         "significance": {"against": found.best_head, "candidates": findings.comparisons},
         "confusion": {
             "classes": found.units.classes,
@@ -130,6 +134,14 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
             for gap in found.gaps
         ],
     }
+
+
+def fold_scores(found: Fusion) -> dict[str, dict[str, Any]]:
+    """Out of fold, of each head and of what was chosen: :func:`heads.metrics.by_fold`."""
+    oof = found.units.splits == "oof"
+    labels, folds = found.units.where(oof).label_names, found.units.folds[oof].tolist()
+    names = dict.fromkeys([*(f"head:{head}" for head in found.units.heads), found.chosen])
+    return {name: by_fold(labels, np.exp(found.log_p[name][oof]), found.units.classes, folds) for name in names}
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +210,7 @@ def summary(found: Fusion, findings: Findings) -> str:
     lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {found.rule}"))
     lines += [f"- {note}" for note in found.notes]
     lines.append(f"- {_decided(found)}")
+    lines += [f"- {display_name(name)}, out of fold: {as_printed(each)}" for name, each in fold_scores(found).items()]
     lines += ["", *_findings(found, findings), ""]
     for head in found.units.heads:
         gain = found.gains[head]["macro_f1"]

@@ -12,14 +12,14 @@ from markupsafe import Markup, escape
 
 from fusion.report.context import Told, media_root, told
 from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake
-from fusion.report.outputs import display_name, fell_back
+from fusion.report.outputs import display_name, fell_back, fold_scores
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves
 from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import FEW_GROUPS, Fusion
 from fusion.tables.predictions import SPLITS
-from heads.metrics import interval, shown
+from heads.metrics import PAPERS, interval, shown
 
 if TYPE_CHECKING:
     from fusion.report.thumbnails import Picture
@@ -55,6 +55,8 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
     html = environment.get_template(TEMPLATE).render(
         run=run,
         found=found,
+        by_fold=fold_scores(found),
+        papers=PAPERS,
         findings=findings,
         score=score,
         classes=found.units.classes,

@@ -126,14 +126,19 @@ def gather(
         script("extract/run.py"),
         *(script("heads/train.py", "--head", head) for head in files),
     ]
+    counted = counts(profile.manifest_path) if profile.manifest_path.is_file() else {}
     return Run(
         profile.name,
         files,
         [*commands, command_line] if is_of_profile else [command_line],
         hashes,
-        settings={"seed": profile.seed, "folds": profile.folds, "bootstrap resamples": profile.fusion.bootstrap},
+        settings={
+            "seed": profile.seed,
+            "folds": len(counted.get("folds_given", [])) or profile.folds,
+            "bootstrap resamples": profile.fusion.bootstrap,
+        },
         privileged=privileged,
-        counts=counts(profile.manifest_path) if profile.manifest_path.is_file() else {},
+        counts=counted,
         stores=_stores(profile),
         failures=[
             failure

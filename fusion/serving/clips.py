@@ -2,19 +2,21 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
 import polars as pl
 
 from configs import Profile, UserError, some
-from configs.schema import AvamergDataset
+from configs.sections.datasets import AvamergDataset
 from configs.tables import filled, said
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest
+from extract.corpora.media_paths import AUDIO, VIDEO
+from extract.corpora.table import read_table_to_predict
 
-AUDIO = ".aac .ac3 .aif .aiff .amr .ape .au .caf .flac .m4a .mp3 .oga .ogg .opus .voc .wav .wma .wv"
-VIDEO = ".3gp .asf .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv"
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def manifests(
@@ -29,7 +31,7 @@ def manifests(
     """One for all single clips, and one for each conversation file.
 
     Args:
-        inputs: media files, folders of them, AvaMERG JSON files.
+        inputs: media files, folders of them, AvaMERG JSON files, tables with a row per clip.
         text, audio: of the one clip there is.
         metadata: of every single clip; ``speaker`` is who speaks.
         media: where conversations' media lie; default: beside the JSON file, or one up where it lies in ``json/``.
@@ -39,8 +41,9 @@ def manifests(
         UserError: a file is not there or is broken, a folder holds no media, options that do not go together.
     """
     jsons = [path for path in inputs if path.suffix.lower() == ".json"]
-    files = [file for path in inputs if path not in jsons for file in _media(path)]
-    if (text is not None or audio) and (jsons or len(files) > 1 or any(path.is_dir() for path in inputs)):
+    tables = [path for path in inputs if path.suffix.lower() in TABLES]
+    files = [file for path in inputs if path not in (*jsons, *tables) for file in _media(path)]
+    if (text is not None or audio) and (jsons or tables or len(files) > 1 or any(path.is_dir() for path in inputs)):
         raise UserError("--text and --audio belong to one clip: give one media file with them, or none")
     metadata = {name: filled(value) or "" for name, value in metadata.items()}
     blank = next((name for name, value in metadata.items() if not value), None)
@@ -55,12 +58,13 @@ def manifests(
             raise UserError(f"{given!r}: not valid UTF-8: name or write it otherwise") from error
     if audio and not os.path.isfile(audio):  # noqa: PTH113
         raise UserError(f"--audio {str(audio)[:300]}: no such file")
-    if jsons and metadata:
-        raise UserError("--metadata: a conversation file says its own")
+    if (jsons or tables) and metadata:
+        raise UserError("--metadata: a conversation file, or a table, says its own")
     unknown = [name for name in metadata if name not in {*fields, "speaker"}]
     if unknown:
         raise UserError(f"--metadata {unknown[0]}: nothing reads it; what is read: {', '.join(fields) or 'none'}")
     found = [_conversations(path, media, profile, fields) for path in dict.fromkeys(jsons)]
+    found += [_table(path, media, profile, fields) for path in dict.fromkeys(tables)]
     if files or audio or text is not None or metadata:
         found.append(_single_clips(list(dict.fromkeys(files)), text, audio, metadata, profile, fields))
     if not found:
@@ -81,7 +85,7 @@ def _media(path: Path) -> list[Path]:
 
 
 def _media_in(folder: Path) -> list[Path]:
-    return [file for file in _shown(folder) if file.suffix.lower() in f"{AUDIO} {VIDEO}".split()]
+    return [file for file in _shown(folder) if file.suffix.lower() in (*AUDIO, *VIDEO)]
 
 
 def _shown(folder: Path) -> list[Path]:
@@ -108,12 +112,12 @@ def _single_clips(
     fields: Sequence[str],
 ) -> Manifest:
     """Each file a conversation of one clip. A file that is not known to be sound alone is asked for pictures, too."""
-    has_roles = profile.dataset.adapter == "avamerg" or "role" in profile.dataset.columns
+    has_roles = profile.dataset.has_roles
     rows = []
     clips: list[Path | None] = [*files] or [audio]
     for file in clips:
         name = str(file or ("metadata" if text is None else "text"))
-        heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO.split() else file
+        heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO else file
         rows.append(
             dict.fromkeys(COLUMNS)
             | {"clip_id": name, "conversation_id": name, "group": name, "index": 0, "split": "test"}
@@ -142,6 +146,23 @@ def _conversations(path: Path, media: Path | None, profile: Profile, fields: Seq
         ),
         to_predict=True,
     )
+    return _with_all_fields(manifest, fields)
+
+
+def _table(path: Path, media: Path | None, profile: Profile, fields: Sequence[str]) -> Manifest:
+    """Columns are called as in training, or else by our own names."""
+    columns = {name: name for name in COLUMNS} | getattr(profile.dataset, "columns", {})
+    manifest = read_table_to_predict(path, columns, fields, media)
+    if (
+        profile.dataset.has_roles and manifest.clips["role"].is_null().all()
+    ):  # whose emotion is asked for is the speaker
+        role = pl.when(pl.col("label").is_not_null()).then(pl.lit("speaker"))
+        manifest = replace(manifest, clips=manifest.clips.with_columns(role=role))
+    return _with_all_fields(manifest, fields)
+
+
+def _with_all_fields(manifest: Manifest, fields: Sequence[str]) -> Manifest:
+    """What nobody says is unknown."""
     known = {name.partition("_")[2] for name in manifest.clips.columns if name.startswith(("meta_", "privileged_"))}
     unknown = [pl.lit(None, pl.String).alias(f"meta_{field}") for field in fields if field not in known]
     return Manifest(manifest.clips.with_columns(unknown), manifest.root, manifest.classes, manifest.counts)

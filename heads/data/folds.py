@@ -70,15 +70,26 @@ class FoldModel(Protocol):
 
 
 def assign_folds(units: Sequence[Unit], n_folds: int, seed: int) -> np.ndarray:
-    """The fold of each unit: grouped, stratified by label, decided by the units, their order and the seed alone.
+    """The fold of each unit: as the units say, or grouped, stratified by label, decided by the units, their order and
+    the seed alone.
 
     Args:
         units: all training units in the manifest's order.
+        n_folds: how many are drawn; of no meaning where the units say in which fold they are.
     Returns:
-        int array, shape (units,), values 0 .. n_folds - 1.
+        int array, shape (units,), values from 0 on, each of which occurs.
     Raises:
         UserError: the units cannot fill that many folds.
     """
+    given = [unit.fold for unit in units if unit.fold is not None]
+    if given:
+        numbers = sorted(set(given))
+        if len(given) < len(units) or len(numbers) < 2 or numbers != list(range(len(numbers))):
+            raise UserError(
+                "the manifest's folds: each training unit needs one, and there must be two or more, from 0 on: "
+                "make it again with python extract/manifest.py"
+            )
+        return np.array(given)
     limit, reason = _most_parts(units)
     if limit < n_folds:
         raise UserError(f"folds = {n_folds}: the training units have {reason}: {_remedy(units, limit)}")

@@ -59,8 +59,13 @@ class Course:
     stores: Mapping[str, Store]
     starts: Sequence[Start] = ()
 
+    @property
+    def n_folds(self) -> int:
+        """Of the data where it says so, else those that the profile wants."""
+        return int(self.folds.max()) + 1
+
     def places(self) -> list[Place]:
-        return [(fold, k) for fold in range(self.profile.folds) for k in range(self.head.seeds)]
+        return [(fold, k) for fold in range(self.n_folds) for k in range(self.head.seeds)]
 
     def tasks(self, fold: int) -> list[FoldTask]:
         """What the models of a fold are made from, one for each of the head's seeds."""
@@ -161,7 +166,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
         trained=trained,
         table=prediction_table(predictions, units, folds, manifest.classes, has),
         baseline=baseline,
-        scores=score(predictions, simple, units, manifest.classes, profile.seed),
+        scores=score(predictions, simple, units, folds, manifest.classes, profile.seed),
         history=history,
         notes=[*notes, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
@@ -198,7 +203,7 @@ def train_baseline(
     if not isinstance(rows, UnitRows):
         rows = KINDS["linear"].read(simple, manifest, units, stores)
     course = Course(profile, manifest, simple, units, folds, rows, stores)
-    tasks = [course.tasks(fold)[0] for fold in range(profile.folds)]
+    tasks = [course.tasks(fold)[0] for fold in range(course.n_folds)]
     if any(len(set(task.labels[task.train].tolist())) < 2 for task in tasks):
         return None
     models: list[list[FoldModel]] = [[KINDS["linear"].fit(task)[0]] for task in tasks]
@@ -281,7 +286,7 @@ def train_folds(
                     progress.keep(model_stem(*place), model, history)
                 done(place, model, history)
     history = [{"fold": fold, "seed": k} | record for fold, k in course.places() for record in records[fold, k]]
-    in_order = [[models[fold, k] for k in range(head.seeds)] for fold in range(profile.folds)]
+    in_order = [[models[fold, k] for k in range(head.seeds)] for fold in range(course.n_folds)]
     about = {name: {"fingerprint": store.fingerprint, "fields": store.fields} for name, store in stores.items()}
     return TrainedHead(name, head, manifest.classes, profile.seed, about, in_order), data, history
 

@@ -21,7 +21,7 @@ from heads.data.folds import Record
 from heads.data.standardised import said_of as said_of_centring
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
-from heads.metrics import SCORES, difference, evaluate, interval, majority, shown, without_nan
+from heads.metrics import SCORES, as_printed, by_fold, difference, evaluate, interval, majority, shown, without_nan
 from heads.pretraining.folder import said_of as said_of_pretraining
 
 Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)
@@ -79,11 +79,17 @@ def prediction_table(
 
 
 def score(
-    predictions: Predictions, baseline: Predictions | None, units: list[Unit], classes: tuple[str, ...], seed: int
+    predictions: Predictions,
+    baseline: Predictions | None,
+    units: list[Unit],
+    folds: np.ndarray,
+    classes: tuple[str, ...],
+    seed: int,
 ) -> dict[str, Any]:
-    """Each split's scores, with those of the majority class and of the baseline beside them.
+    """Each split's scores, with those of the majority class and of the baseline beside them; those of oof by fold, too.
 
     Where there is a baseline, ``over_baseline`` is how much higher the head's scores are, with paired intervals.
+    ``folds`` (units,) is -1 outside the training split.
     """
     trained_on = [units[i].label for i in predictions["oof"][0]]
     result = {}
@@ -95,6 +101,9 @@ def score(
             simple = np.exp(baseline[split][1])
             result[split]["baseline"] = evaluate(labels, simple, classes, groups, seed=seed)
             result[split]["over_baseline"] = difference(labels, np.exp(log_p), simple, classes, groups, seed=seed)
+    oof, log_p = predictions["oof"]
+    labels = [units[i].label for i in oof]
+    result["oof"]["by_fold"] = by_fold(labels, np.exp(log_p), classes, folds[oof].tolist())
     return result
 
 
@@ -180,7 +189,7 @@ def headline(outcome: Outcome) -> str:
                 lines.append(f"{row:<16}{values['n_units']:>7}" + "".join(f"{cell:>26}" for cell in cells))
     trained = outcome.trained
     said = verdict(outcome.scores["oof"].get("over_baseline"), trained.name, trained.settings.kind)
-    return "\n".join([*lines, said])
+    return "\n".join([*lines, f"out of fold: {as_printed(outcome.scores['oof']['by_fold'])}", said])
 
 
 def verdict(over_baseline: dict[str, dict[str, float]] | None, name: str, kind: str) -> str:
@@ -204,7 +213,7 @@ def summary(outcome: Outcome) -> str:
     lines = [
         headline(outcome),
         "",
-        f"kind {head.kind}; {profile.folds} folds, {len(trained.models[0])} model(s) each; seed {profile.seed}; "
+        f"kind {head.kind}; {len(trained.models)} folds, {len(trained.models[0])} model(s) each; seed {profile.seed}; "
         f"this run took {outcome.seconds:.1f} s",
         f"manifest  {profile.manifest_path}",
         *(

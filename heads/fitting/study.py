@@ -228,7 +228,7 @@ class Search:
         score = 0.0
         models: dict[Place, FoldModel] = {}
         with closing(self._fit_folds(course, course.places())) as fitted:
-            for fold in range(profile.folds):
+            for fold in range(course.n_folds):
                 show(fold)
                 own = [(fold, k) for k in range(head.seeds)]
                 while not models.keys() >= set(own):  # others may be done before their turn
@@ -240,7 +240,7 @@ class Search:
                 labels = [self.units[i].label for i in done]
                 score = evaluate(labels, np.exp(log_p[done]), classes, bootstrap=0)["macro_f1"]["value"]
                 trial.report(score, fold)
-                if fold + 1 < profile.folds and trial.should_prune():
+                if fold + 1 < course.n_folds and trial.should_prune():
                     raise optuna.TrialPruned
         return score
 

@@ -9,7 +9,7 @@ from small_project import run
 
 from benchmarks.avamerg_like import DIALOGUES, SPLITS, UTTERANCES, dialogues, write_corpus
 from benchmarks.rehearsal import exponent, later_stages, stages, table
-from configs.schema import AvamergDataset
+from configs.sections.datasets import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.media.hashing import new_content_hash
 

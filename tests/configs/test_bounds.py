@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from configs import UserError, load
 from configs.heads import Head, Range, Tail
-from configs.schema import Encoder, FaceCrop, Fusion, MakeSplits, Profile, StoreSettings
+from configs.schema import Encoder, FaceCrop, Fusion, Profile, StoreSettings
+from configs.sections.datasets import MakeSplits
 
 PROFILE: dict[str, Any] = {
     "name": "tiny",

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from heads.metrics import difference, evaluate, goodness, goodness_without_each, majority, reliability
+from heads.metrics import (
+    as_printed,
+    by_fold,
+    difference,
+    evaluate,
+    goodness,
+    goodness_without_each,
+    majority,
+    reliability,
+)
 
 CLASSES = ["c0", "c1", "c2", "c3"]
 
@@ -174,3 +183,20 @@ def test_a_difference_has_a_low_p_where_its_interval_leaves_out_zero() -> None:
     none = difference(labels, p, p, CLASSES)["macro_f1"]
     assert none["p"] == 1
     assert np.isnan(difference(labels, better, p, CLASSES, bootstrap=0)["macro_f1"]["p"])
+
+
+def test_folds_are_scored_one_by_one_as_papers_print_them() -> None:
+    labels, p = some_predictions(90)
+    folds = [i % 3 for i in range(90)]
+    found = by_fold(labels, p, CLASSES, folds)
+    predicted = [CLASSES[i] for i in p.argmax(axis=1)]
+    recalls = []
+    for fold in range(3):
+        part = [i for i in range(90) if folds[i] == fold]
+        true, said = [labels[i] for i in part], [predicted[i] for i in part]
+        recalls.append(reference.recall_score(true, said, labels=sorted(set(true)), average="macro"))
+        assert found["folds"][fold]["accuracy"] == pytest.approx(reference.accuracy_score(true, said))
+    assert found["mean"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert found["std"]["balanced_accuracy"] == pytest.approx(np.std(recalls, ddof=1))
+    assert as_printed(found).startswith(f"UA {100 * np.mean(recalls):.1f} ± {100 * np.std(recalls, ddof=1):.1f}, WA ")
+    assert math.isnan(by_fold(labels, p, CLASSES, [4] * 90)["std"]["accuracy"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import UserError
-from configs.schema import AvamergDataset
+from configs.sections.datasets import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.avamerg_labels import CLASSES, PROJECTION, project
 from extract.corpora.manifest import Manifest

@@ -340,3 +340,34 @@ def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytes
     assert len(refused) == 1
     assert read_manifest(Path("runs/mine/manifest.parquet")).clips.height == len(ROWS)
     assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json"}
+
+
+def folded(*folds: int | None, **more: Any) -> list[dict[str, Any]]:
+    return [{"conversation_id": str(i), "group": str(i), "fold": fold} | more for i, fold in enumerate(folds)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (folded(0, 1, None), r"1 training units have no fold and others have one \(the first without is 'c2'\)"),
+        (folded(0, 2), "folds of training units are 0, 2: there must be two or more, from 0 on"),
+        (folded(0, 0), "folds of training units are 0: "),
+        (folded(0, 1, group="g"), "more than one fold has clips of group: g"),
+        (
+            [*folded(0, 1), {"split": "test", "fold": 0, "conversation_id": "x", "group": "x"}],
+            "'c2' has a fold, and is",
+        ),
+        (folded(0, 1, conversation_id="talk"), "more than one fold has clips of conversation: talk"),
+    ],
+)
+def test_folds_of_a_manifest_are_whole_or_refused(rows: list[dict[str, Any]], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        build(*rows)
+
+
+def test_a_manifest_without_folds_is_read(tmp_path: Path) -> None:
+    write_manifest(build({}, {"label": "happy"}), tmp_path / "manifest.parquet")
+    content = read_manifest(tmp_path / "manifest.parquet")
+    about = {"root": "data", "classes": ["happy", "sad"], "counts": {}}
+    content.clips.drop("fold").write_parquet(tmp_path / "foreign.parquet", metadata={"emocache": json.dumps(about)})
+    assert [unit.fold for unit in read_manifest(tmp_path / "foreign.parquet").units()] == [None, None]

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs import UserError
-from configs.schema import TableDataset
+from configs.sections.datasets import TableDataset
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import MissingMedia
 from extract.corpora.splits import connected, make_splits
-from extract.corpora.table import read_table
+from extract.corpora.table import read_table, read_table_to_predict
 
 Read = Callable[..., Manifest]
 COLUMNS = {"clip_id": "id", "label": "emotion", "split": "part"}
@@ -430,3 +430,34 @@ def test_connected_conversations_are_those_that_share_a_group(
             reach |= {conversation for conversation, group in links if group in shared}
         assert reach == {conversation for conversation, other in names.items() if other == name}
     assert connected(rng.sample(links, len(links))) == names
+
+
+def test_a_table_to_predict_asks_for_rows_with_a_label_or_the_last_of_each_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("id,words,talk,mood\na,hi,t,\nb,oh,t,sad\nc,no,t,\nd,yes,u,happy\n")
+    columns = {"clip_id": "id", "text": "words", "conversation_id": "talk", "label": "mood", "audio": "wav"}
+
+    def units(**columns: str) -> list[tuple[str, ...]]:
+        return [unit.clip_ids for unit in read_table_to_predict(path, columns, [], None).units()]
+
+    assert units(**columns) == [("a", "b"), ("d",)]
+    assert units(**columns | {"label": "none"}) == [("a", "b", "c"), ("d",)]
+    assert units(text="words") == [("row1",), ("row2",), ("row3",), ("row4",)]
+    with pytest.raises(UserError, match=r"nothing to predict from: no column is called said, wav, video, age; it has"):
+        read_table_to_predict(path, {"text": "said", "audio": "wav", "clip_id": "id"}, ["age"], None)
+
+
+def test_a_column_may_say_the_folds_and_classes_may_be_joined(read: Read) -> None:
+    text = "id,emotion,block,who\n1,sad,b,x\n2,joy,a,y\n3,fun,a,y\n4,odd,b,x\n"
+    columns = {"clip_id": "id", "label": "emotion", "fold": "block", "speaker": "who"}
+    manifest = read(text, columns, labels={"fun": "joy", "odd": None})
+    assert manifest.clips.select("clip_id", "label", "split", "fold").rows() == [
+        ("1", "sad", "train", 1),
+        ("2", "joy", "train", 0),
+        ("3", "joy", "train", 0),
+    ]
+    assert manifest.counts["folds_given"] == {"a": 2, "b": 1}
+    with pytest.raises(UserError, match=r"more than one fold has clips of group: x.*write columns\.group: id"):
+        read(text.replace("4,odd,b", "4,odd,a"), columns)
+    with pytest.raises(UserError, match=r"fold is needed on every training unit, or on none: row 4 \(empty\)"):
+        read(text.replace("4,odd,b", "4,odd,"), columns)

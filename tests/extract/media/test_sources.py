@@ -18,7 +18,7 @@ from s3_server import S3Server, use_server
 from cache.remote import objects
 from cache.remote.objects import ObjectError, UnansweredError
 from configs import UserError
-from configs.schema import AvamergDataset, TableDataset
+from configs.sections.datasets import AvamergDataset, TableDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import make_manifest, read_manifest, write_manifest
 from extract.corpora.media_paths import misplaced

@@ -18,7 +18,7 @@ from heads.metrics import reliability
 KEYS = {
     "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",
     "significance", "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
-    "optimism", "baselines", "best_baseline", "gain_over_best_baseline",
+    "optimism", "baselines", "best_baseline", "gain_over_best_baseline", "by_fold",
 }  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def test_metrics_json_keeps_its_keys(found: Fusion, folder: Path) -> None:
     assert {"split", "strategy", "transductive", "macro_f1", "macro_f1_low", "ece", "classwise_ece", "n_units"} <= set(
         metrics["headline"]
     )
+    by_fold = metrics["by_fold"][found.chosen]
+    assert [each["fold"] for each in by_fold["folds"]] == np.unique(found.units.folds[found.units.folds >= 0]).tolist()
     keys = {"strategy", "rule", "judged_on", "forced", "fell_back", "transductive", "notes", "warnings"}
     assert set(metrics["choice"]) == keys
     assert set(metrics["optimism"][0]) == {"candidate", "split", "oof", "held", "p", "verdict"}

@@ -154,7 +154,8 @@ def predict(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         with pytest.raises(SystemExit) as ended:
             command(main)
         printed = capsys.readouterr()
-        return int(ended.value.code or 0), [json.loads(line) for line in printed.out.splitlines()], printed.err
+        lines = [line for line in printed.out.splitlines() if "--out" not in arguments]
+        return int(ended.value.code or 0), [json.loads(line) for line in lines], printed.err
 
     return call
 
@@ -295,6 +296,27 @@ def test_a_folder_is_answered_file_by_file_and_says_what_it_could_not(project, p
     assert said == f"{tmp_path}: 1 left out, no media by their names: notes.txt"
 
 
+def test_a_table_gets_a_row_for_each_unit(project, predict, tmp_path):
+    """Columns are called as ours, the profile having none; labels are not looked at, and media lie beside the table."""
+    shutil.copy(clip(project, "1_0.mp4"), tmp_path / "a.mp4")
+    rows = ["clip_id;text;audio;video;topic", f"x;{WORDS['happy']};a.mp4;a.mp4;exams", "y;;a.mp4;gone.mp4;", "z;;;;"]
+    (tmp_path / "new.csv").write_text("\n".join(rows))
+    code, answers, err = predict(str(tmp_path / "new.csv"))
+    assert (code, [answer["unit"] for answer in answers]) == (3, ["x", "y", "z"])
+    assert "z: nothing to go on" in err
+    _, (alone,), _ = predict(str(tmp_path / "a.mp4"), "--text", WORDS["happy"], "--metadata", "topic=exams")
+    np.testing.assert_allclose(probabilities(answers[0]), probabilities(alone), atol=1e-5)
+
+    out = tmp_path / "answers.csv"
+    code, printed, _ = predict(str(tmp_path / "new.csv"), "--out", str(out))
+    written = pl.read_csv(out)
+    assert (code, printed) == (3, [])
+    assert written["unit_id"].to_list() == ["x", "y", "z"]
+    assert written["prediction"].to_list() == [answer["prediction"] for answer in answers]
+    assert written["p_happy"].to_list()[:2] == [answer["probabilities"]["happy"] for answer in answers[:2]]
+    assert written["error"].is_not_null().to_list() == [False, False, True]
+
+
 def test_a_damaged_clip_is_answered_and_said_to_be(predict, tmp_path):
     write_audio(tmp_path / "a.aac", np.random.default_rng(0).normal(scale=0.1, size=(64_000, 1)), 16000, "aac")
     content = bytearray((tmp_path / "a.aac").read_bytes())
@@ -352,6 +374,7 @@ def test_the_table_says_the_same(project, monkeypatch, capsys):
         (["--text", "so", "--encoder", "smell=x"], "the bundle has encoders for audio, video, text"),
         (["--text", "so", "--encoder", "text=./nowhere"], "no such model folder"),
         (["data/clips", "--text", "so"], "--text and --audio belong to one clip"),
+        (["--text", "so", "--out", "answers.txt"], "--out answers.txt: name a .csv file in a folder that is there"),
         (["models"], "models: no media file in this folder"),
     ],
 )

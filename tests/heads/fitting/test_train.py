@@ -272,3 +272,26 @@ def test_class_without_training_units_is_reported(
 
 def test_the_largest_seed_trains(workspace: Path, run: Callable[..., int]) -> None:
     assert run("--head", "pooled", f"seed={2**32 - 1}") == 0
+
+
+def test_folds_that_the_data_gives_are_those_of_every_head(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: SimpleNamespace,
+    run: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [c // 2 % 3 for c in range(24)]
+    manifest, arrays = tools.dataset(24, splits=("train", "train"), columns=lambda c: {"fold": given[c]})
+    heads = {"pooled": {"kind": "linear", "inputs": ["audio"], "c": 1.0}}
+    tools.write_workspace(tmp_path, manifest, arrays, heads)
+    monkeypatch.chdir(tmp_path)
+    assert run("--head", "pooled") == 0
+    assert "(mean and standard deviation of 3 folds)" in capsys.readouterr().out
+    table = pl.read_parquet(HEAD / "pooled" / "predictions.parquet")
+    of_unit = {unit.unit_id: unit.fold for unit in manifest.units()}
+    assert dict(table.select("unit_id", "fold").iter_rows()) == of_unit
+    assert set(of_unit.values()) == {0, 1, 2}
+    metrics = json.loads((HEAD / "pooled" / "metrics.json").read_text())
+    assert [each["fold"] for each in metrics["oof"]["by_fold"]["folds"]] == [0, 1, 2]
+    assert len(list((HEAD / "pooled" / "model").glob("fold*"))) % 3 == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from configs.schema import Encoder
-from configs.sections import TAKEN_NAMES
+from configs.sections.common import TAKEN_NAMES
 from extract.encoders.checkpoints.weights import find_folder, model_files, weights_hash
 from heads.data.batches import ROLES, Batch, Frames, UnitData
 from heads.fitting.training import fit_fold

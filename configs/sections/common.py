@@ -1,9 +1,19 @@
 """What all sections of a profile share."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 LONGEST_PATH = 4096  # characters; operating systems take no more
 
@@ -28,6 +38,22 @@ Metric = Literal["macro_f1", "accuracy", "weighted_f1", "log_loss"]  # what a ch
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 HomePath = Annotated[Path, BeforeValidator(_place_here)]
 HomeText = Annotated[str, AfterValidator(_place_here)]  # a path that is kept as text: a pattern, or one below another
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+://[^/\s]+(/[^/]+)*/?", text):
+        raise ValueError("is no URL of object storage: write s3://bucket/prefix")
+    return text.removesuffix("/")
+
+
+def _place(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    return _url(given) if "://" in given else TypeAdapter(HomePath).validate_python(given)
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Place = Annotated[Path | str, BeforeValidator(_place)]  # a folder, or a URL as a string
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1_000_000)]

@@ -1,0 +1,1 @@
+"""Parts of a profile: what all of them share, and the data."""
