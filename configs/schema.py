@@ -247,7 +247,7 @@ class Encoder(Section):
     kind: Literal["mfcc", "fbank", "mel", "eGeMAPSv02", "ComParE_2016"] | None = None
     window_ms: Annotated[float, Field(ge=1, le=250)] = 25  # spectrum: what a time step is computed from ...
     hop_ms: Annotated[float, Field(ge=1, le=250)] = 10  # ... and the time from one to the next
-    n_mels: Annotated[int, Field(ge=2, le=512)] = 40  # spectrum: mel filters
+    n_mels: Annotated[int, Field(ge=4, le=512)] = 40  # spectrum: mel filters
     n_mfcc: Annotated[int, Field(ge=1, le=512)] = 13  # mfcc: coefficients that are kept
     deltas: Literal[0, 1, 2] = 0  # spectrum: 1 puts slopes over five time steps beside the values, 2 also theirs
     level: Literal["functionals", "lld"] = "functionals"  # one vector a clip, or openSMILE's low-level descriptors
@@ -395,6 +395,8 @@ class Profile(Section):
                 raise ValueError(f"encoders.{name}: networks use this name themselves: choose another")
             if name in get_args(Modality) and name != encoder.modality:
                 raise ValueError(f"encoders.{name}: {encoder.family} reads {encoder.modality}: give it another name")
+            if encoder.kind == "ComParE_2016" and self.store.dtype != "float32":
+                raise ValueError(f"encoders.{name}: ComParE_2016 exceeds float16: write store: {{dtype: float32}}")
         for name, head in self.heads.items():
             missing = [encoder for encoder in head.stores if encoder not in self.encoders]
             if missing:

@@ -76,7 +76,9 @@ def _rename(names: dict[Path, Path]) -> None:
         try:
             old.replace(new)
         except OSError as error:
-            raise UserError(f"{old}: cannot be renamed ({first_line(error)}): run this as whoever installed it") from error
+            raise UserError(
+                f"{old}: cannot be renamed ({first_line(error)}): run this as whoever installed it"
+            ) from error
 
 
 if __name__ == "__main__":

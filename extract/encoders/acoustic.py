@@ -1,5 +1,6 @@
 """Encoders of sound that have no weights: spectra, by torchaudio, and openSMILE's sets of acoustic features."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -7,16 +8,18 @@ import numpy as np
 import torch
 
 from configs import UserError
-from configs.schema import Encoder
+from configs.schema import MAX_DAMAGE, Encoder
 from extract.encoders.audio import WindowCutter, audio_task, heard_fields
 from extract.encoders.encoder import ENCODER_VERSION, LoadedEncoder, Prepared, Stream, Window
-from extract.media.reading import SAMPLE_RATE, ClipError
+from extract.media.reading import SAMPLE_RATE, ClipError, MediaError
 from extract.media.tasks import Decoded
 
 FLOOR = 1e-6  # added to mel energies before their logarithm, as torchaudio's MFCC does with log_mels
 KALDI_SCALE = 32768.0  # its features are of 16-bit integers
 SLOPE_REACH = 2  # time steps on each side that a slope is taken over
 LLD_STEP = 160  # samples between openSMILE's low-level descriptors: 10 ms
+LLD_LEAST = 960  # samples of its longest window: 60 ms; of less it says nothing
+LLD_MARGIN = 25  # of its time steps at a window's edge: what smooths its pitch looks further than its windows
 
 Cut = Callable[[Iterable[np.ndarray], int], Iterator[tuple[np.ndarray, slice]]]
 
@@ -74,11 +77,13 @@ def _transform(
     from torchaudio.transforms import MFCC, MelSpectrogram
 
     mels = {"n_fft": window, "win_length": window, "hop_length": hop, "n_mels": spec.n_mels, "center": False}
-    if spec.kind == "fbank":
-        padded = 1 << (window - 1).bit_length()  # as Kaldi pads windows: to a power of two
-        filters = kaldi.get_mel_banks(spec.n_mels, padded, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0].T
-    else:
-        filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, 0.0, SAMPLE_RATE / 2, spec.n_mels, SAMPLE_RATE)
+    with warnings.catch_warnings(action="ignore"):  # of filters that are empty: these are refused
+        if spec.kind == "fbank":
+            padded = 1 << (window - 1).bit_length()  # as Kaldi pads windows: to a power of two
+            filters = kaldi.get_mel_banks(spec.n_mels, padded, SAMPLE_RATE, 20.0, 0.0, 100.0, -500.0, 1.0)[0].T
+        else:
+            bins, highest = window // 2 + 1, SAMPLE_RATE / 2
+            filters = torchaudio.functional.melscale_fbanks(bins, 0.0, highest, spec.n_mels, SAMPLE_RATE)
     empty = int((filters.sum(dim=0) == 0).sum())
     if empty:
         raise UserError(
@@ -92,11 +97,9 @@ def _transform(
     ).to(device)
 
     def fbank(samples: torch.Tensor) -> torch.Tensor:  # it takes one clip at a time
-        settings: dict[str, Any] = {"frame_length": spec.window_ms, "frame_shift": spec.hop_ms, "dither": 0.0}
-        rows = [
-            kaldi.fbank(row[None] * KALDI_SCALE, num_mel_bins=spec.n_mels, sample_frequency=SAMPLE_RATE, **settings)
-            for row in samples
-        ]
+        times = {"frame_length": spec.window_ms, "frame_shift": spec.hop_ms}
+        settings: dict[str, Any] = {"num_mel_bins": spec.n_mels, "dither": 0.0, **times}
+        rows = [kaldi.fbank(row[None] * KALDI_SCALE, sample_frequency=SAMPLE_RATE, **settings) for row in samples]
         return torch.stack(rows)
 
     def mel(samples: torch.Tensor) -> torch.Tensor:
@@ -121,5 +124,89 @@ def _with_slopes(values: torch.Tensor, order: int) -> torch.Tensor:
     return torch.cat(parts, dim=1).transpose(1, 2)
 
 
-def load_functionals_encoder(spec, device):
-    raise NotImplementedError
+def load_functionals_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
+    """openSMILE's sets: ``functionals``, a vector of each piece of a clip, or ``lld``, low-level descriptors at 100 Hz.
+
+    A clip is one piece; one longer than ``window_seconds`` is cut into equal pieces no longer than that. Low-level
+    descriptors of longer ones come from overlapping windows. n samples give ``2 + (n - 960) // 160`` of them. Their
+    names are ``columns`` of the store.
+
+    Raises:
+        UserError: opensmile is not installed.
+    """
+    try:
+        import opensmile
+    except ModuleNotFoundError as error:
+        raise UserError("family: functionals needs openSMILE: pip install -e .[functionals]") from error
+    levels = opensmile.FeatureLevel
+    level = levels.Functionals if spec.level == "functionals" else levels.LowLevelDescriptors
+    smile = opensmile.Smile(getattr(opensmile.FeatureSet, str(spec.kind)), level)
+
+    def n_descriptors(n_samples: int) -> int:
+        return 2 + (n_samples - LLD_LEAST) // LLD_STEP
+
+    def made(samples: np.ndarray, keep: slice) -> Window:
+        values = smile(samples, SAMPLE_RATE)[0].T  # (time, dim) float32
+        return Window({"values": np.ascontiguousarray(values)}, keep, len(values))
+
+    windows = WindowCutter(spec, n_descriptors, LLD_STEP, LLD_MARGIN)
+    whole = spec.level == "functionals"
+    cut, n_steps = (_pieces(windows.window), _n_pieces(windows.window)) if whole else (windows, n_descriptors)
+    fields = _fields(spec, level=spec.level, opensmile=opensmile.__version__, columns=list(smile.feature_names))
+    prepare, prepare_long = _prepared(cut, n_steps, made, LLD_LEAST, "the 60 ms that openSMILE needs")
+    return LoadedEncoder(
+        len(smile.feature_names), fields, audio_task(spec, windows), prepare, prepare_long, _as_they_are, spec, device
+    )
+
+
+def _as_they_are(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
+    return inputs["values"]  # (batch, time, dim): computed where clips are prepared, in several threads
+
+
+def _n_pieces(longest: int) -> Callable[[int], int]:
+    return lambda n_samples: -(-n_samples // longest)
+
+
+def _pieces(longest: int) -> Cut:
+    """Equal pieces of at most so many samples, each of which gives one time step."""
+
+    def cut(blocks: Iterable[np.ndarray], n_samples: int) -> Iterator[tuple[np.ndarray, slice]]:
+        edges = np.linspace(0, n_samples, _n_pieces(longest)(n_samples) + 1).astype(int)
+        blocks = iter(blocks)
+        held = np.empty(0, dtype=np.float32)
+        for length in np.diff(edges):
+            while len(held) < length:
+                more = next(blocks, None)
+                if more is None:
+                    raise MediaError("it changed while it was read")
+                held = np.concatenate([held, more])
+            yield held[:length], slice(0, 1)
+            held = held[length:]
+
+    return cut
+
+
+def _prepared(
+    cut: Cut, n_steps: Callable[[int], int], made: Callable[[np.ndarray, slice], Window], least: int, what: str
+) -> tuple[Callable[[Decoded], Prepared], Callable[[Stream], Prepared]]:
+    """How a clip becomes windows, held at once or streamed. One of fewer than ``least`` samples is refused."""
+
+    def prepare(clip: Decoded) -> Prepared:
+        assert clip.data is not None
+        if clip.n < least:
+            raise ClipError(f"{clip.n} samples, shorter than {what}")
+        windows = [made(samples, keep) for samples, keep in cut(iter([clip.data]), clip.n)]
+        return Prepared(windows, n_steps(clip.n), clip.seconds)
+
+    def prepare_long(stream: Stream) -> Prepared:
+        about = next(stream)
+        return Prepared((made(*window) for window in cut(stream, about.n)), n_steps(about.n), about.seconds)
+
+    return prepare, prepare_long
+
+
+def _fields(spec: Encoder, **own: Any) -> dict[str, Any]:
+    """What a fingerprint is made of where there are no weights."""
+    common = {"encoder_version": ENCODER_VERSION, "family": spec.family, "kind": spec.kind, "pooling": spec.pooling}
+    damage = {"max_damage": spec.max_damage} if spec.max_damage != MAX_DAMAGE else {}
+    return common | damage | heard_fields(spec) | own
