@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from media_tools import relative_error
+from passes import batched
 from pydantic import ValidationError
 
 from cache import fingerprint
@@ -19,7 +20,6 @@ from extract.encoders.checkpoints import network
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load as load_by_settings
 from extract.media.reading import ClipError
-from extract.passes.blocks import batches_of
 
 torchaudio = pytest.importorskip("torchaudio")
 
@@ -52,23 +52,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         loudness = 0.02 + 0.2 * np.sin(np.arange(n) / 3000) ** 2
         soundfile.write(folder / f"{i}.wav", rng.normal(size=n) * loudness, 16000, subtype="FLOAT")
     return sorted(folder.iterdir())
-
-
-def batched(encoder: LoadedEncoder, paths: list[Path]) -> list[np.ndarray]:
-    """Features of clips that share batches where they can; long ones are streamed, one by one."""
-    assert encoder.task is not None
-    decoded = [encoder.task.decode(path, lambda: None) for path in paths]
-    found = {i: encoder.alone(paths[i]) for i, clip in enumerate(decoded) if clip.data is None}
-    prepared = {i: encoder.prepare(clip) for i, clip in enumerate(decoded) if i not in found}
-    places = [(i, window) for i, clip in prepared.items() for window in clip.windows]
-    batches = batches_of([window for _, window in places], encoder)
-    pieces: dict[int, list[np.ndarray]] = {i: [] for i in prepared}
-    for batch, values in zip(batches, encoder.encode([places[k][1] for k in each] for each in batches), strict=True):
-        for k, piece in zip(batch, values, strict=True):
-            pieces[places[k][0]].append(piece)
-    found |= {i: np.concatenate(list(encoder.pooled(clip, pieces[i]))) for i, clip in prepared.items()}
-    assert any(len(batch) > 1 for batch in batches)
-    return [found[i] for i in range(len(paths))]
 
 
 def by_hand(samples: torch.Tensor, kind: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from media_tools import Load, decode_frames, relative_error, write_video
-from passes import store_of
+from passes import batched, store_of
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -598,3 +598,46 @@ def test_settings_of_reading_enter_the_fingerprint_where_they_are_not_the_defaul
 def test_settings_of_reading_that_mean_nothing_are_refused(family: str, settings: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         Encoder(family=family, model="./somewhere", **settings)
+
+
+# Whisper cut to the clip
+
+
+def cut_by_hand(folder: Path, path: Path) -> np.ndarray:
+    """The last layer (time, dim) of transformers' own network with its table of positions cut to the clip."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    steps = -(-len(samples) // 320)
+    network = network_of("whisper", folder).eval()
+    network.config.max_source_positions = steps
+    network.embed_positions = torch.nn.Embedding.from_pretrained(network.embed_positions.weight[:steps])
+    extractor = hf.AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(samples, sampling_rate=rate, max_length=steps * 320, return_tensors="pt")
+    with torch.inference_mode():
+        return network(**inputs).last_hidden_state[0].numpy()
+
+
+def test_whisper_may_be_cut_to_the_clip(load: Load, media: dict[str, list[Any]], checkpoints: Path) -> None:
+    sources = media["audio"]
+    full, cut = load("whisper"), load("whisper", context="clip")
+    for features, path in zip(batched(cut, sources), sources, strict=True):
+        assert relative_error(features, cut.alone(path)) <= 1e-5
+        assert relative_error(features, cut_by_hand(checkpoints / "whisper", path)) <= 1e-5
+    lasts_as_long_as_it_hears = sources[7]
+    assert relative_error(cut.alone(lasts_as_long_as_it_hears), full.alone(lasts_as_long_as_it_hears)) <= 1e-5
+    assert relative_error(cut.alone(sources[0]), full.alone(sources[0])) > 1e-3
+    assert cut.fields == full.fields | {"context": "clip"}
+    for layer in (0, 1):
+        assert len(load("whisper", context="clip", layer=layer).alone(sources[1])) == 16
+    with pytest.raises(UserError, match=r"layer = 7: .* gives hidden_states 0 to 2$"):
+        load("whisper", context="clip", layer=7)
+
+
+def test_longer_clips_go_through_whisper_in_windows_when_it_is_cut_too(
+    load: Load, media: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    samples = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in media["audio"]])
+    soundfile.write(tmp_path / "long.wav", samples, 16000, subtype="FLOAT")
+    features = load("whisper", context="clip").alone(tmp_path / "long.wav")
+    whole = load("whisper").alone(tmp_path / "long.wav")
+    assert features.shape == whole.shape
+    assert relative_error(features[:45], whole[:45]) <= 1e-5  # whose first window is as long as it hears
