@@ -19,8 +19,9 @@ from checkpoints import MODALITIES, N_FRAMES, SIZE, network_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from media_tools import Load, decode_frames, relative_error, write_video
+from media_tools import Load, relative_error, write_video
 from passes import batched, store_of
+from plain_calls import plain_call
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,6 @@ from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
 from extract.encoders.checkpoints import weights
 from extract.encoders.encoder import LoadedEncoder, pool_time
-from extract.media.framing import resize_and_crop
 from extract.media.reading import DECODING, ClipError
 from extract.media.tasks import AudioTask
 from extract.passes.blocks import batches_of
@@ -41,32 +41,6 @@ CHECKPOINTS = list(MODALITIES)
 def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.ndarray]:
     store = store_of(encoder, sources, path)
     return [store[f"clip{i}"] for i in range(len(sources))]
-
-
-def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
-    """The same clip through transformers by hand: (time, dim)."""
-    modality, family = MODALITIES[name]
-    network = network_of(name, folder).eval()
-    with torch.inference_mode():
-        if modality == "text":
-            tokens = hf.AutoTokenizer.from_pretrained(folder)(source, return_tensors="pt")
-            return network(**tokens, output_hidden_states=True).hidden_states[layer][0].numpy()
-        if modality == "audio":
-            samples, rate = soundfile.read(source, dtype="float32")
-            inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(samples, sampling_rate=rate, return_tensors="pt")
-            states = network(**inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
-            return states[: int(np.ceil(len(samples) / 320))] if family == "whisper" else states
-        frames = resize_and_crop(decode_frames(source, 8 if family == "image" else N_FRAMES).images, SIZE)
-        pixels = (frames / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
-        batch = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
-        batch = batch if family == "image" else batch[None]
-        states = network(pixel_values=batch, output_hidden_states=True).hidden_states[layer].numpy()
-    patches = (SIZE // 16) ** 2
-    if family == "timesformer":
-        return np.stack([states[0, [1 + p * N_FRAMES + t for p in range(patches)]].mean(0) for t in range(N_FRAMES)])
-    if family == "videomae":
-        return np.stack([states[0, t * patches : (t + 1) * patches].mean(0) for t in range(N_FRAMES // 2)])
-    return states.mean(axis=(2, 3)) if name == "resnet" else states.mean(axis=1)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
