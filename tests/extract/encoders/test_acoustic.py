@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from media_tools import relative_error
 from passes import batched
 from pydantic import ValidationError
+from shells import REPOSITORY
 
 from cache import fingerprint
 from configs import UserError
@@ -231,3 +233,14 @@ def test_a_torchaudio_that_does_not_import_ends_in_the_command_that_mends_it(
         UserError, match=r"^torchaudio does not import here: run python extract/mend_torchaudio.py \(Co"
     ):
         again.loader.exec_module(module_from_spec(again))
+
+
+def test_the_encoders_of_the_documentation_are_valid() -> None:
+    text = (REPOSITORY / "docs" / "acoustic.md").read_text()
+    profile = yaml.safe_load(text.partition("```yaml")[2].partition("```")[0])
+    profile |= {"name": "p", "dataset": {"adapter": "avamerg", "root": "x"}}
+    assert {encoder.family for encoder in Profile.model_validate(profile).encoders.values()} == {
+        "spectrum",
+        "functionals",
+        "whisper",
+    }
