@@ -46,7 +46,14 @@ def load_spectrum_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         return Window({"samples": samples}, keep, n_steps(len(samples)))
 
     cut = WindowCutter(spec, n_steps, hop, -(-window // hop) + SLOPE_REACH * spec.deltas)
-    own = {"window": window, "hop": hop, "n_mels": spec.n_mels, "deltas": spec.deltas, "floor": FLOOR}
+    own = {
+        "window": window,
+        "hop": hop,
+        "steps_per_second": SAMPLE_RATE / hop,
+        "n_mels": spec.n_mels,
+        "deltas": spec.deltas,
+        "floor": FLOOR,
+    }
     own |= {"n_mfcc": spec.n_mfcc} if spec.kind == "mfcc" else {}
     dim = (spec.n_mfcc if spec.kind == "mfcc" else spec.n_mels) * (1 + spec.deltas)
     fields = _fields(spec, torchaudio=version, **own)
@@ -152,7 +159,8 @@ def load_functionals_encoder(spec: Encoder, device: torch.device) -> LoadedEncod
     windows = WindowCutter(spec, n_descriptors, LLD_STEP, LLD_MARGIN)
     whole = spec.level == "functionals"
     cut, n_steps = (_pieces(windows.window), _n_pieces(windows.window)) if whole else (windows, n_descriptors)
-    fields = _fields(spec, level=spec.level, opensmile=opensmile.__version__, columns=list(smile.feature_names))
+    rate, columns = None if whole else SAMPLE_RATE / LLD_STEP, list(smile.feature_names)
+    fields = _fields(spec, level=spec.level, opensmile=opensmile.__version__, steps_per_second=rate, columns=columns)
     prepare, prepare_long = _prepared(cut, n_steps, made, LLD_LEAST, "the 60 ms that openSMILE needs")
     return LoadedEncoder(
         len(smile.feature_names), fields, audio_task(spec, windows), prepare, prepare_long, _as_they_are, spec, device
