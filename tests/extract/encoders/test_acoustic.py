@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 import yaml
 from media_tools import relative_error
 from passes import batched
@@ -22,8 +23,6 @@ from extract.encoders.checkpoints import network
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import load as load_by_settings
 from extract.media.reading import ClipError
-
-torchaudio = pytest.importorskip("torchaudio")
 
 SPECTRA: list[dict[str, Any]] = [
     {"kind": "mfcc", "deltas": 2},
