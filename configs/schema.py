@@ -261,6 +261,7 @@ class Encoder(Section):
     # The store keeps what enters this layer, of every token: heads can then train the layers from here on (fine_tune).
     boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
     conversation: bool = False  # text: what a labelled clip says is read together with what was said before it
+    prefix: Annotated[str, Field(max_length=1000)] = ""  # text: put before each, as E5 was trained with "query: "
 
     @property
     def modality(self) -> Modality:
@@ -288,6 +289,8 @@ class Encoder(Section):
             raise ValueError("frame: with a face_crop the network sees the face's square: leave frame out")
         if self.conversation and self.modality != "text":
             raise ValueError("conversation: only texts are joined")
+        if self.prefix and (self.modality != "text" or not self.prefix.isprintable()):
+            raise ValueError("prefix: only texts have one, of one line")
         if self.max_damage != MAX_DAMAGE and self.modality == "text":
             raise ValueError("max_damage: texts are not decoded")
         if (self.channel, self.silent_audio) != ("mix", "missing") and self.modality != "audio":

@@ -615,3 +615,13 @@ def test_longer_clips_go_through_whisper_in_windows_when_it_is_cut_too(
     whole = load("whisper").alone(tmp_path / "long.wav")
     assert features.shape == whole.shape
     assert relative_error(features[:45], whole[:45]) <= 1e-5  # whose first window is as long as it hears
+
+
+def test_a_prefix_is_read_as_if_it_stood_before_each_text(load: Load, media: dict[str, Any]) -> None:
+    encoder = load("bert", prefix="you are : ")
+    for text in media["text"][:3]:
+        np.testing.assert_array_equal(encoder.alone(text), load("bert").alone(f"you are : {text}"))
+    assert encoder.fields == load("bert").fields | {"prefix": "you are : "}
+    for family, prefix in (("wav2vec2", "a"), ("transformer", "a\nb")):
+        with pytest.raises(ValidationError, match="prefix: only texts have one, of one line"):
+            Encoder(family=family, model="./x", prefix=prefix)

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import redirect_stdout
+from copy import copy
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -510,3 +511,12 @@ def test_how_long_a_clip_is_follows_from_what_its_encoder_gives_a_second(
     fields: dict[str, Any], seconds: float | None
 ) -> None:
     assert _seconds(fields, 200) == seconds
+
+
+def test_tokens_of_a_prefix_are_of_no_text(live: LiveText) -> None:
+    plain = live.clip_of_token({"a": "so happy"}, 4)
+    assert plain == [None, ("a", (0, 2)), ("a", (3, 8)), None]
+    prefixed = copy(live)
+    prefixed._spec = live._spec.model_copy(update={"prefix": "you are "})
+    assert prefixed.clip_of_token({"a": "so happy"}, 6) == [None, None, *plain]
+    assert prefixed.clip_of_token({"a": "so happy"}, 4) is None
