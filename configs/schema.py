@@ -269,7 +269,7 @@ class Encoder(Section):
         return next(modality for modality, families in FAMILIES.items() if self.family in families)
 
     @property
-    def source(self) -> str:
+    def origin(self) -> str:
         """What its values come from, for people: a checkpoint, or a kind of features."""
         return self.model or str(self.kind)
 

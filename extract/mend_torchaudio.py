@@ -31,8 +31,8 @@ def settle(folder: Path) -> str:
     Raises:
         UserError: it does not import without them either, or they cannot be renamed; they are as before.
     """
-    libraries = sorted(folder.glob("*.so"))
-    aside = sorted(folder.glob(f"*.so{ASIDE}"))
+    libraries = sorted(path for path in folder.glob("*") if path.suffix in (".so", ".pyd"))
+    aside = sorted(folder.glob(f"*{ASIDE}"))
     if aside and not libraries:
         if _reason(f"import ctypes, torch; [ctypes.CDLL(path) for path in {[str(path) for path in aside]}]"):
             return _checked(f"its {len(aside)} compiled libraries are set aside: they do not load beside this torch")
@@ -47,7 +47,7 @@ def settle(folder: Path) -> str:
     try:
         return _checked(
             f"its {len(libraries)} compiled libraries do not load beside this torch: they are set aside "
-            f"({folder}/*.so{ASIDE}), and it imports without them"
+            f"({folder}/*{ASIDE}), and it imports without them"
         )
     except UserError:
         _rename({path.with_name(path.name + ASIDE): path for path in libraries})
