@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs import UserError
+from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
 from extract.encoders.audio import WindowCutter, audio_task, heard_fields
 from extract.encoders.encoder import ENCODER_VERSION, LoadedEncoder, Prepared, Stream, Window
@@ -17,6 +17,7 @@ from extract.media.tasks import Decoded
 FLOOR = 1e-6  # added to mel energies before their logarithm, as torchaudio's MFCC does with log_mels
 KALDI_SCALE = 32768.0  # its features are of 16-bit integers
 SLOPE_REACH = 2  # time steps on each side that a slope is taken over
+LOUDEST = 1 - 2**-15  # of samples as openSMILE takes them
 LLD_STEP = 160  # samples between openSMILE's low-level descriptors: 10 ms
 LLD_LEAST = 960  # samples of its longest window: 60 ms; of less it says nothing
 LLD_MARGIN = 25  # of its time steps at a window's edge: what smooths its pitch looks further than its windows
@@ -143,6 +144,7 @@ def load_functionals_encoder(spec: Encoder, device: torch.device) -> LoadedEncod
     """
     try:
         import opensmile
+        from opensmile.core.lib import OpenSmileException
     except ModuleNotFoundError as error:
         raise UserError("family: functionals needs openSMILE: pip install -e .[functionals]") from error
     levels = opensmile.FeatureLevel
@@ -153,7 +155,11 @@ def load_functionals_encoder(spec: Encoder, device: torch.device) -> LoadedEncod
         return 2 + (n_samples - LLD_LEAST) // LLD_STEP
 
     def made(samples: np.ndarray, keep: slice) -> Window:
-        values = smile(samples, SAMPLE_RATE)[0].T  # (time, dim) float32
+        try:
+            # It makes 16-bit integers of them, in which what is louder than they can say would turn its sign.
+            values = smile(samples.clip(-1, LOUDEST), SAMPLE_RATE)[0].T  # (time, dim) float32
+        except OpenSmileException as error:
+            raise ClipError(f"openSMILE says: {one_line(error, 200)}") from error
         return Window({"values": np.ascontiguousarray(values)}, keep, len(values))
 
     windows = WindowCutter(spec, n_descriptors, LLD_STEP, LLD_MARGIN)

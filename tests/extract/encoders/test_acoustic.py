@@ -126,6 +126,27 @@ def test_descriptors_of_longer_clips_stand_where_they_would(clips: list[Path]) -
     assert same.mean() > 0.9  # its pitch is chosen with the rest of the clip in view
 
 
+def test_what_is_too_loud_for_opensmile_is_cut_off_and_does_not_wrap_around(tmp_path: Path) -> None:
+    loud = 1.2 * np.sin(np.arange(8000) / 20)
+    given = []
+    for name, samples in (("loud", loud), ("cut", loud.clip(-1, 1 - 2**-15))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000, subtype="FLOAT")
+        given.append(functionals(kind="eGeMAPSv02").alone(tmp_path / f"{name}.wav"))
+    np.testing.assert_array_equal(*given)
+
+
+def test_a_clip_that_opensmile_refuses_costs_that_clip(clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = functionals(kind="eGeMAPSv02")
+    import opensmile
+
+    def refuses(*_: Any) -> None:
+        raise opensmile.core.lib.OpenSmileException(6)
+
+    monkeypatch.setattr(opensmile.Smile, "__call__", refuses)
+    with pytest.raises(ClipError, match="openSMILE says: "):
+        encoder.alone(clips[0])
+
+
 def test_sounds_that_are_too_short_are_a_clip_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "blip.wav", np.linspace(-0.1, 0.1, 399), 16000)
     with pytest.raises(ClipError, match="399 samples, shorter than a window of 25 ms"):
