@@ -307,7 +307,7 @@ class Encoder(Section):
                 raise ValueError(f"{name}: is for the family {' or '.join(families)}: leave it out")
         if self.family not in KINDS:
             if not self.model.strip():
-                raise ValueError("model: names no checkpoint: a hub id, ./FOLDER or package:NAME")
+                raise ValueError("model: missing, and it has no default")
             return self
         useless = [name for name in OF_NETWORKS if is_set(name)]
         if useless:

@@ -187,7 +187,7 @@ def test_every_setting_and_the_librarys_version_enter_the_fingerprint(monkeypatc
         ({"family": "spectrum", "kind": "mfcc", "deltas": 3}, "deltas"),
         ({"family": "wav2vec2", "model": "./x", "kind": "mfcc"}, "kind: is for the family spectrum or functionals"),
         ({"family": "wav2vec2", "model": "./x", "context": "clip"}, "context: is for the family whisper"),
-        ({"family": "wav2vec2"}, "model: names no checkpoint"),
+        ({"family": "wav2vec2"}, "model: missing, and it has no default"),
     ],
     ids=str,
 )
