@@ -17,6 +17,7 @@ help:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EmoCache needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python extract/mend_torchaudio.py
 	touch $@
 
 .venv/installed-sample: .venv/installed

@@ -15,10 +15,11 @@ from cache.disk.locks import writing_process
 from cache.disk.unfinished import begun
 from cache.layout import Header, read_index_table
 from cache.shelf import stores_of
-from configs import UserError, command, load, one_line
+from configs import UserError, command, load, one_line, some
 from configs.schema import SHELF
 
 ERRORS, DAMAGED = "errors.parquet", "damaged.parquet"
+MOST_NAMES = 12  # of a list that is shown whole
 
 
 def main(
@@ -98,11 +99,17 @@ def _show(store: Path) -> None:
     _line("unfinished", ", ".join(f"{who} ({n} clips)" for who, n in begun(store).items()) or "no")
     _line("fingerprint", header.fingerprint)
     for name, value in sorted(header.fields.items()):
-        _line(f"  {name}", value if isinstance(value, str) else json.dumps(value))
+        _line(f"  {name}", _said(value))
 
 
 def _line(name: str, value: object) -> None:
     print(f"{name:<18}{value}")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list) and len(value) > MOST_NAMES:  # the names of columns may be thousands
+        return some(map(json.dumps, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _compaction(store: Path, total_rows: int, live: int) -> str:

@@ -4,12 +4,19 @@ import torch
 
 from configs import Profile, UserError, first_line
 from configs.schema import Encoder
+from extract.encoders.acoustic import load_functionals_encoder, load_spectrum_encoder
 from extract.encoders.audio import load_audio_encoder
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.text import load_text_encoder
 from extract.encoders.video import load_video_encoder
 
-LOADERS = {"audio": load_audio_encoder, "video": load_video_encoder, "text": load_text_encoder}
+LOADERS = {  # by modality, or by families that are not as the others of theirs
+    "audio": load_audio_encoder,
+    "video": load_video_encoder,
+    "text": load_text_encoder,
+    "spectrum": load_spectrum_encoder,
+    "functionals": load_functionals_encoder,
+}
 
 
 def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
@@ -35,4 +42,4 @@ def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
 
 def load(settings: Encoder, device: torch.device) -> LoadedEncoder:
     """An encoder by its settings. Raises UserError where it cannot be loaded."""
-    return LOADERS[settings.modality](settings, device)
+    return LOADERS.get(settings.family, LOADERS[settings.modality])(settings, device)

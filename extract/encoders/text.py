@@ -48,7 +48,7 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         if spec.conversation:
             text = _separated(text, tokenizer.sep_token)
         with one_at_a_time:
-            return cut(text)
+            return cut(spec.prefix + text)
 
     def cut(text: str) -> Prepared:
         encoded: dict[str, Any] = tokenizer(text, verbose=False)
@@ -72,7 +72,8 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     _, dim = try_out(hidden, mixed, spec, device, pad_values)
     try_positions(ready.network, next(iter(prepare("a b c d " * max_tokens).windows)), spec, device)
     run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
-    more = runtime | ({"conversation": True} if spec.conversation else {})  # only where it is set, as the boundary is
+    settings = {"conversation": spec.conversation, "prefix": spec.prefix}
+    more = runtime | {name: value for name, value in settings.items() if value}  # only where set, as the boundary is
     fields = fingerprint_fields(spec, files, overlap=spec.overlap, **more)  # the tokenizer's, too
     return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
 

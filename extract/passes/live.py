@@ -42,7 +42,7 @@ class LiveEncoder:
         differing = differing_fields(fields, stored.fields)
         if differing:
             raise UserError(
-                f"encoders.{name}.model = {profile.encoders[name].model!r}: not the encoder that the heads "
+                f"encoders.{name} ({profile.encoders[name].origin}): not the encoder that the heads "
                 f"were trained on: it differs in {', '.join(differing)}"
             )
         self._block_clips = block_clips(profile, name)

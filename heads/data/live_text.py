@@ -57,16 +57,20 @@ class LiveText:
         texts = [text.replace(BETWEEN_TEXTS, " ") for text in parts.values()] if separator else list(parts.values())
         if not tokenizer.is_fast or (separator and any(separator in text for text in texts)):
             return None
+        prefix = self._spec.prefix
         encoded = tokenizer(
-            (separator or "").join(texts), return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+            prefix + (separator or "").join(texts),
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
         )
         if len(encoded["input_ids"]) != n_tokens:
             return None
-        starts = np.cumsum([0, *(len(text) + len(separator or "") for text in texts)])
+        starts = np.cumsum([len(prefix), *(len(text) + len(separator or "") for text in texts)])
         owners: list[tuple[str, Span] | None] = []
         for (start, stop), special in zip(encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True):
             which = int(np.searchsorted(starts, start, side="right")) - 1
-            if special or stop <= start or which >= len(texts) or stop - starts[which] > len(texts[which]):
+            if special or stop <= start or not 0 <= which < len(texts) or stop - starts[which] > len(texts[which]):
                 owners.append(None)
             else:
                 owners.append((list(parts)[which], (int(start - starts[which]), int(stop - starts[which]))))

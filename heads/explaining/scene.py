@@ -314,8 +314,8 @@ def _windows(
 
 
 def _seconds(fields: Mapping[str, Any], n_steps: int) -> float | None:
-    """How long an audio clip is by its time steps: 50 a second, or as many as it was pooled to."""
-    pooling = fields.get("pooling")
+    """How long an audio clip is by its time steps: as many a second as its encoder gives, or as it was pooled to."""
+    pooling, rate = fields.get("pooling"), fields.get("steps_per_second", 50)
     if isinstance(pooling, int | float):
         return n_steps / pooling
-    return n_steps / 50 if pooling == "none" else None
+    return n_steps / rate if pooling == "none" and rate else None

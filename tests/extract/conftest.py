@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import MODALITIES, WORDS, save_checkpoints
+from checkpoints import FURTHER, MODALITIES, WORDS, save_checkpoints
 from media_tools import Load, Run, write_video
 from s3_server import s3, server  # noqa: F401
 
@@ -30,7 +30,7 @@ def load(checkpoints: Path) -> Load:
     """``load(checkpoint, **settings)``: the encoder, as a profile would have it loaded."""
 
     def build(name: str, model: Path | str | None = None, **settings: Any) -> LoadedEncoder:
-        modality, family = MODALITIES[name]
+        modality, family = (MODALITIES | FURTHER)[name]
         if family == "whisper":
             settings = {"window_seconds": 1, **settings}
         settings = {"family": family, "model": str(model or checkpoints / name), **settings}

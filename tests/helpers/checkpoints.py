@@ -61,11 +61,75 @@ MODALITIES = {  # checkpoint: (modality, family)
     **dict.fromkeys(PIECES, ("text", "transformer")),
 }
 
+# Further ones: of each, the same is tested once (test_table.py).
+FURTHER = {
+    "unispeech": ("audio", "unispeech"),
+    "unispeech-sat": ("audio", "unispeech-sat"),
+    "data2vec-audio": ("audio", "data2vec-audio"),
+    "wav2vec2-bert": ("audio", "wav2vec2-bert"),
+    "siglip": ("video", "image"),
+    "dinov2": ("video", "image"),
+    "dinov3": ("video", "image"),
+    "convnext": ("video", "image"),
+    "modernbert": ("text", "transformer"),
+    "e5": ("text", "transformer"),
+    "mpnet": ("text", "transformer"),
+}
+BOTH = {"height": SIZE, "width": SIZE}
+PICTURES: dict[str, dict[str, Any]] = {  # what published checkpoints of these state, but for the size and the values
+    name: {**stated, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]}
+    for name, stated in {
+        "vit": {"image_processor_type": "ViTImageProcessor", "size": BOTH},
+        "resnet": {
+            "image_processor_type": "ConvNextImageProcessor",
+            "size": {"shortest_edge": SIZE},
+            "crop_pct": 0.875,
+        },
+        "convnext": {
+            "image_processor_type": "ConvNextImageProcessor",
+            "size": {"shortest_edge": SIZE},
+            "crop_pct": 0.875,
+        },
+        "clip": {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_center_crop": True,
+            "crop_size": BOTH,
+            "size": {"shortest_edge": SIZE},
+        },
+        "siglip": {"image_processor_type": "SiglipImageProcessor", "size": BOTH},
+        "dinov2": {
+            "image_processor_type": "BitImageProcessor",
+            "do_center_crop": True,
+            "crop_size": BOTH,
+            "size": {"shortest_edge": SIZE * 256 // 224},
+        },
+        "dinov3": {
+            "image_processor_type": "DINOv3ViTImageProcessorFast",
+            "size": BOTH,
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "rescale_factor": 0.00392156862745098,
+            "resample": 2,
+        },
+    }.items()
+}
+
 
 def save_checkpoints(root: Path, names: list[str] | None = None) -> Path:
     """A folder below ``root`` for a tiny model of every family, or of some, as ``save_pretrained`` writes it."""
     torch.manual_seed(0)
-    for name, network in _networks().items():
+    return _save(root, _networks(), names)
+
+
+def save_further(root: Path) -> Path:
+    """The same for the further ones."""
+    torch.manual_seed(0)
+    return _save(root, _further(), None)
+
+
+def _save(root: Path, networks: dict[str, Any], names: list[str] | None) -> Path:
+    for name, network in networks.items():
         if names is None or name in names:
             network.save_pretrained(root / name)
             _save_processor(name, root / name)
@@ -77,7 +141,9 @@ def network_of(name: str, folder: Path) -> Any:
     if name == "t5":
         return hf.T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
     network = hf.AutoModel.from_pretrained(folder, dtype=torch.float32)
-    return {"whisper": lambda: network.encoder, "clip": lambda: network.vision_model}.get(name, lambda: network)()
+    if name == "whisper":
+        return network.encoder
+    return network.vision_model if name in ("clip", "siglip") else network
 
 
 def _networks() -> dict[str, Any]:
@@ -152,6 +218,46 @@ def _networks() -> dict[str, Any]:
     }
 
 
+def _further() -> dict[str, Any]:
+    few = {
+        name: SMALL[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    }
+    words = {"vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    towers = {"text_config": few | words, "vision_config": {**few, "image_size": SIZE, "patch_size": 16}}
+    pixels = {"image_size": SIZE, "patch_size": 16}
+    data2vec = {**SMALL, "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 3, "num_conv_pos_embedding_groups": 1}
+    return {
+        "unispeech": hf.UniSpeechModel(hf.UniSpeechConfig(**WAVES)),
+        "unispeech-sat": hf.UniSpeechSatModel(hf.UniSpeechSatConfig(**WAVES)),
+        "data2vec-audio": hf.Data2VecAudioModel(hf.Data2VecAudioConfig(**data2vec, conv_pos_kernel_size=5)),
+        "wav2vec2-bert": hf.Wav2Vec2BertModel(
+            hf.Wav2Vec2BertConfig(
+                **SMALL, feature_projection_input_dim=32, left_max_position_embeddings=8, conv_depthwise_kernel_size=5
+            )
+        ),
+        "siglip": hf.SiglipModel(hf.SiglipConfig(**towers)),
+        "dinov2": hf.Dinov2Model(hf.Dinov2Config(**few, **pixels, mlp_ratio=2)),
+        "dinov3": hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**few, **pixels, num_register_tokens=2)),
+        "convnext": hf.ConvNextModel(hf.ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2)),
+        "modernbert": hf.ModernBertModel(
+            hf.ModernBertConfig(
+                **few,
+                vocab_size=len(WORDS),
+                max_position_embeddings=24,
+                global_attn_every_n_layers=2,
+                local_attention=4,
+                pad_token_id=0,
+                cls_token_id=2,
+                sep_token_id=3,
+                bos_token_id=2,
+                eos_token_id=3,
+            )
+        ),
+        "e5": hf.BertModel(hf.BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=24)),
+        "mpnet": hf.MPNetModel(hf.MPNetConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=26)),
+    }
+
+
 def _with_statistics(network: Any) -> Any:
     """Batch normalisation as after training: it maps zero to something else."""
     for module in network.modules():
@@ -162,9 +268,13 @@ def _with_statistics(network: Any) -> Any:
 
 
 def _save_processor(name: str, folder: Path) -> None:
-    modality, family = MODALITIES[name]
+    modality, family = (MODALITIES | FURTHER)[name]
     if family == "whisper":
         hf.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
+    elif family == "wav2vec2-bert":
+        hf.SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16).save_pretrained(folder)
+    elif name in FURTHER and modality == "video":
+        (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES[name]))
     elif modality == "audio":
         with_mask = name == "wav2vec2-layer"
         hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=with_mask).save_pretrained(folder)
@@ -185,6 +295,8 @@ def _save_processor(name: str, folder: Path) -> None:
         (folder / file).write_bytes(sentence_pieces(**symbols))
     else:
         _word_pieces().save_pretrained(folder)
+        if name == "e5":  # as sentence-transformers lays it out: its network lies in the folder itself
+            (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": ""}]))
 
 
 def sentence_pieces(**symbols: Any) -> bytes:

@@ -1,5 +1,6 @@
 """The network of a checkpoint's folder, or the part of it that an encoder is made of."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -14,6 +15,13 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from configs import UserError, one_line
 from configs.outside import read_json
 from configs.schema import Encoder
+
+if find_spec("torchaudio") is not None:  # transformers imports it wherever there are sounds or pictures
+    try:
+        import torchaudio  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = one_line(error, 200)
+        raise UserError(f"torchaudio does not import here: run python extract/mend_torchaudio.py ({reason})") from error
 
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
 # What libraries raise of files that make no sense: they check little of what they read.

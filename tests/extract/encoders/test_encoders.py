@@ -19,8 +19,9 @@ from checkpoints import MODALITIES, N_FRAMES, SIZE, network_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from media_tools import Load, decode_frames, relative_error, write_video
-from passes import store_of
+from media_tools import Load, relative_error, write_video
+from passes import batched, store_of
+from plain_calls import plain_call
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,6 @@ from configs import UserError
 from configs.schema import Encoder, FaceCrop, StoreSettings
 from extract.encoders.checkpoints import weights
 from extract.encoders.encoder import LoadedEncoder, pool_time
-from extract.media.framing import resize_and_crop
 from extract.media.reading import DECODING, ClipError
 from extract.media.tasks import AudioTask
 from extract.passes.blocks import batches_of
@@ -41,32 +41,6 @@ CHECKPOINTS = list(MODALITIES)
 def extract(sources: list[Any], encoder: LoadedEncoder, path: Path) -> list[np.ndarray]:
     store = store_of(encoder, sources, path)
     return [store[f"clip{i}"] for i in range(len(sources))]
-
-
-def plain_call(name: str, folder: Path, source: Any, layer: int) -> np.ndarray:
-    """The same clip through transformers by hand: (time, dim)."""
-    modality, family = MODALITIES[name]
-    network = network_of(name, folder).eval()
-    with torch.inference_mode():
-        if modality == "text":
-            tokens = hf.AutoTokenizer.from_pretrained(folder)(source, return_tensors="pt")
-            return network(**tokens, output_hidden_states=True).hidden_states[layer][0].numpy()
-        if modality == "audio":
-            samples, rate = soundfile.read(source, dtype="float32")
-            inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(samples, sampling_rate=rate, return_tensors="pt")
-            states = network(**inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
-            return states[: int(np.ceil(len(samples) / 320))] if family == "whisper" else states
-        frames = resize_and_crop(decode_frames(source, 8 if family == "image" else N_FRAMES).images, SIZE)
-        pixels = (frames / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
-        batch = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
-        batch = batch if family == "image" else batch[None]
-        states = network(pixel_values=batch, output_hidden_states=True).hidden_states[layer].numpy()
-    patches = (SIZE // 16) ** 2
-    if family == "timesformer":
-        return np.stack([states[0, [1 + p * N_FRAMES + t for p in range(patches)]].mean(0) for t in range(N_FRAMES)])
-    if family == "videomae":
-        return np.stack([states[0, t * patches : (t + 1) * patches].mean(0) for t in range(N_FRAMES // 2)])
-    return states.mean(axis=(2, 3)) if name == "resnet" else states.mean(axis=1)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -598,3 +572,56 @@ def test_settings_of_reading_enter_the_fingerprint_where_they_are_not_the_defaul
 def test_settings_of_reading_that_mean_nothing_are_refused(family: str, settings: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         Encoder(family=family, model="./somewhere", **settings)
+
+
+# Whisper cut to the clip
+
+
+def cut_by_hand(folder: Path, path: Path) -> np.ndarray:
+    """The last layer (time, dim) of transformers' own network with its table of positions cut to the clip."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    steps = -(-len(samples) // 320)
+    network = network_of("whisper", folder).eval()
+    network.config.max_source_positions = steps
+    network.embed_positions = torch.nn.Embedding.from_pretrained(network.embed_positions.weight[:steps])
+    extractor = hf.AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(samples, sampling_rate=rate, max_length=steps * 320, return_tensors="pt")
+    with torch.inference_mode():
+        return network(**inputs).last_hidden_state[0].numpy()
+
+
+def test_whisper_may_be_cut_to_the_clip(load: Load, media: dict[str, list[Any]], checkpoints: Path) -> None:
+    sources = media["audio"]
+    full, cut = load("whisper"), load("whisper", context="clip")
+    for features, path in zip(batched(cut, sources), sources, strict=True):
+        assert relative_error(features, cut.alone(path)) <= 1e-5
+        assert relative_error(features, cut_by_hand(checkpoints / "whisper", path)) <= 1e-5
+    lasts_as_long_as_it_hears = sources[7]
+    assert relative_error(cut.alone(lasts_as_long_as_it_hears), full.alone(lasts_as_long_as_it_hears)) <= 1e-5
+    assert relative_error(cut.alone(sources[0]), full.alone(sources[0])) > 1e-3
+    assert cut.fields == full.fields | {"context": "clip"}
+    for layer in (0, 1):
+        assert len(load("whisper", context="clip", layer=layer).alone(sources[1])) == 16
+    with pytest.raises(UserError, match=r"layer = 7: .* gives hidden_states 0 to 2$"):
+        load("whisper", context="clip", layer=7)
+
+
+def test_longer_clips_go_through_whisper_in_windows_when_it_is_cut_too(
+    load: Load, media: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    samples = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in media["audio"]])
+    soundfile.write(tmp_path / "long.wav", samples, 16000, subtype="FLOAT")
+    features = load("whisper", context="clip").alone(tmp_path / "long.wav")
+    whole = load("whisper").alone(tmp_path / "long.wav")
+    assert features.shape == whole.shape
+    assert relative_error(features[:45], whole[:45]) <= 1e-5  # whose first window is as long as it hears
+
+
+def test_a_prefix_is_read_as_if_it_stood_before_each_text(load: Load, media: dict[str, Any]) -> None:
+    encoder = load("bert", prefix="you are : ")
+    for text in media["text"][:3]:
+        np.testing.assert_array_equal(encoder.alone(text), load("bert").alone(f"you are : {text}"))
+    assert encoder.fields == load("bert").fields | {"prefix": "you are : "}
+    for family, prefix in (("wav2vec2", "a"), ("transformer", "a\nb")):
+        with pytest.raises(ValidationError, match="prefix: only texts have one, of one line"):
+            Encoder(family=family, model="./x", prefix=prefix)

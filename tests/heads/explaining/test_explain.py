@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import redirect_stdout
+from copy import copy
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -31,7 +32,7 @@ from heads.explaining.attention import attention_of
 from heads.explaining.explanation import Explanation, Group, Piece, explain
 from heads.explaining.media import Media, Seen, look
 from heads.explaining.page import write_page
-from heads.explaining.scene import Scene
+from heads.explaining.scene import Scene, _seconds
 from heads.explaining.words import disagreements
 from heads.fitting.cross_validation import cross_validate
 from heads.fitting.saved import load_head
@@ -495,3 +496,28 @@ def test_frames_that_are_not_there_are_never_made_up(here: SimpleNamespace, tmp_
         assert html.count("<figure") == STEPS
         assert html.count("no picture") == STEPS - pictures
         assert ("not shown: the file is &lt;gone&gt;" in html) == (pictures == 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({"pooling": "none"}, 4),
+        ({"pooling": "none", "steps_per_second": 100.0}, 2),
+        ({"pooling": "none", "steps_per_second": None}, None),  # one vector of a clip
+        ({"pooling": 5.0, "steps_per_second": 100.0}, 40),
+        ({"pooling": "mean"}, None),
+    ],
+)
+def test_how_long_a_clip_is_follows_from_what_its_encoder_gives_a_second(
+    fields: dict[str, Any], seconds: float | None
+) -> None:
+    assert _seconds(fields, 200) == seconds
+
+
+def test_tokens_of_a_prefix_are_of_no_text(live: LiveText) -> None:
+    plain = live.clip_of_token({"a": "so happy"}, 4)
+    assert plain == [None, ("a", (0, 2)), ("a", (3, 8)), None]
+    prefixed = copy(live)
+    prefixed._spec = live._spec.model_copy(update={"prefix": "you are "})
+    assert prefixed.clip_of_token({"a": "so happy"}, 6) == [None, None, *plain]
+    assert prefixed.clip_of_token({"a": "so happy"}, 4) is None
