@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cache.disk.locks import locked
 from cache.disk.writing import writable
-from cache.layout import Header, read_index_table
+from cache.files.layout import Header, read_index_table
 from configs.schema import SHELF
 
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cache.checksums import publish, settle_checksums
-from cache.chunks import open_chunks
 from cache.disk.locks import take_lock
 from cache.disk.writing import StoreError, sync, writable
-from cache.layout import (
+from cache.files.checksums import publish, settle_checksums
+from cache.files.chunks import open_chunks
+from cache.files.layout import (
     INDEX,
     Entry,
     Header,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -29,7 +30,19 @@ from configs.sections import (
     Share,
 )
 
-__all__ = ["Dataset", "Encoder", "FaceCrop", "Fusion", "Head", "Modality", "Profile", "Range", "StoreSettings", "Tail"]
+__all__ = [
+    "Dataset",
+    "Encoder",
+    "FaceCrop",
+    "Fusion",
+    "Head",
+    "Modality",
+    "Profile",
+    "Range",
+    "Source",
+    "StoreSettings",
+    "Tail",
+]
 
 SHELF = "stores"  # below runs/: the stores of all profiles
 
@@ -179,6 +192,45 @@ class FaceCrop(Section):
     upsample: Annotated[int, Field(ge=0, le=3)] = 1  # finds faces down to 80 px / 2**upsample
 
 
+class Source(Section):
+    """Features that somebody else computed, and what is said of them. docs/features.md"""
+
+    # A folder (.npy, .npz, .csv: one a clip; a Zarr group), or a file: .npz, .h5, .safetensors, .parquet, .csv, .tar,
+    # .scp, .ark.
+    path: HomePath
+    # Default: what is there says. arrays: a folder of .npy and .npz; frames: a folder of CSVs with a row a frame;
+    # table: Parquet or CSV with the clip's id in each row.
+    format: Literal["arrays", "frames", "table", "npz", "hdf5", "safetensors", "zarr", "kaldi", "tar"] | None = None
+    # A regular expression whose parentheses hold the clip's id, within the name that the source has for an array.
+    # Default: the name is the id, or its last part is. Names in which it is not found are left out.
+    pattern: str | None = None
+    columns: Annotated[list[Written], Field(min_length=1)] | None = None  # of tables and frames: names, or AU*_r
+    id_column: Written | None = None  # of a table: the column with the clip's id; default: clip_id
+    rows: dict[Written, str | int | float] = {}  # of tables and frames: only rows that have this in a column
+    width: PositiveInt | None = None  # numbers in each time step; default: what most arrays have
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        try:
+            if pattern is not None and re.compile(pattern).groups != 1:
+                raise ValueError("needs exactly one pair of parentheses, around the clip's id")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _holds_no_flags(cls, rows: Any) -> Any:
+        if isinstance(rows, dict) and any(isinstance(value, bool) for value in rows.values()):
+            raise ValueError("true and false (yes, no, on, off) are no cells: write 1, 0 or a text in quotes")
+        return rows
+
+
+def _located(given: Any) -> Any:
+    return {"path": given} if isinstance(given, str) else given
+
+
 FAMILIES: dict[Modality, tuple[str, ...]] = {
     "audio": ("wav2vec2", "hubert", "wavlm", "whisper"),
     "video": ("timesformer", "videomae", "image"),
@@ -189,11 +241,20 @@ FAMILIES: dict[Modality, tuple[str, ...]] = {
 MAX_DAMAGE = 0.05
 
 
+READ_AS_THEY_ARE = {"family", "given_modality", "source", "pooling", "block_clips"}  # what features take
+
+
 class Encoder(Section):
+    model_config = ConfigDict(serialize_by_alias=True)
+
     family: Literal[
-        "wav2vec2", "hubert", "wavlm", "whisper", "timesformer", "videomae", "image", "transformer"
+        "wav2vec2", "hubert", "wavlm", "whisper", "timesformer", "videomae", "image", "transformer", "features"
     ]  # transformer is BERT or any AutoModel text encoder; image is a backbone run on each frame
-    model: str  # a hub id, a local folder (./ or / first), or package:NAME for weights in an installed package
+    # features: what somebody else computed. source (a path, or a mapping with one) says where they lie, and modality
+    # what they are of; beside these two only pooling (none or mean) and block_clips have a meaning
+    given_modality: Modality | None = Field(None, alias="modality")
+    source: Annotated[Source, BeforeValidator(_located)] | None = None
+    model: str = ""  # a hub id, a local folder (./ or / first), or package:NAME for weights in an installed package
     revision: str | None = None  # a commit of the hub repository: required with a hub id
     # Index into hidden_states: 0 is what enters the first layer, -1 the last layer's output.
     layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
@@ -226,6 +287,8 @@ class Encoder(Section):
     @property
     def modality(self) -> Modality:
         """What it reads of a clip."""
+        if self.given_modality is not None:
+            return self.given_modality
         return next(modality for modality, families in FAMILIES.items() if self.family in families)
 
     @property
@@ -233,6 +296,25 @@ class Encoder(Section):
         """The one channel that is heard, counted from 1."""
         numbers = {"mix": None, "left": 1, "right": 2}
         return numbers[self.channel] if isinstance(self.channel, str) else self.channel
+
+    @model_validator(mode="after")
+    def _says_where_it_comes_from(self) -> "Encoder":
+        if self.family != "features":
+            if self.source is not None or self.given_modality is not None:
+                named = "source" if self.source is not None else "modality"
+                raise ValueError(f"{named}: only of 'family: features'; what a {self.family} reads is known")
+            if "model" not in self.model_fields_set:
+                raise ValueError("model: missing, and it has no default")
+            return self
+        if self.source is None:
+            raise ValueError("source: missing: name the folder or the file that holds the features")
+        if self.given_modality is None:
+            raise ValueError("modality: missing: say what the features are of: audio, video or text")
+        if ignored := sorted(self.model_fields_set - READ_AS_THEY_ARE):
+            raise ValueError(f"{ignored[0]}: features are read as they are: leave it out")
+        if isinstance(self.pooling, float):
+            raise ValueError("pooling: nobody knows how long a step of features from elsewhere is: none or mean")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_modality(self) -> "Encoder":
@@ -260,7 +342,7 @@ class Encoder(Section):
     def _hub_ids_are_pinned(self) -> "Encoder":
         if self.model.startswith("~"):
             TypeAdapter(HomePath).validate_python(self.model)
-        is_hub = not self.model.startswith(("package:", ".", "/", "~"))
+        is_hub = self.source is None and not self.model.startswith(("package:", ".", "/", "~"))
         if is_hub and not self.revision:
             raise ValueError(
                 f"model {self.model!r} is a hub id and needs a revision (a commit hash); "

@@ -6,6 +6,7 @@ from configs import Profile, UserError, first_line
 from configs.schema import Encoder
 from extract.encoders.audio import load_audio_encoder
 from extract.encoders.encoder import LoadedEncoder
+from extract.encoders.features import load_features
 from extract.encoders.text import load_text_encoder
 from extract.encoders.video import load_video_encoder
 
@@ -35,4 +36,4 @@ def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
 
 def load(settings: Encoder, device: torch.device) -> LoadedEncoder:
     """An encoder by its settings. Raises UserError where it cannot be loaded."""
-    return LOADERS[settings.modality](settings, device)
+    return (load_features if settings.source else LOADERS[settings.modality])(settings, device)

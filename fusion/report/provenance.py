@@ -214,7 +214,8 @@ def _stores(profile: Profile) -> list[Store]:
     for name, encoder in profile.encoders.items():
         if (profile.store_path(name) / "store.json").is_file():
             header = Header.read(profile.store_path(name))
-            stores.append(Store(name, f"{encoder.family}, {encoder.model}", header.fingerprint, header.fields))
+            where = encoder.source.path if encoder.source else encoder.model
+            stores.append(Store(name, f"{encoder.family}, {where}", header.fingerprint, header.fields))
     return stores
 
 
