@@ -303,15 +303,16 @@ class Encoder(Section):
             if self.source is not None or self.given_modality is not None:
                 named = "source" if self.source is not None else "modality"
                 raise ValueError(f"{named}: only of 'family: features'; what a {self.family} reads is known")
-            if "model" not in self.model_fields_set:
+            if not self.model:
                 raise ValueError("model: missing, and it has no default")
             return self
         if self.source is None:
             raise ValueError("source: missing: name the folder or the file that holds the features")
         if self.given_modality is None:
             raise ValueError("modality: missing: say what the features are of: audio, video or text")
-        if ignored := sorted(self.model_fields_set - READ_AS_THEY_ARE):
-            raise ValueError(f"{ignored[0]}: features are read as they are: leave it out")
+        for name, field in type(self).model_fields.items():
+            if name not in READ_AS_THEY_ARE and getattr(self, name) != field.default:
+                raise ValueError(f"{name}: features are read as they are: leave it out")
         if isinstance(self.pooling, float):
             raise ValueError("pooling: nobody knows how long a step of features from elsewhere is: none or mean")
         return self

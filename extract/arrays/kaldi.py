@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from configs import UserError, some
+from configs import UserError
 from extract.arrays.reader import ArrayError, opened, refuse_size
 
 LONGEST_KEY = 4096  # bytes
@@ -107,8 +107,8 @@ def _header(file: BinaryIO) -> tuple[bytes, tuple[int, ...], int]:
         file.seek(-16, 1)
         n_bytes = np.dtype(STEPS[kind[:3]][0]).itemsize if kind[:3] in STEPS else 1
     else:
-        some_of = some(each.decode().strip() for each in (*FLOATS, b"CM", *STEPS))
-        raise ArrayError(f"of a kind that is not read, {kind!r} (read are {some_of}, and CM2, CM3)")
+        read = ", ".join(each.decode().strip() for each in (*FLOATS, b"CM", *STEPS))
+        raise ArrayError(f"of a kind that is not read, {kind!r}; those that are: {read}")
     if min(shape, default=0) < 0:
         raise ArrayError(f"damaged: its shape is {shape}")
     refuse_size(shape, n_bytes)

@@ -67,7 +67,7 @@ class Arrays:
         self._reader = open_source(source)
         self._lock = threading.Lock()  # readers seek, and some libraries know one thread
         self._names: dict[str, str] = {}
-        self.width = source.width or self._usual_width()
+        self.width = self._wanted_width()
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -115,7 +115,7 @@ class Arrays:
             raise ChangedError("changed while it was read")
         return values, digest.hexdigest()
 
-    def _usual_width(self) -> int:
+    def _wanted_width(self) -> int:
         widths: Counter[int] = Counter()
         reasons: list[str] = []
         for name in self._reader.names():
@@ -127,6 +127,13 @@ class Arrays:
         usual = [width for width, n in widths.most_common(2) if n and n == max(widths.values())]
         if not usual:
             raise UserError(f"{self._source.path}: holds no array of features: {some(reasons, 1)}")
+        if self._source.width:
+            if not widths[self._source.width]:
+                raise UserError(
+                    f"{self._source.path}: source.width = {self._source.width}: none of its arrays is; most have "
+                    f"{usual[0]} numbers in a time step"
+                )
+            return self._source.width
         if len(usual) > 1:
             raise UserError(
                 f"{self._source.path}: as many arrays have {usual[0]} numbers in a time step as have {usual[1]}: "

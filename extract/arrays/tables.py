@@ -30,6 +30,8 @@ class Frames:
         chosen, note = choose(layout.names, numeric_columns(layout), source, [], path / files[0])
         self.columns: tuple[str, ...] | None = tuple(chosen)
         self.notes = [note] if note else []
+        if lacking := [name for name in source.rows if name not in layout.names]:
+            raise UserError(f"{path / files[0]}: source.rows: no column {lacking[0]!r}; it has {some(layout.names, 8)}")
         if "success" in layout.names and "success" not in source.rows:
             self.notes.append("rows whose success is 0 hold no face: source.rows: {success: 1} leaves them out")
 
