@@ -199,7 +199,10 @@ class StoreWriter:
             if not all_finite(stored):
                 if not np.isfinite(taken).all():
                     raise ValueError("features hold NaN or infinity")
-                raise ValueError(f"features exceed {self._header.dtype} (largest {np.abs(taken).max():.3g})")
+                raise ValueError(
+                    f"features exceed {self._header.dtype} (largest {np.abs(taken).max():.3g}): store.dtype: float32 "
+                    "has room for them"
+                )
             values_hash.update(stored)
             self._n_tail += len(stored)
             self._next_row += len(stored)

@@ -73,6 +73,7 @@ DOORS = {
         "extract.passes.cluster",
         "extract.passes.extraction",
         "extract.passes.live",
+        "extract.passes.means",  # cache/ingest.py runs a pass
     ],
     "heads": [
         "heads.metrics",

@@ -1,7 +1,7 @@
 """Which arrays of what a pickle held are of which clip: the layouts in which corpora ship features.
 
 ``{"train": {"id": [...], "audio": (n, time, dim), "audio_lengths": [...], "labels": [...]}, ...}``, as MMSA's files;
-and by clips: ``{id: array}``, ``{id: {"audio": array}}``, ``{"audio": {id: array}}``, ``[{"id": ..., "audio": array}]``.
+and by clips: ``{id: array}``, ``{id: {"audio": array}}``, ``{"audio": {id: array}}``, ``[{"id": ..., ...}]``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,10 +66,11 @@ def outline(held: Any, depth: int = 0) -> str:
         return f"{held.dtype} {' x '.join(map(str, held.shape))}"
     if isinstance(held, Mapping):
         first = next(iter(held.values()), None)
-        inner = f", the first: {outline(first, depth + 1)}" if held and depth < 3 else ""
-        return f"{{{some(map(repr, held), 4)}{inner}}}"
+        if isinstance(first, Mapping) and depth < 3:
+            return f"{len(held)} of {{{some(map(repr, held), 4)}}}, the first: {outline(first, depth + 1)}"
+        return f"{{{some((f'{key!r}: {outline(each, depth + 1)}' for key, each in held.items()), 12 if depth else 4)}}}"
     if isinstance(held, Sequence) and not isinstance(held, str):
-        return f"{len(held)} of [{outline(held[0], depth + 1) if held and depth < 4 else ''}]"
+        return f"[{len(held)} of {outline(held[0], depth + 1)}]" if held and depth < 4 else f"[{len(held)}]"
     return type(held).__name__
 
 
