@@ -318,10 +318,11 @@ def _report_failures(member: Member, failures: list[Failure], n_clips: int, max_
         return []
     print(f"failed, and therefore missing for this encoder: {len(failed)} ({table})")
     _report((failure.clip_id, f"{failure.stage}: {failure.reason}") for failure in failed)
-    if len(failed) <= max_share * n_clips:
+    n_asked = n_clips - len(absent)
+    if len(failed) <= max_share * n_asked:
         return []
     return [
-        f"{member.name}: {len(failed)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} "
+        f"{member.name}: {len(failed)} of {n_asked} clips failed, more than store.max_error_share = {max_share:g} "
         "allows; what could be read is stored"
     ]
 

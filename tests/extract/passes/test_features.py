@@ -1,6 +1,8 @@
 """Features from elsewhere take the way of all encoders: one pass, one store, and everything that comes of it."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 from foreign_features import KINDS, Clips, made_up
+from shells import REPOSITORY
 from small_project import PROFILE, make, of_profile, run
 from store_tools import all_files
 
@@ -261,3 +264,52 @@ def test_ingest_refuses_in_one_line(arguments: list[str], said: str, project: Pa
     assert said in done.err
     assert done.err.count("\n") == 1
     assert not Path("runs/small/stores/x").exists()
+
+
+# --- at a corpus's size ---
+
+WITH_PEAK = f"""
+import atexit, runpy, sys
+status = lambda: [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
+atexit.register(lambda: print(status(), file=sys.stderr))
+runpy.run_path({str(REPOSITORY / "cache/ingest.py")!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.soak
+def test_1440_utterances_of_three_modalities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Equal stores whatever the format, and memory that does not grow with the source; prints seconds and peaks."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"audio": (74, 100), "video": (35, 100), "text": (768, 20)}  # as MMSA's: numbers in a step, steps at most
+    Path("data").mkdir()
+    rows = [f"c{i},{('happy', 'sad')[i % 2]},{'test' if i % 5 == 0 else 'train'}" for i in range(1440)]
+    Path("data/clips.csv").write_text("\n".join(["id,label,split", *rows]) + "\n")
+    columns = {"clip_id": "id", "label": "label", "split": "split"}
+    Path("small.yaml").write_text(
+        yaml.safe_dump(
+            PROFILE
+            | {"encoders": {}, "heads": {"a": {"metadata": ["x"]}}}
+            | {"dataset": PROFILE["dataset"] | {"columns": columns, "metadata": []}, "store": {"dtype": "float32"}}
+        )
+    )
+    assert of_profile("extract/manifest").code == 0
+    for modality, (dim, longest) in sizes.items():
+        clips = made_up(1440, dim, longest)
+        wanted: dict[bool, bytes] = {}
+        for kind, write in KINDS.items():
+            path = write(clips, tmp_path / f"{modality} {kind}")
+            begun = time.monotonic()
+            ingest = ["ingest.py", str(path), "--encoder", modality, "--modality", modality, "--config", "small.yaml"]
+            child = subprocess.run(
+                [sys.executable, "-c", WITH_PEAK, *ingest], capture_output=True, text=True, check=False
+            )
+            assert child.returncode == 0, child.stderr
+            peak = int(child.stderr.split()[-2]) / 1024
+            store = Path("runs/small/stores", modality)
+            named = "columns" in Store(store).fields
+            print(f"{modality} {kind}: {time.monotonic() - begun:.1f} s, peak {peak:.0f} MiB")
+            values = b"".join(each for name, each in sorted(all_files(store.resolve()).items()) if "values" in name)
+            assert wanted.setdefault(False, values) == values, kind
+            assert named == (kind in ("parquet", "csv", "frames"))
+            for file in sorted(Path("runs/stores").rglob("*"), reverse=True):  # nothing to be found again
+                file.unlink() if file.is_file() else file.rmdir()
