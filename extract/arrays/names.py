@@ -145,7 +145,9 @@ class Arrays:
         said = [f"{self._source.path}: {len(names)} arrays, {self.width} numbers in a time step"]
         said += self._reader.notes
         if matches.strangers:
-            said.append(f"of no clip, and left out: {len(matches.strangers)}: {_examples(matches.strangers)}")
+            said.append(
+                f"of no clip that is read here, and left out: {len(matches.strangers)}: {_examples(matches.strangers)}"
+            )
         if matches.unlike:
             said.append(f"without source.pattern in their names: {len(matches.unlike)}: {_examples(matches.unlike)}")
         return said

@@ -74,7 +74,7 @@ class Folder:
         for file in files:
             stem = file[:-4]
             inside: list[str | None] = [None]
-            if file.endswith(".npz"):
+            if file.lower().endswith(".npz"):
                 try:
                     npz = Npz(path / file)
                     inside = list(npz.names())

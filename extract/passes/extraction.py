@@ -193,7 +193,7 @@ def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_r
     wanted = settings_header(member.encoder.fields, 0, profile.store.dtype, profile.store.backend, 0)
     stood = link.resolve()
     look = find if dry_run else settle
-    found = look(link, spec.family, wanted, contents)
+    found = look(link, spec.family, wanted, contents, strict=spec.source is not None)
     if former is not None and not former.same_kind(wanted):
         differing = differing_fields(former.fields, json.loads(json.dumps(wanted.fields))) or ["backend"]
         print(

@@ -144,6 +144,15 @@ def test_an_array_that_changes_after_it_was_looked_at_is_not_taken(tmp_path: Pat
         arrays.read("c0", content)
 
 
+def test_a_worker_that_has_looked_at_nothing_reads_the_same(tmp_path: Path):
+    path = KINDS["npy"](CLIPS, tmp_path / "features")
+    values, content = Arrays(Source(path=path)).read("c0")
+    assert np.array_equal(values, CLIPS["c0"])
+    assert Arrays(Source(path=path)).read("c0", content)[1] == content
+    with pytest.raises(ChangedError):
+        Arrays(Source(path=path)).read("nobody", content)
+
+
 # --- columns and rows ---
 
 
@@ -256,7 +265,8 @@ def test_hdf5_that_leads_elsewhere_is_not_followed(tmp_path: Path):
         layout = h5py.VirtualLayout((2, 3), dtype="f4")
         layout[...] = h5py.VirtualSource(str(tmp_path / "other.h5"), "c0", (2, 3))
         file.create_virtual_dataset("c2", layout)
-    assert why(tmp_path / "x.h5") == ""
+    with pytest.raises(UserError, match="it has 'c1', 'c2', and the clips are 'c0'"):
+        why(tmp_path / "x.h5")
     assert "in another file" in why(tmp_path / "x.h5", "c2")
 
 
