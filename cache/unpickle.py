@@ -17,6 +17,7 @@ from configs import UserError, command
 
 MEMORY = 4  # bytes of memory for one of the file, and
 MORE_MEMORY = 2**32  # beside what is taken already
+USUAL = {"audio": ("audio", "acoustic"), "video": ("vision", "visual", "video"), "text": ("text", "glove", "bert")}
 
 
 def main(
@@ -71,9 +72,13 @@ def _write(found: Layout, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, parquet_bytes(pl.DataFrame(table)))
         print(f"{path}: {len(found.rows)} clips: {', '.join(columns)}")
+        print(
+            f"as a dataset: {{adapter: table, root: {folder}, table: {path.name}, columns: {{clip_id: clip_id, ...}}}}"
+        )
     for name in found.features:
         path = folder / f"{_file_name(name)}.npz"
-        print(f"python cache/ingest.py {path} --encoder {_file_name(name)} --modality ...")
+        modality = next((what for what, names in USUAL.items() if name.lower() in names), "MODALITY")
+        print(f"python cache/ingest.py {path} --encoder {_file_name(name)} --modality {modality}")
 
 
 def _file_name(name: str) -> str:
@@ -83,9 +88,11 @@ def _file_name(name: str) -> str:
 @contextmanager
 def _limited(file: Path) -> Iterator[None]:
     """Memory in proportion to the file: a few bytes of a pickle can ask for any amount."""
-    taken = (
-        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc").is_dir() else 0
-    )
+    memory = Path("/proc/self/statm")
+    if not memory.is_file():  # not Linux
+        yield
+        return
+    taken = int(memory.read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = taken + MORE_MEMORY + MEMORY * (file.stat().st_size if file.is_file() else 0)
     allowed = [each for each in (wanted, soft, hard) if each != resource.RLIM_INFINITY]

@@ -56,8 +56,8 @@ def _listed(path: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
             raise UserError(f"{path}: line {number} is not UTF-8: is it a list (.scp)?") from error
         if not text:
             continue
-        name, _, place = text.partition(" ")
-        place = place.strip()
+        name, *rest = text.split(None, 1)
+        place = "".join(rest)
         if place.startswith("|") or place.endswith("|"):
             raise UserError(f"{path}: line {number} is a command, and none is run here: write what it gives to an .ark")
         if place.endswith("]"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from configs import UserError, one_line, some
 from configs.schema import Source
 from configs.tables import filled
-from extract.arrays.csv_files import batches, choose, kept_rows, matrix, numeric_columns, read_layout
+from extract.arrays.csv_files import Layout, batches, choose, kept_rows, matrix, numeric_columns, read_layout
 from extract.arrays.reader import ArrayError, opened
 
 ROWS = 4096  # of a Parquet table, held at a time
@@ -19,19 +19,19 @@ NOTHING = -1  # the width of a row without values
 
 
 class Frames:
-    """A folder of CSVs, one a clip, with a row a frame. The first file says which columns are taken."""
+    """A folder of CSVs, one a clip, with a row a frame. The first file that has one says which columns are taken."""
 
     def __init__(self, path: Path, files: list[str], source: Source) -> None:
         self._root, self._source = path, source
         self._files = {file[: -len(Path(file).suffix)]: file for file in files}
         if len(self._files) < len(files):
             raise UserError(f"{path}: two files differ in nothing but their endings: keep one")
-        layout = read_layout(path / files[0])
-        chosen, note = choose(layout.names, numeric_columns(layout), source, [], path / files[0])
+        first, layout = _first_with_rows(path, files)
+        chosen, note = choose(layout.names, numeric_columns(layout), source, [], first)
         self.columns: tuple[str, ...] | None = tuple(chosen)
         self.notes = [note] if note else []
         if lacking := [name for name in source.rows if name not in layout.names]:
-            raise UserError(f"{path / files[0]}: source.rows: no column {lacking[0]!r}; it has {some(layout.names, 8)}")
+            raise UserError(f"{first}: source.rows: no column {lacking[0]!r}; it has {some(layout.names, 8)}")
         if "success" in layout.names and "success" not in source.rows:
             self.notes.append("rows whose success is 0 hold no face: source.rows: {success: 1} leaves them out")
 
@@ -78,6 +78,9 @@ class Table:
         self.notes: list[str] = []
         self.columns: tuple[str, ...] | None = None
         (self._take_parquet if path.suffix.lower() == ".parquet" else self._take_csv)(path)
+        several = [name for name in self._places if self.shape(name)[0] > 1]
+        if several and len(several) < len(self._places) / 2:
+            self.notes.append(f"most clips have one row, and {len(several)} have several: {some(several)}")
         if not self._places:
             raise UserError(f"{path}: no row has an id, or none is one of source.rows")
 
@@ -156,7 +159,8 @@ class Table:
             name = ids[start]
             if name is None:
                 continue
-            name = name.strip("'")  # openSMILE puts them in quotes of its own
+            if len(name) > 2 and name[0] == name[-1] == "'":  # openSMILE puts them in quotes of its own
+                name = name[1:-1]
             if isinstance(values, np.ndarray):
                 part = values[start:stop] if kept is None else values[start:stop][kept[start:stop]]
                 self._append(name, part)
@@ -180,6 +184,19 @@ class Table:
             else:
                 places.append((self._size, *rows.shape))
             self._size += len(content)
+
+
+def _first_with_rows(path: Path, files: list[str]) -> tuple[Path, Layout]:
+    """Where a tool found nothing in the first clips, it may have left files that are empty."""
+    refused: UserError | None = None
+    for file in files:
+        try:
+            layout = read_layout(path / file)
+            if layout.first:
+                return path / file, layout
+        except UserError as error:
+            refused = refused or error
+    raise refused or UserError(f"{path}: none of its {len(files)} files has a row below its header")
 
 
 def _listed(column: Any, row: int) -> np.ndarray | None:

@@ -186,6 +186,17 @@ def test_semicolons_and_the_quotes_of_opensmile(tmp_path: Path):
     assert arrays.read("c0")[0].tolist() == [[1.5, 0.25], [2.5, 0.5]]
 
 
+def test_the_first_file_may_be_empty(tmp_path: Path):
+    path = KINDS["frames"](CLIPS, tmp_path / "features")
+    (path / "a.csv").write_text("")
+    (path / "b.csv").write_text("frame, confidence, f0, f1, f2\n")
+    assert read_all(path).keys() == CLIPS.keys()
+    for clip in CLIPS:
+        (path / f"{clip}.csv").unlink()
+    with pytest.raises(UserError, match=r"a\.csv: empty"):
+        Arrays(Source(path=path))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -211,6 +222,8 @@ def test_a_table_may_hold_lists_or_integers_as_ids(tmp_path: Path):
     arrays = Arrays(Source(path=path, id_column="n"))
     arrays.survey(["7", "8"])
     assert arrays.read("8")[0].tolist() == [[3, 4], [5, 6]]
+    pl.DataFrame({"clip_id": ["a", "b", "c", "c"], "x": [1, 2, 3, 4]}).write_parquet(path)
+    assert "most clips have one row, and 1 have several: c" in Arrays(Source(path=path)).survey(["a"]).notes
     pl.DataFrame({"clip_id": ["c0", "c1"], "x": [[1.0, None], None]}).write_parquet(path)
     assert "1 of 1 time steps hold NaN" in why(path)
     assert "no values" in why(path, "c1")
