@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -51,7 +52,7 @@ def read_layout(path: Path) -> Layout:
     separator = max(SEPARATORS, key=header.count)
     rows = [next(csv.reader([line], delimiter=separator, skipinitialspace=True), []) for line in (header, first)]
     names = tuple(name.strip(SPACE) for name in rows[0])
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise UserError(f"{path}: more than one column is called {twice[0]!r}")
     return Layout(names, separator, tuple(rows[1]))
 

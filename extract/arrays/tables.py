@@ -47,7 +47,8 @@ class Frames:
         path, columns = self._root / self._files[name], self.columns
         try:
             layout = read_layout(path)
-            if lacking := [each for each in (*columns, *self._source.rows) if each not in layout.names]:
+            there = set(layout.names)
+            if lacking := [each for each in (*columns, *self._source.rows) if each not in there]:
                 raise ArrayError(f"has no column {some(map(repr, lacking))}")
             parts = [np.empty((0, len(columns)))]
             n_rows = 0
