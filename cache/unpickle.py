@@ -78,7 +78,7 @@ def _write(found: Layout, folder: Path) -> None:
     for name in found.features:
         path = folder / f"{_file_name(name)}.npz"
         modality = next((what for what, names in USUAL.items() if name.lower() in names), "MODALITY")
-        print(f"python cache/ingest.py {path} --encoder {_file_name(name)} --modality {modality}")
+        print(f"python cache/ingest.py --encoder {_file_name(name)} --modality {modality} {path}")
 
 
 def _file_name(name: str) -> str:

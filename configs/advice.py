@@ -9,10 +9,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# The scripts that read a profile; fusion/predict.py reads a bundle, those of cache/ a store.
+# The scripts that read a profile; fusion/predict.py reads a bundle, the others of cache/ a store.
 OF_A_PROFILE = (
     *("extract/manifest", "extract/run", "heads/inputs", "heads/train", "heads/search"),
     *("fusion/stack", "fusion/audit", "fusion/bundle"),
+    "cache/ingest",
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")
 _given: list[str] = []
