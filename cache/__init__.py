@@ -8,7 +8,6 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.checksums import attach, read_small
 from cache.disk.folders import (
     copy_published,
     is_published,
@@ -29,7 +28,8 @@ from cache.disk.writing import (
     write_atomically,
     write_text_atomically,
 )
-from cache.layout import Header, all_finite, differing_fields, fingerprint, settings_header
+from cache.files.checksums import attach, read_small
+from cache.files.layout import Header, all_finite, differing_fields, fingerprint, settings_header
 from cache.store import Store
 from cache.writer import StoreWriter, WriterMark
 

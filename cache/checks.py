@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.checksums import CHECKSUMS, ESSENTIAL, REMOTE_NOTES, file_digest, read_checksums
-from cache.chunks import Chunks, open_chunks
 from cache.disk.writing import StoreError
-from cache.layout import (
+from cache.files.checksums import CHECKSUMS, ESSENTIAL, REMOTE_NOTES, file_digest, read_checksums
+from cache.files.chunks import Chunks, open_chunks
+from cache.files.layout import (
     INDEX,
     Header,
     all_finite,

@@ -13,7 +13,7 @@ import typer
 from cache import StoreError
 from cache.disk.locks import writing_process
 from cache.disk.unfinished import begun
-from cache.layout import Header, read_index_table
+from cache.files.layout import Header, read_index_table
 from cache.shelf import stores_of
 from configs import UserError, command, load, one_line, some
 from configs.schema import SHELF

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from cache.checks import Report
-from cache.checksums import (
+from cache.disk.writing import StoreError, write_atomically
+from cache.files.checksums import (
     CHECKSUMS,
     ESSENTIAL,
     Digests,
@@ -16,9 +17,8 @@ from cache.checksums import (
     read_checksums,
     write_checksums,
 )
-from cache.chunks import Chunks, open_chunks
-from cache.disk.writing import StoreError, write_atomically
-from cache.layout import INDEX, Entry, Header, index_bytes, read_index
+from cache.files.chunks import Chunks, open_chunks
+from cache.files.layout import INDEX, Entry, Header, index_bytes, read_index
 
 SEARCHED_BYTES = 2**14  # of a file in which one changed bit is looked for: a second or two
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cache.disk.locks import locked
 from cache.disk.writing import writable
-from cache.layout import Header, read_index_table
+from cache.files.layout import Header, read_index_table
 from configs.schema import SHELF
 
 
@@ -31,7 +31,7 @@ class Found:
     others: list[Path]
 
 
-def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) -> Found:
+def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str], strict: bool = False) -> Found:
     """The store for some clips, without changing anything.
 
     Of all stores with this fingerprint and backend it is the one that agrees on most of the clips that both name; one
@@ -43,6 +43,8 @@ def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) ->
         label: of a new store's name, for people.
         wanted: :func:`cache.settings_header` of the pass; its width and the size of chunks do not matter.
         contents: content hash by clip id, of all clips of the pass.
+        strict: a store that others use stays out where it contradicts a single clip: what is under one fingerprint need
+            not be of one origin.
     """
     shelf = _shelf(link)
     candidates = [path for path in [*_stores_below(link.parent), *_stores_below(shelf)] if _is(path, wanted)]
@@ -51,7 +53,7 @@ def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) ->
         stored = content_hashes(path)
         same = sum(contents.get(clip_id) == content for clip_id, content in stored.items())
         other = sum(clip_id in contents for clip_id in stored) - same
-        if same > other:
+        if same > other and not (strict and other and _others(path, link)):
             agreeing.append((same - other, path == link.resolve(), path, stored))
     if agreeing:
         _, _, path, stored = max(agreeing, key=lambda each: each[:2])
@@ -61,7 +63,7 @@ def find(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) ->
     return Found(_free(shelf, _name(label, wanted)).absolute(), {}, [])
 
 
-def settle(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) -> Found:
+def settle(link: Path, label: str, wanted: Header, contents: Mapping[str, str], strict: bool = False) -> Found:
     """:func:`find`, and let ``link`` lead there; stores beside it from before there was a shelf move to the shelf.
 
     Raises:
@@ -73,7 +75,7 @@ def settle(link: Path, label: str, wanted: Header, contents: Mapping[str, str]) 
     for path in _stores_below(link.parent):
         if path == link or path.name.startswith(f"{link.name}.") or _is(path, wanted):
             _take_over(path, shelf, label)
-    found = find(link, label, wanted, contents)
+    found = find(link, label, wanted, contents, strict)
     with writable(link):
         point(link, found.path)
     return found

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.chunks import open_chunks
 from cache.disk.writing import StoreError
-from cache.layout import Header, live_chunks, new_values_hash, read_index_table
+from cache.files.chunks import open_chunks
+from cache.files.layout import Header, live_chunks, new_values_hash, read_index_table
 
 _OPEN_CHUNKS = 256  # maps that a store keeps for the next clip
 

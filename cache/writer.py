@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cache.checksums import publish, settle_checksums
-from cache.chunks import open_chunks
 from cache.disk.locks import take_lock
 from cache.disk.writing import StoreError, sync, writable
-from cache.layout import (
+from cache.files.checksums import publish, settle_checksums
+from cache.files.chunks import open_chunks
+from cache.files.layout import (
     INDEX,
     Entry,
     Header,
@@ -199,7 +199,10 @@ class StoreWriter:
             if not all_finite(stored):
                 if not np.isfinite(taken).all():
                     raise ValueError("features hold NaN or infinity")
-                raise ValueError(f"features exceed {self._header.dtype} (largest {np.abs(taken).max():.3g})")
+                raise ValueError(
+                    f"features exceed {self._header.dtype} (largest {np.abs(taken).max():.3g}): store.dtype: float32 "
+                    "has room for them"
+                )
             values_hash.update(stored)
             self._n_tail += len(stored)
             self._next_row += len(stored)

@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# The scripts that read a profile; fusion/predict.py reads a bundle, those of cache/ a store.
+# The scripts that read a profile; fusion/predict.py reads a bundle, the others of cache/ a store.
 OF_A_PROFILE = (
     *("configs/show", "extract/manifest", "extract/run"),
     *("heads/inputs", "heads/pretrain", "heads/train", "heads/search"),
     *("fusion/stack", "fusion/audit", "fusion/bundle"),
+    "cache/ingest",
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")
 _given: list[str] = []

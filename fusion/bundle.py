@@ -18,6 +18,9 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     names = ", ".join(head.name for head in bundle.heads)
     names += "".join(f" and the plain baseline of {head.name}" for head in bundle.baselines)
+    foreign = [name for name in bundle.stored if profile.encoders[name].source]
+    if foreign:
+        print(f"{', '.join(foreign)}: features that were computed elsewhere: of new clips they are missing")
     print(f"{folder}: heads {names}; {size / 2**20:.1f} MiB; sha256 {bundle.digest[:16]}")
 
 

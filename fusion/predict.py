@@ -68,6 +68,8 @@ def main(
     opened = open_bundle(bundle or load().run_dir / "bundle")
     profile = opened.profile
     for name, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
+        if profile.encoders[name].source:
+            raise UserError(f"--encoder {name}: its features were computed elsewhere: there is no encoder to load")
         profile = changed(profile, {"encoders": {name: {"model": str(Path(folder).expanduser().absolute())}}})
     given = _pairs("--metadata", metadata)
 

@@ -10,6 +10,7 @@ import torch
 
 from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
+from extract.arrays.names import Arrays
 from extract.encoders.checkpoints.network import FAULTS
 from extract.encoders.checkpoints.weights import weights_hash
 from extract.encoders.networks import sent
@@ -72,10 +73,11 @@ class Begun:
 class LoadedEncoder:
     """A frozen network with everything around it that decides its values.
 
-    ``task`` says how a media file is decoded, None for text. ``prepare`` takes what was decoded, or the text, and may
-    raise ClipError; ``prepare_long`` takes the stream of a clip too long to be held at once. ``hidden`` takes stacked
-    inputs, and the rows' lengths where they are padded, and gives (batch, time, dim). ``pad_values``, where the network
-    can take a batch of clips of several lengths: what stands behind the shorter ones, by input (default 0).
+    ``task`` says how a media file is decoded, None for text. ``prepare`` takes what was decoded, or the text (of
+    features, the clip's id and content hash), and may raise ClipError; ``prepare_long`` takes the stream of a clip too
+    long to be held at once. ``hidden`` takes stacked inputs, and the rows' lengths where they are padded, and gives
+    (batch, time, dim). ``pad_values``, where the network can take a batch of clips of several lengths: what stands
+    behind the shorter ones, by input (default 0).
     ``fields`` is what the fingerprint is made of.
     """
 
@@ -88,6 +90,7 @@ class LoadedEncoder:
     spec: Encoder
     device: torch.device
     pad_values: dict[str, int] | None = None
+    arrays: Arrays | None = None  # of the family features: what there is to read in the place of media
 
     def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
         """For each batch the kept time steps of its windows: (time, dim) float32 arrays.

@@ -7,6 +7,7 @@ from configs.schema import Encoder
 from extract.encoders.acoustic import load_functionals_encoder, load_spectrum_encoder
 from extract.encoders.audio import load_audio_encoder
 from extract.encoders.encoder import LoadedEncoder
+from extract.encoders.features import load_features
 from extract.encoders.text import load_text_encoder
 from extract.encoders.video import load_video_encoder
 
@@ -16,6 +17,7 @@ LOADERS = {  # by modality, or by families that are not as the others of theirs
     "text": load_text_encoder,
     "spectrum": load_spectrum_encoder,
     "functionals": load_functionals_encoder,
+    "features": load_features,
 }
 
 

@@ -22,7 +22,7 @@ from cache.remote.objects import Found, ObjectError, Objects, UnansweredError
 from configs import UserError, first_line
 from extract.media.hashing import ChangedError, new_content_hash
 
-__all__ = ["Clip", "RemoteFile", "Sources", "local_copy", "remote_files"]
+__all__ = ["Clip", "Elsewhere", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
 GRAIN_NS = 2 * 10**9  # the coarsest clock of a file system: two changes within a tick leave the same time
 MOST_UNANSWERED = 20  # objects in a row that are not given, although the server answers
@@ -47,9 +47,20 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What was computed elsewhere: an array that the encoder's source has under the clip's id.
+
+    ``expected``: the manifest says that the clip has what the features are of.
+    """
+
+    clip_id: str
+    expected: bool = True
+
+
+@dataclass(frozen=True)
 class Clip:
     clip_id: str
-    source: Path | RemoteFile | str  # a media file, a media object, or the text itself
+    source: Path | RemoteFile | Elsewhere | str  # a media file, a media object, an array, or the text itself
 
 
 class _Stat(NamedTuple):

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from cache import StoreWriter, WriterMark, attach, parquet_bytes, read_small
 from configs.schema import StoreSettings
+from extract.arrays.names import Arrays
 from extract.encoders.encoder import LoadedEncoder
-from extract.media.sources import Clip, Sources
+from extract.media.sources import Clip, Elsewhere, Sources
 from extract.passes.blocks import Block, Damaged, Failure, Job, Mark, Result
 
 T = TypeVar("T")
@@ -66,6 +67,27 @@ def hash_clips(clips: list[Clip], sources: Sources, workers: int) -> tuple[dict[
             failures.append(Failure(clip.clip_id, "read", reason))
         else:
             contents[clip.clip_id] = content_hash
+    return contents, failures
+
+
+def hash_arrays(clips: list[Clip], arrays: Arrays, modality: str) -> tuple[dict[str, str], list[Failure]]:
+    """:func:`hash_clips` of an encoder of features; what was found in its source is printed.
+
+    Raises UserError where no clip has an array.
+    """
+    contents: dict[str, str] = {}
+    failures: list[Failure] = []
+    ids = [clip.clip_id for clip in clips]
+    survey = arrays.survey(ids)
+    print("\n".join(survey.notes))
+    each = tqdm(survey.each(ids), "reading", len(clips), unit="clip", disable=None, delay=2)
+    for clip, (content_hash, reason) in zip(clips, each, strict=True):
+        if content_hash is not None:
+            contents[clip.clip_id] = content_hash
+        elif reason or (isinstance(clip.source, Elsewhere) and clip.source.expected):
+            failures.append(Failure(clip.clip_id, "read", reason or "the source has no array of it"))
+        else:
+            failures.append(Failure(clip.clip_id, "absent", f"neither the source nor the manifest has its {modality}"))
     return contents, failures
 
 

@@ -23,6 +23,7 @@ from extract.passes.blocks import Damaged, Failure, shares_decoding
 from extract.passes.engine import (
     DAMAGED,
     Plan,
+    hash_arrays,
     hash_clips,
     open_writer,
     plan_pass,
@@ -32,7 +33,7 @@ from extract.passes.engine import (
 )
 from extract.passes.means import Means, computing
 
-Reads = tuple[str, bool]  # a modality, and whether texts are joined
+Reads = tuple[str, bool, str]  # a modality, whether texts are joined, and which encoder's own source
 Hashed = tuple[dict[str, str], list[Failure]]  # what hash_clips gives
 MOST_LINES = 20  # printed of clips that failed
 BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work for the slowest encoder on two cores
@@ -66,13 +67,15 @@ def extract(
         StoreError: another process writes a store, or it is damaged.
     """
     clips: dict[Reads, list[Clip]] = {}
-    for modality in {profile.encoders[name].modality for name in names} - {"text"}:
+    decoded = [name for name in names if profile.encoders[name].source is None]
+    for modality in {profile.encoders[name].modality for name in decoded} - {"text"}:
         confine(manifest.clips, modality, manifest.root, str(profile.manifest_path))
     for name in names:
         spec = profile.encoders[name]
-        if _reads(spec) not in clips:
-            clips[_reads(spec)] = clips_with_media(manifest, spec)
-        if not clips[_reads(spec)]:
+        reads = _reads(name, spec)
+        if reads not in clips:
+            clips[reads] = clips_with_media(manifest, spec)
+        if not clips[reads]:
             raise UserError(
                 f"{profile.manifest_path}: no labelled conversation has {spec.modality}, which encoders.{name} reads: "
                 "see what extract/manifest.py printed"
@@ -81,8 +84,10 @@ def extract(
     too_many: list[str] = []
     for together in _passes(profile, names, means.device):
         spec = profile.encoders[together[0].name]
-        reads = _reads(spec)
-        if reads not in hashed:
+        reads = _reads(together[0].name, spec)
+        if arrays := together[0].encoder.arrays:
+            hashed[reads] = hash_arrays(clips[reads], arrays, spec.modality)
+        elif reads not in hashed:
             sources = Sources(profile.sources_path(spec.modality), trust=not rehash)
             hashed[reads] = hash_clips(clips[reads], sources, means.workers)
             if not dry_run:
@@ -96,15 +101,18 @@ def extract(
 def block_clips(profile: Profile, name: str) -> int:
     """Places of the list of clips in a block of an encoder's pass."""
     spec = profile.encoders[name]
-    return spec.block_clips or BLOCK_CLIPS[spec.modality]
+    return spec.block_clips or BLOCK_CLIPS["audio" if spec.source else spec.modality]
 
 
 def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[list[Member]]:
-    """The encoders of each pass. Those of one modality are loaded together; texts need no decoding, and go alone."""
+    """The encoders of each pass. Those of one modality are loaded together; texts and features need no decoding, and go
+    alone."""
+    alone = {name for name in names if profile.encoders[name].modality == "text" or profile.encoders[name].source}
     waiting = list(names)
     while waiting:
         modality = profile.encoders[waiting[0]].modality
-        chosen = waiting[:1] if modality == "text" else [n for n in waiting if profile.encoders[n].modality == modality]
+        chosen = [n for n in waiting if profile.encoders[n].modality == modality and n not in alone]
+        chosen = waiting[:1] if waiting[0] in alone else chosen
         waiting = [name for name in waiting if name not in chosen]
         members = [
             Member(name, load_encoder(profile, name, device), profile.store_path(name), block_clips(profile, name))
@@ -122,9 +130,9 @@ def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[lis
             del together
 
 
-def _reads(spec: Encoder) -> Reads:
+def _reads(name: str, spec: Encoder) -> Reads:
     """What decides which clips an encoder reads, and so their hashes."""
-    return spec.modality, spec.conversation
+    return spec.modality, spec.conversation, name if spec.source else ""
 
 
 def _extract(
@@ -183,7 +191,7 @@ def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_r
     wanted = settings_header(member.encoder.fields, 0, profile.store.dtype, profile.store.backend, 0)
     stood = link.resolve()
     look = find if dry_run else settle
-    found = look(link, spec.family, wanted, contents)
+    found = look(link, spec.family, wanted, contents, strict=spec.source is not None)
     if former is not None and not former.same_kind(wanted):
         differing = differing_fields(former.fields, json.loads(json.dumps(wanted.fields))) or ["backend"]
         print(
@@ -268,20 +276,25 @@ def _report_damaged(member: Member, damaged: list[Damaged]) -> None:
 
 
 def _report_failures(member: Member, failures: list[Failure], n_clips: int, max_share: float) -> list[str]:
-    """What to say where too many failed. A sound track without sound is missing, and no failure."""
+    """What to say where too many failed. A sound track without sound is missing, and no failure; nor are features of a
+    clip that has nothing of the kind."""
     silent = [failure for failure in failures if failure.stage == "silent"]
-    failed = [failure for failure in failures if failure.stage != "silent"]
+    absent = [failure for failure in failures if failure.stage == "absent"]
+    failed = [failure for failure in failures if failure.stage not in ("silent", "absent")]
     table = member.link / "errors.parquet"
     if silent:
         print(f"silent from end to end, and therefore missing for this encoder: {len(silent)} ({table})")
+    if absent:
+        print(f"{absent[0].reason}, and therefore missing for this encoder: {len(absent)} ({table})")
     if not failed:
         return []
     print(f"failed, and therefore missing for this encoder: {len(failed)} ({table})")
     _report((failure.clip_id, f"{failure.stage}: {failure.reason}") for failure in failed)
-    if len(failed) <= max_share * n_clips:
+    n_asked = n_clips - len(absent)
+    if len(failed) <= max_share * n_asked:
         return []
     return [
-        f"{member.name}: {len(failed)} of {n_clips} clips failed, more than store.max_error_share = {max_share:g} "
+        f"{member.name}: {len(failed)} of {n_asked} clips failed, more than store.max_error_share = {max_share:g} "
         "allows; what could be read is stored"
     ]
 

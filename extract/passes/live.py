@@ -14,7 +14,9 @@ from extract.media.sources import Clip
 from extract.passes.blocks import Block, BlockComputer, Damaged, Failure, Job, Mark
 from extract.passes.extraction import block_clips
 
-__all__ = ["LiveEncoder", "LiveFeatures"]
+__all__ = ["NO_NEW_CLIPS", "LiveEncoder", "LiveFeatures"]
+
+NO_NEW_CLIPS = "features that were computed elsewhere: of a new clip there are none"
 
 
 class LiveFeatures(dict[str, np.ndarray]):
@@ -37,6 +39,8 @@ class LiveEncoder:
 
     def __init__(self, profile: Profile, name: str, stored: Header, device: str = "auto") -> None:
         self._stored = stored
+        if profile.encoders[name].source:
+            raise UserError(f"encoders.{name}: {NO_NEW_CLIPS}")
         encoder = load_encoder(profile, name, device)
         fields = {**json.loads(json.dumps(encoder.fields)), "dtype": stored.dtype}  # as a store writes them
         differing = differing_fields(fields, stored.fields)

@@ -13,7 +13,7 @@ from configs import Profile
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
 from extract.passes.blocks import Damaged, Failure
-from extract.passes.live import LiveEncoder, LiveFeatures
+from extract.passes.live import NO_NEW_CLIPS, LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
 from fusion.strategies.catalogue import Fitted, FittedBlend
 from fusion.strategies.speakers import Met
@@ -173,7 +173,9 @@ class Predictor:
                 list[Failure](),
                 list[Damaged](),
             )
-            if clips:
+            if self._profile.encoders[name].source:
+                failed = [Failure(clip.clip_id, "read", NO_NEW_CLIPS) for clip in clips]
+            elif clips:
                 sources[name], failed, damaged = self._encoder(name).encode(clips)
             failures |= {(name, failure.clip_id): failure.reason for failure in failed}
             failures |= {(name, each.clip_id): f"damaged, the rest is used: {each.reason}" for each in damaged}
@@ -203,7 +205,9 @@ class Predictor:
             for clip in clips:
                 if (name, clip) in failures:
                     yield {"what": name, "clip": clip, "why": failures[name, clip]}
-            without = [clip for clip in clips if rows[clip][modality] is None]
+            encoder = self._profile.encoders.get(name)
+            given = encoder is not None and encoder.source is not None  # nobody could give more of these
+            without = [clip for clip in clips if rows[clip][modality] is None and not given]
             if without and modality not in told:
                 told.add(modality)
                 some = f" for {len(without)} of {len(clips)} clips" if len(without) < len(clips) else ""

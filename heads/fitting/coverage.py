@@ -45,8 +45,12 @@ def coverage(profile: Profile, manifest: Manifest, name: str, store: Store) -> C
     errors = pl.read_parquet(read_small(store.path, path.name)) if path.is_file() else None
     columns = ("clip_id", "stage", "reason")
     known = [] if errors is None else [row for row in errors.select(columns).iter_rows() if row[0] in without]
+    n_absent = sum(stage == "absent" for _, stage, _ in known)  # clips that have nothing of the kind
+    known = [row for row in known if row[1] != "absent"]
     reasons = Counter(f"{stage}: {reason}" for _, stage, reason in known)
-    return Coverage(len(clips), len(clips) - len(without), len(known), reasons.most_common(1)[0][0] if reasons else "")
+    return Coverage(
+        len(clips) - n_absent, len(clips) - len(without), len(known), reasons.most_common(1)[0][0] if reasons else ""
+    )
 
 
 def usable(

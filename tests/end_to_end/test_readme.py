@@ -1,5 +1,6 @@
 """Every command in the README runs, and means what the README says."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from foreign_features import mmsa
 from shells import REPOSITORY, Shell
 
 from configs.schema import Encoder, Head
@@ -14,8 +16,18 @@ from configs.schema import Encoder, Head
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [line for language, block in BLOCKS if not language for line in block.strip().splitlines()]
+FEATURES = (REPOSITORY / "docs" / "features.md").read_text()
+
+
+def blocks_of(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands_of(text: str) -> list[str]:
+    return [line for language, block in blocks_of(text) if not language for line in block.strip().splitlines()]
+
+
+BLOCKS, COMMANDS = blocks_of(README), commands_of(README)
 # What runs around the tests and not within them: .ci/run calls both targets on a clean clone, and they install.
 BY_CI = {
     "make demo",
@@ -56,6 +68,22 @@ def test_a_command_of_the_readme_runs(line: str, foreign: None, shell: Shell):
             shell("python configs/use.py sample")  # the other commands are about it
 
 
+@pytest.fixture(scope="module")
+def brought(project: Path, shell: Shell) -> None:
+    """What docs/features.md brings in: OpenFace's CSVs of all clips, and a pickle."""
+    shell("dvc repro extract")
+    clips = pl.read_parquet(project / "runs" / "sample" / "manifest.parquet")["clip_id"]
+    (project / "openface").mkdir()
+    for clip in clips:
+        (project / "openface" / f"{clip}.csv").write_text("frame, success, AU01_r, AU01_c\n1, 1, 0.5, 1\n2, 0, 0, 0\n")
+    (project / "aligned_50.pkl").write_bytes(pickle.dumps(mmsa()))
+
+
+@pytest.mark.parametrize("line", commands_of(FEATURES))
+def test_a_command_about_features_runs(line: str, brought: None, shell: Shell):
+    assert shell(line).stdout
+
+
 def test_commands_in_the_text_exist(shell: Shell):
     for script in sorted(set(re.findall(r"`python (\w+/\w+\.py)", README))):
         assert "Usage" in shell(f"python {script} --help").stdout
@@ -67,6 +95,9 @@ def test_the_examples_are_valid():
         Encoder.model_validate(encoder)
     for head in heads["heads"].values():
         Head.model_validate(head)
+    (features,) = [yaml.safe_load(block) for language, block in blocks_of(FEATURES) if language == "yaml"]
+    for encoder in features["encoders"].values():
+        Encoder.model_validate(encoder)
 
 
 def test_files_that_the_readme_names_exist():
