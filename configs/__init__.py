@@ -101,7 +101,7 @@ def load(name: str | None = None, overrides: list[str] | None = None) -> Profile
     except ValidationError as error:
         first = error.errors()[0]
         # What contradicts itself across sections has no place, but its message begins with the key.
-        places = first["loc"] or tuple(_message(first).split()[0].rstrip(":").split("."))
+        places = _place(first) or tuple(_message(first).split()[0].rstrip(":").split("."))
         last = next((source for source, part in reversed(sources) if _holds(part, places)), path)
         raise UserError(f"{last}: {_first_problem(error)}") from error
 
@@ -183,10 +183,20 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     node[last] = parse_yaml(value, repr(override[:300]))
 
 
+def _place(problem: Any) -> tuple[int | str, ...]:
+    """The keys that lead to a problem, as they are written: the adapter that pydantic puts among them is none."""
+    places = list(problem["loc"])
+    if places[:1] == ["dataset"]:
+        if places[1:3] == ["corpora", "corpora"]:  # the adapter, and the key under which each has one
+            del places[4:5]
+        del places[1:2]
+    return tuple(places)
+
+
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
-    key = ".".join(str(part)[:100] for part in first["loc"])
+    key = ".".join(str(part)[:100] for part in _place(first))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "missing":
         return one_line(f"{key}: missing, and it has no default{more}", LONGEST)

@@ -103,7 +103,11 @@ def test_labels_are_joined_and_dropped_and_counted(read: Read) -> None:
         ),
         (["a/b.pdf"], {"adapter": "folder"}, r"no sound, film or text below it \(there: 1 .pdf\)"),
         (["s/1.wav", "s/1.flac"], {"adapter": "folder"}, "s/1.flac and s/1.wav are both the audio of clip 's/1'"),
-        (["s/1.wav"], {"adapter": "files", "pattern": r"(?P<label>\d\d)\.wav"}, "none of 1 files .* 's/1.wav' is not"),
+        (
+            ["s/1.wav"],
+            {"adapter": "files", "pattern": r"(?P<label>\d\d)\.wav"},
+            "none of 1 files .* 's/1.wav', for one, is not",
+        ),
         (
             ["s/1.wav"],
             {"adapter": "files", "pattern": r"(?P<label>\d)\.wav", "codes": {"label": {"2": "sad"}}},
@@ -197,7 +201,9 @@ def test_corpora_are_read_under_their_published_names(read: Read, corpus: str) -
     assert (audio != video).sum() == any(path.endswith((".mp4", ".flv", ".avi")) for path in files)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_fragments_of_corpora_are_whole_but_for_their_place(path: Path) -> None:
     about = yaml.safe_load(path.read_text())
     TypeAdapter(Dataset).validate_python({"root": "data", **about["dataset"]})
