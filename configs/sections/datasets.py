@@ -321,7 +321,7 @@ class WebDataset(_Embedding):
     adapter: Literal["webdataset"]
 
 
-Single = Annotated[
+Alone = (
     AvamergDataset
     | TableDataset
     | FolderDataset
@@ -331,16 +331,17 @@ Single = Annotated[
     | EmoboxDataset
     | AudformatDataset
     | HuggingFaceDataset
-    | WebDataset,
-    Field(discriminator="adapter"),
-]
+    | WebDataset
+)
 
 
 class CorporaDataset(DatasetFiles):
     """Several corpora as one: the corpus is a prefix of ids and groups, and a metadata field."""
 
     adapter: Literal["corpora"]
-    corpora: Annotated[dict[Name, Single], Field(min_length=2)]  # each with its own root, labels, splits
+    corpora: Annotated[
+        dict[Name, Annotated[Alone, Field(discriminator="adapter")]], Field(min_length=2)
+    ]  # each with its own root, labels, splits
     split: dict[Name, Part] = {}  # all of a corpus: test on it, or train on it; others keep their own splits
     classes: Annotated[list[Written], Field(min_length=1)] | None = None  # default: all that are left, sorted
 
@@ -354,23 +355,12 @@ class CorporaDataset(DatasetFiles):
 
     @model_validator(mode="after")
     def _names_meet(self) -> "CorporaDataset":
+        if self.media_root is not None:
+            raise ValueError("media_root: each corpus has its own: write it there")
         for name in self.split:
             if name not in self.corpora:
                 raise ValueError(f"split.{name}: no such corpus")
         return self
 
 
-Dataset = Annotated[
-    AvamergDataset
-    | TableDataset
-    | FolderDataset
-    | FilesDataset
-    | MeldDataset
-    | IemocapDataset
-    | EmoboxDataset
-    | AudformatDataset
-    | HuggingFaceDataset
-    | WebDataset
-    | CorporaDataset,
-    Field(discriminator="adapter"),
-]
+Dataset = Annotated[Alone | CorporaDataset, Field(discriminator="adapter")]
