@@ -66,6 +66,10 @@ Ours = Literal[
 ]
 
 
+# The corpus's class: what it is called here, which joins classes; null drops a class's clips. Others stay.
+Labels = dict[Written, Written | None]
+
+
 class MakeSplits(Section):
     """Splits drawn here: grouped, stratified by label, seeded."""
 
@@ -118,6 +122,7 @@ class AvamergDataset(DatasetFiles):
         "test": "json/mapped_test_data*.json",
     }
     units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
+    labels: Labels = {}  # of the seven classes that emotions are projected onto
     # Media files that are named and not there: allow takes them as missing, and lists them.
     missing_media: Literal["refuse", "allow"] = "allow"
     context: bool = False  # the situation text as a first clip of the conversation, role "context"
@@ -135,8 +140,7 @@ class AvamergDataset(DatasetFiles):
 class PublicDataset(DatasetFiles):
     """What all readers share that make a table with a row per clip: see extract/corpora/rows.py."""
 
-    # The corpus's class: what it is called here, which joins classes; null drops a class's clips. Others stay.
-    labels: dict[Written, Written | None] = {}
+    labels: Labels = {}
     # The label set, in order; default: the labels that are left, sorted.
     classes: Annotated[list[Written], Field(min_length=1)] | None = None
     splits: MakeSplits | None = None  # draw splits here; default: those of the corpus, or all of it is train
