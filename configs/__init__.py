@@ -194,6 +194,16 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     node[last] = parse_yaml(value, repr(override[:300]))
 
 
+def _place(problem: Any) -> tuple[int | str, ...]:
+    """The keys that lead to a problem, as they are written: the adapter that pydantic puts among them is none."""
+    places = list(problem["loc"])
+    if places[:1] == ["dataset"]:
+        if places[1:3] == ["corpora", "corpora"]:  # the adapter, and the key under which each has one
+            del places[4:5]
+        del places[1:2]
+    return tuple(places)
+
+
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
@@ -209,12 +219,6 @@ def _first_problem(error: ValidationError) -> str:
     message = _message(first)
     given = "" if isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
     return one_line(f"{key}{given}: {message}{more}" if key else f"{message}{more}", LONGEST)
-
-
-def _place(problem: Any) -> tuple[int | str, ...]:
-    """Where in the profile it stands; of a dataset, without its adapter's name, which is no key."""
-    place: tuple[int | str, ...] = problem["loc"]
-    return (place[0], *place[2:]) if place[:1] == ("dataset",) and len(place) > 2 else place
 
 
 def _shown(value: Any) -> str:

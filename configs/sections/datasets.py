@@ -66,6 +66,10 @@ Ours = Literal[
 ]
 
 
+# The corpus's class: what it is called here, which joins classes; null drops a class's clips. Others stay.
+Labels = dict[Written, Written | None]
+
+
 class MakeSplits(Section):
     """Splits drawn here: grouped, stratified by label, seeded."""
 
@@ -118,6 +122,7 @@ class AvamergDataset(DatasetFiles):
         "test": "json/mapped_test_data*.json",
     }
     units: Literal["last", "every"] = "last"  # the last labelled turn of a conversation, or every one
+    labels: Labels = {}  # of the seven classes that emotions are projected onto
     # Media files that are named and not there: allow takes them as missing, and lists them.
     missing_media: Literal["refuse", "allow"] = "allow"
     context: bool = False  # the situation text as a first clip of the conversation, role "context"
@@ -135,8 +140,7 @@ class AvamergDataset(DatasetFiles):
 class PublicDataset(DatasetFiles):
     """What all readers share that make a table with a row per clip: see extract/corpora/rows.py."""
 
-    # The corpus's class: what it is called here, which joins classes; null drops a class's clips. Others stay.
-    labels: dict[Written, Written | None] = {}
+    labels: Labels = {}
     # The label set, in order; default: the labels that are left, sorted.
     classes: Annotated[list[Written], Field(min_length=1)] | None = None
     splits: MakeSplits | None = None  # draw splits here; default: those of the corpus, or all of it is train
@@ -332,7 +336,7 @@ class WebDataset(_Embedding):
     adapter: Literal["webdataset"]
 
 
-Single = Annotated[
+Alone = (
     AvamergDataset
     | TableDataset
     | FolderDataset
@@ -342,16 +346,17 @@ Single = Annotated[
     | EmoboxDataset
     | AudformatDataset
     | HuggingFaceDataset
-    | WebDataset,
-    Field(discriminator="adapter"),
-]
+    | WebDataset
+)
 
 
 class CorporaDataset(DatasetFiles):
     """Several corpora as one: the corpus is a prefix of ids and groups, and a metadata field."""
 
     adapter: Literal["corpora"]
-    corpora: Annotated[dict[Name, Single], Field(min_length=2)]  # each with its own root, labels, splits
+    corpora: Annotated[
+        dict[Name, Annotated[Alone, Field(discriminator="adapter")]], Field(min_length=2)
+    ]  # each with its own root, labels, splits
     split: dict[Name, Part] = {}  # all of a corpus: test on it, or train on it; others keep their own splits
     classes: Annotated[list[Written], Field(min_length=1)] | None = None  # default: all that are left, sorted
 
@@ -365,23 +370,12 @@ class CorporaDataset(DatasetFiles):
 
     @model_validator(mode="after")
     def _names_meet(self) -> "CorporaDataset":
+        if self.media_root is not None:
+            raise ValueError("media_root: each corpus has its own: write it there")
         for name in self.split:
             if name not in self.corpora:
                 raise ValueError(f"split.{name}: no such corpus")
         return self
 
 
-Dataset = Annotated[
-    AvamergDataset
-    | TableDataset
-    | FolderDataset
-    | FilesDataset
-    | MeldDataset
-    | IemocapDataset
-    | EmoboxDataset
-    | AudformatDataset
-    | HuggingFaceDataset
-    | WebDataset
-    | CorporaDataset,
-    Field(discriminator="adapter"),
-]
+Dataset = Annotated[Alone | CorporaDataset, Field(discriminator="adapter")]

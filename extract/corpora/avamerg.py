@@ -27,6 +27,7 @@ from configs.tables import LONGEST, filled, lookalikes, said
 from extract.corpora.avamerg_labels import CLASSES, project
 from extract.corpora.avamerg_media import MediaIndex, padded
 from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, not_here, straddling
+from extract.corpora.rows import joined_labels
 from extract.corpora.splits import connected, natural
 
 __all__ = ["read_avamerg"]
@@ -173,7 +174,12 @@ def read_avamerg(dataset: AvamergDataset, to_predict: bool = False) -> Manifest:
         counts["groups_across_splits"] = len(straddling(clips))
     named = [name for name in clips.columns if name == "speaker" or name.startswith("meta_")]
     counts["warnings"] = [line for name in named for line in lookalikes(name, clips[name], clips["clip_id"], "clip")]
-    classes = (TO_PREDICT,) if to_predict else CLASSES
+    classes: list[str] = [TO_PREDICT]
+    if not to_predict:
+        clips, told = joined_labels(clips, dataset.labels, counts["warnings"])
+        counts |= told
+        left = (dataset.labels.get(each, each) for each in CLASSES)
+        classes = list(dict.fromkeys(each for each in left if each))
     allow = to_predict or dataset.missing_media == "allow"
     return make_manifest(clips, dataset.media, classes, counts, str(dataset.root), media.missing, allow)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from extract.corpora.media_paths import Missing, misplaced
 from extract.corpora.splits import connected, make_splits, natural
 from extract.media.sources import remote_files
 
-__all__ = ["Rows", "finish", "refuse"]
+__all__ = ["ALIASES", "Rows", "finish", "joined_labels", "refuse"]
 
 ALIASES = {
     **{split: split for split in SPLITS},
@@ -65,7 +66,7 @@ def finish(rows: Rows, dataset: PublicDataset, seed: int) -> Manifest:
         if name in clips.columns:
             warnings += suspicious(name, clips[name], clips["row"])
     clips = _with_ids(clips, where)
-    clips, counts = _with_labels(clips, dataset, warnings)
+    clips, counts = joined_labels(clips, dataset.labels, warnings)
     classes = _classes(clips, dataset, where)
     clips, missing = _with_media(clips, dataset.media, where)
     by_speaker = "speaker" in clips.columns and "group" not in clips.columns
@@ -111,14 +112,14 @@ def _with_ids(clips: pl.DataFrame, where: str) -> pl.DataFrame:
     return clips.with_columns(index=whole)
 
 
-def _with_labels(
-    clips: pl.DataFrame, dataset: PublicDataset, warnings: list[str]
+def joined_labels(
+    clips: pl.DataFrame, labels: Mapping[str, str | None], warnings: list[str]
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Classes joined and dropped, as ``dataset.labels`` says; conversations that lose all labels go."""
-    if not dataset.labels:
+    """Classes joined and dropped, as ``dataset.labels`` says; conversations that lose all labels go. And counts."""
+    if not labels:
         return clips, {}
     found = Counter(clips["label"].drop_nulls())
-    names = {filled(ours): theirs and filled(theirs) for ours, theirs in dataset.labels.items()}
+    names = {filled(ours): theirs and filled(theirs) for ours, theirs in labels.items()}
     if unknown := [shortened(name) for name in names if name not in found]:
         warnings.append(f"dataset.labels: no clip is labelled {some(unknown, 20)}; there are {some(sorted(found), 20)}")
     said = [names.get(label, label) for label in clips["label"]]

@@ -16,7 +16,7 @@ from fusion.strategies.choice import BASELINE, HEAD, NAMES
 from fusion.strategies.nested import Fusion
 from fusion.strategies.speakers import save_centred
 from fusion.tables.predictions import write
-from heads.metrics import SCORES, as_printed, by_fold, interval, without_nan
+from heads.metrics import PAPERS, SCORES, as_printed, by_fold, interval, without_nan
 
 PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
@@ -211,6 +211,10 @@ def summary(found: Fusion, findings: Findings) -> str:
     lines += [f"- {note}" for note in found.notes]
     lines.append(f"- {_decided(found)}")
     lines += [f"- {display_name(name)}, out of fold: {as_printed(each)}" for name, each in fold_scores(found).items()]
+    if found.headline != "oof":
+        score = found.scores[found.chosen][found.headline]
+        values = ", ".join(f"{name} {100 * score[key]['value']:.1f}" for key, name in PAPERS.items())
+        lines.append(f"- {display_name(found.chosen)}, {found.headline}: {values} %")
     lines += ["", *_findings(found, findings), ""]
     for head in found.units.heads:
         gain = found.gains[head]["macro_f1"]

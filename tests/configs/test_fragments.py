@@ -48,6 +48,20 @@ def test_lists_are_replaced_and_later_ones_win() -> None:
     assert load("profile.yaml", [second, "heads.topic.lr=1"]).heads["topic"].lr == 1
 
 
+def test_another_reader_of_datasets_replaces_what_the_former_was_told() -> None:
+    former = fragment({"dataset": {"adapter": "avamerg", "root": "a", "units": "every"}}, "former.yaml")
+    other = fragment({"dataset": {"adapter": "folder", "root": "b"}}, "other.yaml")
+    dataset = load("profile.yaml", [former, other, "dataset.label_folder=0"]).dataset
+    assert (dataset.adapter, dataset.root, dataset.label_folder) == ("folder", Path("b"), 0)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"^wrong\.yaml: dataset\.label_folder = 'x'"):
+        load("profile.yaml", [other, fragment({"dataset": {"label_folder": "x"}}, "wrong.yaml")])
+    two = {name: {"adapter": "folder", "root": name} for name in ("a", "b")} | {"c": {"adapter": "folder"}}
+    several = fragment({"dataset": {"adapter": "corpora", "root": ".", "corpora": two}}, "several.yaml")
+    with pytest.raises(UserError, match=r"dataset\.corpora\.c\.root: missing"):
+        load("profile.yaml", [several])
+    assert load("profile.yaml", [fragment({"dataset": {"root": "c"}})]).dataset.adapter == "avamerg"
+
+
 def test_a_value_that_ends_like_a_file_is_still_a_value() -> None:
     assert load("profile.yaml", ["encoders.audio.model=./folder.yaml"]).encoders["audio"].model == "./folder.yaml"
 

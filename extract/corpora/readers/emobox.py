@@ -58,7 +58,7 @@ def read_emobox(dataset: EmoboxDataset) -> Rows:
                     raise UserError(f"{path}: {entry.key} is in {homes[entry.key]} and in {home}")
     counts: dict[str, Any] = {"clips_that_no_fold_tests": len(entries) - len(homes)}
     labels, strange = _labels(folder, [entry.emotion for entry in entries.values()], dataset.map_labels)
-    files = _files([entry.file for entry in entries.values()], dataset.media)
+    files = _files([entry.file for entry in entries.values()], dataset.media, dataset.missing_media == "refuse")
     rows = []
     for (key, entry), (file, _) in zip(entries.items(), files, strict=True):
         if key not in homes or entry.emotion in strange:
@@ -132,8 +132,10 @@ def _labels(folder: Path, emotions: list[str], mapped: bool) -> tuple[dict[str, 
     return labels, {name: count for name, count in names.items() if name not in labels}
 
 
-def _files(paths: list[str], root: Path | str) -> list[tuple[str, str]]:
+def _files(paths: list[str], root: Path | str, needed: bool) -> list[tuple[str, str]]:
     """Paths without as many of their first folders as lets files be found below root; and what was taken off.
+
+    Raises UserError where none is found, and they are ``needed``.
 
     Entries name ``downloads/emodb/wav/03a01Wa.wav``: what lies above a corpus's own folders is a matter of taste.
     """
@@ -147,6 +149,11 @@ def _files(paths: list[str], root: Path | str) -> list[tuple[str, str]]:
         if any(there("/".join(path.split("/")[off:])) for path in paths[:MOST_TRIED]):
             break
     else:
+        if needed:
+            raise UserError(
+                f"{root}: no file of the partition below it, with all of its path or its end: {paths[0]}, for one; "
+                "dataset.media_root is the folder that holds downloads, or the recordings"
+            )
         off = 0
     parts = [path.split("/") for path in paths]
     return [("/".join(each[off:]), "/".join(each[:off])) for each in parts]

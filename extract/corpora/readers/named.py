@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from configs import UserError, some
+from configs import UserError
 from configs.sections.datasets import FilesDataset, FolderDataset, NamedFiles
 from configs.tables import filled, said, shortened
 from extract.corpora.manifest import COLUMNS
@@ -41,7 +41,7 @@ def read_folder(dataset: FolderDataset) -> Rows:
     if not clips:
         raise UserError(
             f"{dataset.media}: no file lies in a folder that label_folder = {dataset.label_folder} could mean, such as "
-            f"{some(map(shortened, outside), 1)}: a class is a folder that holds its files"
+            f"{shortened(outside[0])}: a class is a folder that holds its files"
         )
     counts = {"files_outside_of_classes": len(outside), "files_outside_of_classes_first": outside[:3]}
     counts["clips_that_pattern_does_not_match"] = unmatched
@@ -68,7 +68,7 @@ def read_files(dataset: FilesDataset) -> Rows:
     if not clips:
         raise UserError(
             f"{dataset.media}: none of {len(strangers)} files has a name as dataset.pattern says: "
-            f"{some(map(shortened, strangers), 1)} is not {dataset.pattern}"
+            f"{shortened(strangers[0])}, for one, is not {dataset.pattern}"
         )
     counts = {"files_that_do_not_match": len(strangers), "files_that_do_not_match_first": strangers[:3]}
     return Rows(pl.DataFrame(clips, infer_schema_length=None), str(dataset.media), found.counts | counts)

@@ -445,3 +445,13 @@ def test_nothing_labelled_is_an_error(avamerg: Build) -> None:
         read_avamerg(avamerg(train=[mapped("1", "tired")]))
     with pytest.raises(UserError, match="no utterance"):
         read_avamerg(avamerg(train=[]))
+
+
+def test_the_seven_classes_may_be_joined_and_dropped(avamerg: Build) -> None:
+    records = [mapped("1", "afraid"), mapped("2", "sad"), mapped("3", "joyful")]
+    labels = {"fear": "negative", "sad": "negative", "happy": None}
+    manifest = read_avamerg(avamerg(train=records, settings={"labels": labels}))
+    assert manifest.classes == ("surprised", "angry", "negative", "disgusted", "contempt")
+    assert manifest.clips["label"].drop_nulls().to_list() == ["negative", "negative"]
+    assert len(manifest.clips) == 8  # of the third conversation nothing is left
+    assert manifest.counts["labels_dropped"] == {"happy": 1}

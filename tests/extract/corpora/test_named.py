@@ -103,7 +103,11 @@ def test_labels_are_joined_and_dropped_and_counted(read: Read) -> None:
         ),
         (["a/b.pdf"], {"adapter": "folder"}, r"no sound, film or text below it \(there: 1 .pdf\)"),
         (["s/1.wav", "s/1.flac"], {"adapter": "folder"}, "s/1.flac and s/1.wav are both the audio of clip 's/1'"),
-        (["s/1.wav"], {"adapter": "files", "pattern": r"(?P<label>\d\d)\.wav"}, "none of 1 files .* 's/1.wav' is not"),
+        (
+            ["s/1.wav"],
+            {"adapter": "files", "pattern": r"(?P<label>\d\d)\.wav"},
+            "none of 1 files .* 's/1.wav', for one, is not",
+        ),
         (
             ["s/1.wav"],
             {"adapter": "files", "pattern": r"(?P<label>\d)\.wav", "codes": {"label": {"2": "sad"}}},

@@ -256,6 +256,10 @@ def test_lines_and_corpora_that_are_not_there_are_named(tmp_path: Path) -> None:
     emobox(tmp_path, {"1/test": [("a", "anger")], "1/train": []})
     with pytest.raises(UserError, match=r"other: no such corpus \(dataset.root and dataset.corpus; there: mine\)"):
         read(tmp_path, adapter="emobox", corpus="other")
+    with pytest.raises(UserError, match=r"no file of the partition below it.*downloads/mine/wav/a\.wav, for one"):
+        read(tmp_path, adapter="emobox", corpus="mine")
+    put(tmp_path, {"downloads/mine/wav/b.wav": "x"})
+    emobox(tmp_path, {"1/train": [("b", "neutral")]})
     with pytest.raises(MissingMedia, match=r"no file .downloads/mine/wav/a\.wav."):
         read(tmp_path, adapter="emobox", corpus="mine")
     put(tmp_path, {"mine/fold_1/mine_train_fold_1.jsonl": '{"key": "b", "wav": "b.wav"}\n'})

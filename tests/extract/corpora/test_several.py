@@ -63,5 +63,7 @@ def test_label_spaces_that_do_not_meet_are_told(tmp_path: Path) -> None:
     assert any("no training unit is labelled happy: join classes" in line for line in manifest.counts["warnings"])
     with pytest.raises(UserError, match=r"dataset\.classes: lacks glad, which clips are labelled"):
         corpora(tmp_path, one={"labels": {}}, classes=["happy", "sad"])
+    with pytest.raises(ValidationError, match="media_root: each corpus has its own"):
+        corpora(tmp_path, media_root=tmp_path)
     with pytest.raises(ValidationError, match=r"split\.three: no such corpus"):
         corpora(tmp_path, split={"three": "test"})

@@ -155,6 +155,8 @@ def test_the_summary_is_a_page(folder: Path) -> None:
     lines = (folder / "summary.txt").read_text().splitlines()
     assert len(lines) < 66
     assert any(line.startswith("on test, against head ") for line in lines)
+    assert any(line.startswith("- head h0, out of fold: UA ") and "weighted F1" in line for line in lines)
+    assert any(line.startswith("- ") and ", test: UA " in line for line in lines)
     for name in ("h0", "h1", *CLASSES):
         assert any(line.startswith(f"  {name} ") for line in lines)
 

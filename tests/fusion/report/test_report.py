@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from synthetic_heads import make_units
 
 from cache import Store, StoreWriter, write_sums
 from configs import Profile, load
-from extract.corpora.manifest import make_manifest, write_manifest
+from extract.corpora.manifest import make_manifest, read_manifest, write_manifest
 from fusion.report.findings import analyse
+from fusion.report.outputs import fold_scores
 from fusion.report.page import gather, p_value, write_report
 from fusion.report.training import read_curves
 from fusion.strategies.nested import Fusion, fuse
@@ -228,6 +230,19 @@ def test_the_table_names_every_candidate_and_its_significance(found: Fusion, pro
     for name in ("majority", "head h0", "head h1", "mean", "weighted", "attention"):
         assert name in page.text
     assert "Whom the attention fusion listens to" in page.text
+
+
+def test_the_page_prints_scores_as_papers_do_and_says_what_is_cross_corpus(found: Fusion, profile: Profile) -> None:
+    path = profile.manifest_path
+    manifest = read_manifest(path)
+    said = {"cross_corpus": "trained on one, tested on two", "folds_given": {"a": 1, "b": 1}}
+    write_manifest(replace(manifest, counts=manifest.counts | said), path)
+    _, page = page_of(found, profile)
+    assert "mine · trained on one, tested on two" in page.text
+    assert "in the folds that the data gives: mean and standard deviation of" in page.text
+    each = fold_scores(found)[found.chosen]
+    assert f"{100 * each['mean']['balanced_accuracy']:.1f} ± {100 * each['std']['balanced_accuracy']:.1f}" in page.text
+    assert re.search(r"On test the [^.]* has UA \d+\.\d, WA \d+\.\d, weighted F1 \d+\.\d\.", page.text)
 
 
 @pytest.mark.parametrize(
