@@ -53,6 +53,9 @@ class Source(Section):
         return rows
 
 
+LayerNumber = Annotated[int, Field(ge=0, le=1000, strict=True)]
+
+
 def _located(given: Any) -> Any:
     return {"path": given} if isinstance(given, str) else given
 
@@ -77,7 +80,7 @@ OF_FAMILIES = {
     "level": ("functionals",),
     "context": ("whisper",),
 }
-OF_NETWORKS = ("model", "revision", "layer", "precision", "runtime", "boundary")
+OF_NETWORKS = ("model", "revision", "layer", "layers", "precision", "runtime", "boundary")
 MAX_DAMAGE = 0.05
 
 
@@ -114,7 +117,10 @@ class Encoder(Section):
     revision: str | None = None  # a commit of the hub repository: required with a hub id
     # Index into hidden_states: 0 is what enters the first layer, -1 the last layer's output.
     layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
-    pooling: Literal["none", "mean"] | PositiveFloat = "none"  # over time; a number is a target rate in Hz
+    # Several of them from one forward pass, as one row a clip: all, or a list. Needs pooling: mean or statistics.
+    layers: Literal["all"] | Annotated[list[LayerNumber], Field(min_length=1)] | None = None
+    # Over time; a number is a target rate in Hz. statistics: of each of the layers its mean and its deviation.
+    pooling: Literal["none", "mean", "statistics"] | PositiveFloat = "none"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # what the network computes in
     runtime: Literal["torch", "openvino"] = "torch"  # openvino: a faster CPU runtime, installed as an extra
     # The most time steps or tokens in a forward pass, padding counted.
@@ -228,6 +234,25 @@ class Encoder(Section):
             raise ValueError("n_mfcc: is for kind: mfcc; mel filters are n_mels")
         if self.kind == "mfcc" and self.n_mfcc > self.n_mels:
             raise ValueError(f"n_mfcc = {self.n_mfcc}: more than the {self.n_mels} mel filters (n_mels) give")
+        return self
+
+    @field_validator("layers")
+    @classmethod
+    def _names_each_layer_once(cls, layers: Any) -> Any:
+        if isinstance(layers, list) and sorted(set(layers)) != layers:
+            raise ValueError("name each layer once, in rising order")
+        return layers
+
+    @model_validator(mode="after")
+    def _pools_several_layers(self) -> "Encoder":
+        if self.layers is None:
+            if self.pooling == "statistics":
+                raise ValueError("pooling: statistics is for layers: heads take deviations of time steps themselves")
+            return self
+        if self.layer != -1 or self.boundary is not None:
+            raise ValueError("layers: stands in the place of layer and boundary: leave these out")
+        if self.pooling not in ("mean", "statistics"):
+            raise ValueError("layers: of every time step they would fill the disk: write pooling: mean or statistics")
         return self
 
     @model_validator(mode="after")

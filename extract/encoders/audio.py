@@ -18,13 +18,12 @@ from extract.encoders.encoder import (
     Prepared,
     Stream,
     Window,
-    choose_hidden,
     does_not_take,
     fingerprint_fields,
     run_by,
     try_out,
 )
-from extract.encoders.layers import keep_needed_layers
+from extract.encoders.layers import HiddenStates, keep_needed_layers
 from extract.encoders.networks import ReadyNetwork, steps_after
 from extract.media.reading import DECODING, SAMPLE_RATE, ClipError, MediaError
 from extract.media.tasks import AudioTask, Decoded
@@ -71,7 +70,7 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
             return steps_after(n_samples, MEL_SAMPLES[:1], MEL_SAMPLES[1:]) // 2
         return steps_after(n_samples, network.config.conv_kernel, network.config.conv_stride)
 
-    cut = WindowCutter(spec, n_steps)
+    cut, states = WindowCutter(spec, n_steps), HiddenStates(spec)
     least = sum(MEL_SAMPLES) if is_bert else MIN_SAMPLES
 
     def prepare(clip: Decoded) -> Prepared:
@@ -110,10 +109,10 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
 
     def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
         if spec.context == "clip":
-            states = ready.call(lambda **cast: whisper_states(ready.network, cast["input_features"]), **inputs)
+            given = ready.call(lambda **cast: whisper_states(ready.network, cast["input_features"]), **inputs)
         else:
-            states = ready.hidden_states(inputs, lengths)
-        return choose_hidden(states, spec)  # (batch, time, dim)
+            given = ready.hidden_states(inputs, lengths)
+        return states.choose(given)  # (batch, time, dim)
 
     def noise(n_samples: int) -> Window:
         samples = np.random.default_rng(0).normal(scale=0.1, size=n_samples).astype(np.float32)
@@ -131,9 +130,12 @@ def load_audio_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     run, runtime = run_by(hidden, ready.network, spec, [(noise(least), 2), (noise(16000), 3)])
     processor = json.loads(extractor.to_json_string())
     context = {"context": spec.context} if spec.context == "clip" else {}
-    fields = fingerprint_fields(spec, files, processor=processor, **heard_fields(spec), **context, **runtime)
+    fields = fingerprint_fields(
+        spec, files, processor=processor, **heard_fields(spec), **context, **runtime, **states.fields
+    )
     pad_values = {"input_values": 0} if takes_padding else None
-    return LoadedEncoder(dim, fields, audio_task(spec, cut), prepare, prepare_long, run, spec, device, pad_values)
+    width, task = states.stored_width(dim), audio_task(spec, cut)
+    return LoadedEncoder(width, fields, task, prepare, prepare_long, run, spec, device, pad_values)
 
 
 def whisper_states(encoder: Any, mels: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -13,6 +13,7 @@ from configs.schema import MAX_DAMAGE, Encoder
 from extract.arrays.names import Arrays
 from extract.encoders.checkpoints.network import FAULTS
 from extract.encoders.checkpoints.weights import weights_hash
+from extract.encoders.layers import moments, pool_moments
 from extract.encoders.networks import sent
 from extract.media.damage import Damage
 from extract.media.tasks import Task
@@ -56,16 +57,20 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Begun:
-    """A batch that may still be on its way: ``hidden`` (batch, time, dim) is on the host once ``done`` has happened."""
+    """A batch that may still be on its way: ``hidden`` (batch, time, dim), or the moments of its kept time steps
+    (batch, 3, dim), is on the host once ``done`` has happened."""
 
     windows: list[Window]
     hidden: torch.Tensor
     done: torch.cuda.Event | None = None  # None: it is there
+    summed: bool = False  # whether these are moments
 
     def kept(self) -> list[np.ndarray]:
-        """The kept time steps of each window, (time, dim) float32, when they have come."""
+        """The kept time steps of each window, (time, dim) float32, or their moments, when they have come."""
         if self.done is not None:
             self.done.synchronize()
+        if self.summed:
+            return list(self.hidden.numpy())
         return [values[window.keep] for values, window in zip(self.hidden.numpy(), self.windows, strict=True)]
 
 
@@ -93,7 +98,8 @@ class LoadedEncoder:
     arrays: Arrays | None = None  # of the family features: what there is to read in the place of media
 
     def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
-        """For each batch the kept time steps of its windows: (time, dim) float32 arrays.
+        """For each batch the kept time steps of its windows: (time, dim) float32 arrays; of several layers, whose time
+        steps would fill the memory, their moments (:func:`moments`).
 
         While a GPU works on a batch, the next one is stacked and sent, and the last one's output fetched.
         """
@@ -113,16 +119,19 @@ class LoadedEncoder:
         try:
             there = {name: sent(x, self.device) for name, x in inputs.items()}
             hidden = self.hidden(there, lengths).float()  # (batch, time, dim)
+            summed = self.spec.layers is not None
+            if summed:
+                hidden = moments(hidden, [window.keep for window in windows])
         except torch.OutOfMemoryError as error:
             tokens = self.spec.batch_tokens
             where = f"the memory of {self.device}"
             raise UserError(f"batch_tokens = {tokens}: too large for {where}; try {tokens // 2}") from error
         if not hidden.is_cuda:
-            return Begun(windows, hidden)
-        on_host = torch.empty(hidden.shape, pin_memory=True).copy_(hidden, non_blocking=True)
+            return Begun(windows, hidden, summed=summed)
+        on_host = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return Begun(windows, on_host, done)
+        return Begun(windows, on_host, done, summed)
 
     def alone(self, source: Path | str) -> np.ndarray:
         """Features (time, dim) of one clip, a media file or a text, computed here and now: what its store holds.
@@ -145,6 +154,10 @@ class LoadedEncoder:
 
     def pooled(self, clip: Prepared, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """A clip's features, part after part, from the kept steps of its windows."""
+        if self.spec.pooling == "statistics" or self.spec.layers is not None:
+            about = self.fields["layers"]
+            widths = [width for _, width in about["taken"]]
+            return iter([pool_moments(pieces, widths, "deviation" in about["statistics"])])
         return pool_time(pieces, clip.n_steps, self.spec.pooling, clip.seconds)
 
 
@@ -307,15 +320,3 @@ def run_by(
     batches = [stack([window] * n, {})[0] for window, n in examples]
     compiled = openvino_hidden(network, lambda inputs: hidden(inputs, None), batches, spec.precision)
     return lambda inputs, lengths: compiled(inputs), {"openvino": openvino_version()}
-
-
-def choose_hidden(hidden_states: tuple[torch.Tensor, ...], spec: Encoder) -> torch.Tensor:
-    """The layer that the profile asks for: index 0 enters the first layer, the last leaves the last one."""
-    if spec.boundary is not None:
-        return hidden_states[spec.boundary]
-    try:
-        return hidden_states[spec.layer]
-    except IndexError:
-        raise UserError(
-            f"layer = {spec.layer}: {spec.model} gives hidden_states 0 to {len(hidden_states) - 1}"
-        ) from None

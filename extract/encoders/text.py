@@ -16,13 +16,12 @@ from extract.encoders.encoder import (
     LoadedEncoder,
     Prepared,
     Window,
-    choose_hidden,
     fingerprint_fields,
     run_by,
     try_out,
     try_positions,
 )
-from extract.encoders.layers import keep_needed_layers
+from extract.encoders.layers import HiddenStates, keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
 from extract.media.reading import ClipError
 from extract.media.texts import BETWEEN_TEXTS
@@ -64,7 +63,9 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         return Prepared(windows, n_tokens)
 
     def hidden(inputs: dict[str, torch.Tensor], lengths: list[int] | None) -> torch.Tensor:
-        return choose_hidden(ready.hidden_states(inputs, lengths), spec)  # (batch, tokens, dim)
+        return states.choose(ready.hidden_states(inputs, lengths))  # (batch, tokens, dim)
+
+    states = HiddenStates(spec)
 
     pad_values = None if tokenizer.pad_token_id is None else {"input_ids": tokenizer.pad_token_id}
     short, longer = (next(iter(prepare(text).windows)) for text in ("a", "a b c d " * 10))
@@ -74,8 +75,8 @@ def load_text_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     run, runtime = run_by(hidden, ready.network, spec, [(short, 2), (longer, 3)])
     settings = {"conversation": spec.conversation, "prefix": spec.prefix}
     more = runtime | {name: value for name, value in settings.items() if value}  # only where set, as the boundary is
-    fields = fingerprint_fields(spec, files, overlap=spec.overlap, **more)  # the tokenizer's, too
-    return LoadedEncoder(dim, fields, None, prepare, None, run, spec, device, pad_values)
+    fields = fingerprint_fields(spec, files, overlap=spec.overlap, **more, **states.fields)  # the tokenizer's, too
+    return LoadedEncoder(states.stored_width(dim), fields, None, prepare, None, run, spec, device, pad_values)
 
 
 def _separated(joined: str, separator: str) -> str:

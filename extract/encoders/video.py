@@ -23,12 +23,11 @@ from extract.encoders.encoder import (
     Prepared,
     Stream,
     Window,
-    choose_hidden,
     fingerprint_fields,
     run_by,
     try_out,
 )
-from extract.encoders.layers import keep_needed_layers
+from extract.encoders.layers import HiddenStates, keep_needed_layers
 from extract.encoders.networks import ReadyNetwork
 from extract.media.faces import face_detector
 from extract.media.reading import DECODING
@@ -49,8 +48,9 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     if spec.face_crop:
         face_detector()  # where it is not installed, that is said now and not after the first clips
     backbone = _backbone(spec.model)
+    taken = HiddenStates(spec)
     network, states, form, n_frames, files = (
-        _packaged(spec, device, *backbone) if backbone else _from_folder(spec, device)
+        _packaged(spec, device, *backbone) if backbone else _from_folder(spec, device, taken)
     )
     mean = torch.tensor(form.mean, device=device).view(3, 1, 1)
     std = torch.tensor(form.std, device=device).view(3, 1, 1)
@@ -89,11 +89,12 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
         processor=form.fields,
         face_crop=spec.face_crop.model_dump() if spec.face_crop else None,
         **runtime,
+        **taken.fields,
     )
     task = VideoTask(
         n_frames, form.size, spec.window_seconds, SHORT_SEGMENTS, spec.face_crop, spec.max_damage, form.framing
     )
-    return LoadedEncoder(dim, fields, task, prepare, prepare_long, run, spec, device)
+    return LoadedEncoder(taken.stored_width(dim), fields, task, prepare, prepare_long, run, spec, device)
 
 
 def _backbone(model: str) -> tuple[Any, Network, ImageFormat, list[Path]] | None:
@@ -109,7 +110,7 @@ def _backbone(model: str) -> tuple[Any, Network, ImageFormat, list[Path]] | None
 def _packaged(
     spec: Encoder, device: torch.device, network: Any, run: Network, form: ImageFormat, files: list[Path]
 ) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
-    if spec.family != "image" or spec.layer != -1:
+    if spec.family != "image" or spec.layer != -1 or spec.layers is not None:
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
     if spec.boundary is not None:
         raise UserError(f"boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
@@ -122,7 +123,9 @@ def _packaged(
     return network, states, form, spec.n_frames or DEFAULT_IMAGE_FRAMES, files
 
 
-def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
+def _from_folder(
+    spec: Encoder, device: torch.device, taken: HiddenStates
+) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
     folder = find_folder(spec)
     types = () if spec.family == "image" else (spec.family,)
     files = model_files(folder)
@@ -135,7 +138,7 @@ def _from_folder(spec: Encoder, device: torch.device) -> tuple[Any, Network, Ima
         raise UserError(f"n_frames = {n_frames}: {spec.model} takes {config.num_frames} frames")
 
     def chosen(pixels: torch.Tensor) -> torch.Tensor:
-        return choose_hidden(ready.hidden_states({"pixel_values": pixels}), spec)
+        return taken.choose(ready.hidden_states({"pixel_values": pixels}))
 
     def states(pixels: torch.Tensor) -> torch.Tensor:
         if spec.family == "image":

@@ -97,6 +97,58 @@ def test_a_layer_that_is_not_there_is_refused_before_any_clip(name: str, layer: 
         load(name, layer=layer)
 
 
+LAYERED = [name for name in CHECKPOINTS if name in ("wav2vec2", "whisper", "bert", "timesformer", "resnet")]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_all_layers_of_one_pass_are_what_each_gives_by_itself(
+    name: str, load: Load, media: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    sources = media[MODALITIES[name][0]][:3]
+    encoder = load(name, layers="all", pooling="statistics")
+    single = [load(name, layer=layer) for layer in range(3)]
+    about = encoder.fields["layers"]
+    assert about == {"taken": [[i, each.dim] for i, each in enumerate(single)], "statistics": ["mean", "deviation"]}
+    assert encoder.dim == 2 * sum(each.dim for each in single)
+    for source, stored in zip(sources, extract(sources, encoder, tmp_path / "store"), strict=True):
+        assert stored.shape == (1, encoder.dim)
+        assert relative_error(stored, encoder.alone(source)) <= 1e-5  # among others as alone
+        of_each = [each.alone(source) for each in single]
+        wanted = np.concatenate([part for steps in of_each for part in (steps.mean(0), steps.std(0))])
+        assert relative_error(stored[0], wanted) <= 1e-5
+    some = load(name, layers=[0, 2], pooling="mean")
+    wanted = np.concatenate([single[layer].alone(sources[0]).mean(0) for layer in (0, 2)])
+    assert relative_error(some.alone(sources[0])[0], wanted) <= 1e-5
+    assert fingerprint(some.fields) != fingerprint(encoder.fields)
+    assert "layers" not in single[0].fields  # stores from before there were several stay valid
+
+
+def test_layers_of_a_long_clip_are_those_of_all_its_windows(load: Load, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(scale=0.1, size=16000 * 4), 16000)
+    settings = {"window_seconds": 1, "overlap": 0.2}
+    steps = load("wav2vec2", layer=1, **settings).alone(tmp_path / "long.wav")
+    (row,) = load("wav2vec2", layers=[1], pooling="statistics", **settings).alone(tmp_path / "long.wav")
+    np.testing.assert_allclose(row, np.concatenate([steps.mean(0), steps.std(0)]), rtol=1e-4, atol=1e-6)
+
+
+def test_layers_that_are_not_there_or_cannot_be_stored_are_refused(load: Load) -> None:
+    with pytest.raises(UserError, match=r"layers = 7: .* gives hidden_states 0 to 2$"):
+        load("wav2vec2", layers=[0, 7], pooling="mean")
+    wave = {"family": "wav2vec2", "model": "./w"}
+    for settings, said in (
+        ({"layers": "all"}, "write pooling: mean or statistics"),
+        ({"layers": "all", "pooling": 2.0}, "write pooling: mean or statistics"),
+        ({"layers": [1, 0], "pooling": "mean"}, "once, in rising order"),
+        ({"layers": [-1], "pooling": "mean"}, "greater than or equal to 0"),
+        ({"layers": [], "pooling": "mean"}, "at least 1 item"),
+        ({"layers": "all", "layer": 3, "pooling": "mean"}, "leave these out"),
+        ({"pooling": "statistics"}, "statistics is for layers"),
+        ({"family": "spectrum", "model": "", "kind": "mel", "layers": "all", "pooling": "mean"}, "has no weights"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            Encoder.model_validate(wave | settings)
+
+
 @pytest.mark.parametrize(("name", "frames_per_step"), [("timesformer", 1), ("videomae", 2), ("vit", 1), ("resnet", 1)])
 def test_a_frame_changes_its_own_time_step_only(name: str, frames_per_step: int, load: Load) -> None:
     """Before the first layer nothing is mixed, so each step must hold all patches of its own frames and no others."""
