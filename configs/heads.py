@@ -101,6 +101,9 @@ class Head(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average, which then predicts; 0: off
     seeds: Depth = 1  # networks per fold, averaged
 
+    # Of inputs whose store has several layers: the number of one, or best, chosen on an inner validation set. Default:
+    # best
+    layer: Literal["best"] | Annotated[int, Field(ge=0, le=1000, strict=True)] | None = None
     c: AnyPositive | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
     deviations: bool | None = None  # linear: beside means over time; default: chosen as c is
     letters: bool | None = None  # bag_of_words: letters of words, too; default: chosen as c is, and not where c is set
@@ -132,9 +135,9 @@ class Head(Section):
     def used(self) -> set[str]:
         """The settings that heads of this kind have."""
         common = {"kind", "inputs", "metadata", "privileged", "context_clips", "loss"}
-        networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta"}
+        networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta", "layer"}
         return {
-            "linear": common | {"c", "deviations", "standardise"},
+            "linear": common | {"c", "deviations", "standardise", "layer"},
             "bag_of_words": common | {"c", "letters"},
             "xgboost": common | {"standardise", "trees", "depth", "eta", "seeds"},
             "sequence": networks - {"segments", "layers"},

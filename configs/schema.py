@@ -121,6 +121,8 @@ class Profile(Section):
             without = [encoder for encoder in head.fine_tune if self.encoders[encoder].boundary is None]
             if without:
                 raise ValueError(f"heads.{name}.fine_tune: encoders.{without[0]} has no boundary to train from")
+            if head.layer is not None and all(self.encoders[each].layers is None for each in head.stores):
+                raise ValueError(f"heads.{name}.layer: none of its encoders stores several: write layers: all there")
             if head.time_masking and any(self.encoders[each].modality == "video" for each in head.fine_tune):
                 raise ValueError(f"heads.{name}.time_masking: hides time steps: not with video under fine_tune")
             if problem := unfit_start(head, self.heads):

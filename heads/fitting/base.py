@@ -15,7 +15,7 @@ from heads.data.folds import FoldTask, Record
 from heads.data.sampling import class_weights
 from heads.metrics import is_sure, judged, some
 from heads.models.columns import scalers
-from heads.models.linear import LinearModel, choose, fit
+from heads.models.linear import LinearModel, choose, choose_layers, fit
 
 BASELINE_C = 0.01  # inverse regularisation: fixed, as a baseline that is tuned is a head
 SMOOTHED = 3  # epochs over which the loss on what is held out is averaged
@@ -57,6 +57,7 @@ def linear_head(head: Head, inputs: Sequence[str] | None = None) -> Head:
         "privileged": head.privileged,
         "context_clips": head.context_clips,
         "standardise": head.standardise,
+        "layer": head.layer if isinstance(head.layer, int) else None,
         "loss": "weighted" if head.loss == "weighted" or head.sampling == "balanced" else "cross_entropy",
     }
     return Head.model_validate(settings)
@@ -70,8 +71,9 @@ def fit_base(task: FoldTask) -> Base:
     """
     linear = replace(task, head=linear_head(task.head), data=task.data.rows)
     fitted = some(task.train, task.seed)
-    known = scalers(linear.data, fitted)
-    choice, _ = choose(linear, known)
+    layers = choose_layers(linear)
+    known = scalers(linear.data, fitted, layers)
+    choice, _ = choose(linear, known, layers)
     model = fit(linear, known, choice, fitted)
     log_p = np.full((len(task.labels), task.n_classes), np.nan, np.float32)
     wanted = np.union1d(task.train, np.concatenate([task.train[:0], *(held for _, held in task.inner)]))

@@ -293,7 +293,7 @@ def train_folds(
 
 def must_choose(head: Head) -> bool:
     """Whether a fold of this head has something to choose that only held out units can decide."""
-    return head.kind == "xgboost" or (head.patience > 0 if head.is_network else head.c is None)
+    return head.kind == "xgboost" or (head.patience > 0 if head.is_network else head.c is None or head.layer == "best")
 
 
 def predict_all(trained: TrainedHead, data: Any, units: list[Unit], folds: np.ndarray) -> Predictions:

@@ -71,7 +71,7 @@ KINDS = {
 NOT_READ = {"loss", "lr", "hidden", "lstm_layers", "attention_heads", "dropout", "modality_dropout", "time_masking"}
 NOT_READ |= {"noise", "mixup", "label_smoothing", "logit_adjustment", "sampling", "weight_decay", "warmup", "schedule"}
 NOT_READ |= {"epochs", "patience", "batch_size", "accumulate", "largest_gradient", "ema", "seeds", "c", "letters"}
-NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "deviations", "layers"}
+NOT_READ |= {"trees", "depth", "eta", "auxiliary_share", "deviations", "layer", "layers"}
 
 
 def what_is_read(head: Head) -> str:

@@ -7,9 +7,11 @@ narrow one, and one that says little can be turned down or left out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
+from heads.data.layers import Layer, Span
 from heads.models.pooled import ALL, BEFORE, OWN, UnitRows
 
 MEAN, DEVIATION, THERE, FIELD = "mean", "deviation", "there", "field"
@@ -25,37 +27,50 @@ class Scaler:
     mean: np.ndarray  # (columns,) float32
     scale: np.ndarray  # (columns,) float32; infinite for a column that says nothing
     words: tuple[str, ...] = ()  # of a field: its categories
+    span: Span | None = None  # of one layer of several: its columns in the mean over the clips' rows
 
     def columns(self, rows: UnitRows, units: np.ndarray) -> np.ndarray:
         """(units, columns) float32; what is missing is the training units' mean, 0."""
-        values = (_raw(self.block, self.words, rows, units) - self.mean) / self.scale
+        values = (_raw(self.block, self.words, self.span, rows, units) - self.mean) / self.scale
         return np.nan_to_num(values, copy=False, nan=0.0)
 
 
-def scalers(rows: UnitRows, train: np.ndarray) -> dict[Block, Scaler]:
-    """Every block that says something of the training units."""
+def scalers(
+    rows: UnitRows, train: np.ndarray, layers: Mapping[str, Layer] = MappingProxyType({})
+) -> dict[Block, Scaler]:
+    """Every block that says something of the training units.
+
+    Args:
+        layers: of inputs whose store has several, the one that is read.
+    """
     found: dict[Block, Scaler] = {}
     for name in rows.own:
         for view in rows.views(name):
             for statistic in (MEAN, DEVIATION, THERE):
-                found[name, view, statistic] = _scaler((name, view, statistic), (), rows, train)
+                span = None
+                if name in layers and statistic != THERE:
+                    span = layers[name].mean if statistic == MEAN else layers[name].deviation
+                    if span is None:
+                        continue
+                found[name, view, statistic] = _scaler((name, view, statistic), (), span, rows, train)
     for field, words in rows.vocabularies(train).items():
-        found[field, "", FIELD] = _scaler((field, "", FIELD), tuple(words), rows, train)
+        found[field, "", FIELD] = _scaler((field, "", FIELD), tuple(words), None, rows, train)
     return {block: scaler for block, scaler in found.items() if np.isfinite(scaler.scale).any()}
 
 
-def _scaler(block: Block, words: tuple[str, ...], rows: UnitRows, train: np.ndarray) -> Scaler:
-    values = _raw(block, words, rows, train)
+def _scaler(block: Block, words: tuple[str, ...], span: Span | None, rows: UnitRows, train: np.ndarray) -> Scaler:
+    values = _raw(block, words, span, rows, train)
     there = ~np.isnan(values)
     counts = np.maximum(there.sum(0), 1)
     mean = np.where(there, values, 0).sum(0, dtype=np.float64) / counts
     squares = np.square(np.where(there, values - mean.astype(np.float32), 0), dtype=np.float64).sum(0)
     deviation = np.sqrt(squares / counts)
     constant = deviation <= 1e-6 * np.abs(mean)
-    return Scaler(block, mean.astype(np.float32), np.where(constant, np.inf, deviation).astype(np.float32), words)
+    scale = np.where(constant, np.inf, deviation).astype(np.float32)
+    return Scaler(block, mean.astype(np.float32), scale, words, span)
 
 
-def _raw(block: Block, words: tuple[str, ...], rows: UnitRows, units: np.ndarray) -> np.ndarray:
+def _raw(block: Block, words: tuple[str, ...], span: Span | None, rows: UnitRows, units: np.ndarray) -> np.ndarray:
     """(units, columns) float32, NaN where it is not known."""
     name, view, statistic = block
     if statistic == FIELD:
@@ -64,6 +79,8 @@ def _raw(block: Block, words: tuple[str, ...], rows: UnitRows, units: np.ndarray
     moments = rows.moments(name, view, units)
     if statistic == THERE:
         return (moments.counts > 0).astype(np.float32)[:, None]
+    if span is not None:  # the deviations over time of one layer of several are stored as its means are
+        return moments.mean[:, slice(*span)]
     return moments.mean if statistic == MEAN else moments.deviation
 
 

@@ -6,7 +6,7 @@ equals.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
+from heads.data.layers import Layer, layers_of
 from heads.data.sampling import class_weights
 from heads.metrics import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
@@ -39,12 +40,14 @@ class Choice:
     deviations: bool
     weights: dict[str, float]  # of each input and field
     c: float  # inverse regularisation
+    layers: dict[str, int] = field(default_factory=dict)  # of inputs whose store has several, the one that is read
 
     @property
     def said(self) -> str:
         """In a few words."""
         turned = [f"{name} x {weight:g}" for name, weight in self.weights.items() if weight != 1]
-        return ", ".join([self.view, "means and deviations" if self.deviations else "means", *turned])
+        of_layer = [f"{name} layer {number}" for name, number in self.layers.items()]
+        return ", ".join([self.view, "means and deviations" if self.deviations else "means", *of_layer, *turned])
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class LinearModel:
         for number, scaler in enumerate(self.scalers):
             arrays |= {f"mean{number}": scaler.mean, f"scale{number}": scaler.scale}
         (folder / f"{stem}.safetensors").write_bytes(serialised(arrays))
-        blocks = [{"block": scaler.block, "words": scaler.words} for scaler in self.scalers]
+        blocks = [{"block": each.block, "words": each.words, "span": each.span} for each in self.scalers]
         about = {"file": f"{stem}.safetensors", "blocks": blocks, "choice": asdict(self.choice)}
         vocabularies = {scaler.block[0]: list(scaler.words) for scaler in self.scalers if scaler.words}
         return about | {"vocabularies": vocabularies, "classes": self.classes, "n_classes": self.n_classes}
@@ -79,7 +82,13 @@ def load_fold(folder: Path, about: dict[str, Any]) -> LinearModel:
     """What :meth:`LinearModel.save` wrote."""
     arrays = load_file(folder / about["file"])
     found = tuple(
-        Scaler(tuple(each["block"]), arrays[f"mean{number}"], arrays[f"scale{number}"], tuple(each["words"]))
+        Scaler(
+            tuple(each["block"]),
+            arrays[f"mean{number}"],
+            arrays[f"scale{number}"],
+            tuple(each["words"]),
+            tuple(each["span"]) if each.get("span") else None,  # heads from before there were layers have none
+        )
         for number, each in enumerate(about["blocks"])
     )
     choice = Choice(**about["choice"])
@@ -102,19 +111,53 @@ def spread(p: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
 def fit_fold(task: FoldTask) -> tuple[LinearModel, list[Record]]:
     """Choose on the task's inner folds, then fit on the units ``train``.
 
-    A head's own ``c``, and ``deviations`` where it says so, are not chosen. ``task.data`` are :class:`UnitRows`.
+    A head's own ``c``, and ``deviations`` and ``layer`` where it says so, are not chosen. ``task.data`` are
+    :class:`UnitRows`.
 
     Returns:
         The model, and a record per C of what was chosen: c, inner_loss, inner_macro_f1, best, and ``read`` in words.
     Raises:
-        UserError: the training units of a fold are of one class only.
+        UserError: the training units of a fold are of one class only; a layer that a store lacks.
     """
-    known = scalers(task.data, task.train)
-    choice, history = choose(task, known)
+    layers = choose_layers(task)
+    known = scalers(task.data, task.train, layers)
+    choice, history = choose(task, known, layers)
     return fit(task, known, choice, task.train), history
 
 
-def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[Record]]:
+def choose_layers(task: FoldTask) -> dict[str, Layer]:
+    """Of each input whose store has several layers the one that the head names, or that does best, by itself, on the
+    inner folds: the lowest of equals."""
+    found: dict[str, Layer] = {}
+    for name, fields in task.stored.items():
+        layers, wanted = layers_of(fields), task.head.layer
+        if not layers or name not in task.data.own:
+            continue
+        if isinstance(wanted, int):
+            if wanted not in (each.number for each in layers):
+                there = ", ".join(str(each.number) for each in layers)
+                raise UserError(f"layer = {wanted}: the {name} store has the layers {there}")
+            found[name] = next(each for each in layers if each.number == wanted)
+        elif not task.inner:
+            raise UserError(f"layer: best: too few training units to choose the layer of {name} by: name one")
+        else:
+            found[name] = min(layers, key=lambda layer: _loss_of_layer(task, name, layer))
+    return found
+
+
+def _loss_of_layer(task: FoldTask, name: str, layer: Layer) -> float:
+    """Of what is held out on the inner folds, as what else there is to choose is chosen."""
+    rows: UnitRows = task.data
+    before = {name: rows.before[name]} if name in rows.before else {}
+    alone = replace(task, data=replace(rows, own={name: rows.own[name]}, before=before, metadata={}))
+    known = scalers(alone.data, task.train, {name: layer})
+    if not known:
+        return np.inf
+    _, history = choose(alone, known, {})
+    return min(float(record["inner_loss"]) for record in history if record["best"])
+
+
+def choose(task: FoldTask, known: Mapping[Block, Scaler], layers: Mapping[str, Layer]) -> tuple[Choice, list[Record]]:
     """The choice that does best on the inner folds; and a record per C of it.
 
     What is read is chosen at the plain C, means alone; another C, and deviations, must then show that they are better:
@@ -125,9 +168,10 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
     several = any(view == BEFORE for _, view, _ in known)
     names = names_of(known)
     plain = dict.fromkeys(names, 1.0)
+    numbers = {name: layer.number for name, layer in layers.items()}
     cs = CS if head.c is None else (head.c,)
     if not task.inner:
-        choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C)
+        choice = Choice("apart" if several else OWN, deviations, plain, head.c or DEFAULT_C, numbers)
         return choice, [{"c": choice.c, "best": True, "read": choice.said}]
     tried: dict[tuple[str, int], list[Trial]] = {}
 
@@ -147,7 +191,7 @@ def choose(task: FoldTask, known: Mapping[Block, Scaler]) -> tuple[Choice, list[
 
     first = head.deviations is True and deviations
     views = list(VIEWS) if several else [OWN]
-    read = best_of([Choice(view, first, plain, head.c or DEFAULT_C) for view in views])
+    read = best_of([Choice(view, first, plain, head.c or DEFAULT_C, numbers) for view in views])
     for name in names if len(names) > 1 else []:  # what leaves something out needs no proof
         turned = [replace(read, weights=read.weights | {name: weight}) for weight in WEIGHTS]
         read = best_of([read, *(choice for choice in turned if any(choice.weights.values()))])
