@@ -39,6 +39,10 @@ BELOW = {
         *("heads.metrics", "heads.pictures", "heads.data", "heads.models", "heads.pretraining"),
     ],
     "heads.cluster": ["configs", "cache", "extract", "heads.data", "heads.fitting"],
+    "heads.probing": [
+        *("configs", "cache", "extract"),
+        *("heads.metrics", "heads.pictures", "heads.data", "heads.models", "heads.fitting"),
+    ],
     "heads.explaining": [
         *("configs", "cache", "extract"),
         *("heads.pictures", "heads.data", "heads.models", "heads.fitting"),

@@ -1,0 +1,1 @@
+"""What each layer of an encoder says of the labels: linear probes, their curve and table."""
