@@ -10,7 +10,7 @@ import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from heads.metrics import PAPERS, SCORES, interval, without_nan
+from heads.metrics import SCORES, interval, without_nan
 from heads.pictures import literal, save
 from heads.probing.sweep import Curve
 
@@ -101,9 +101,9 @@ def _draw(path: Path, curves: Sequence[Curve], profile: str, classes: int) -> No
             axes.plot(x, value, shape, markersize=size, color=colour, markerfacecolor=colour if alike else "white")
     axes.axhline(1 / classes, color="0.6", linewidth=1, linestyle=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    name = PAPERS.get(curves[0].metric, curves[0].metric.replace("_", "-"))
+    name = curves[0].metric.replace("_", "-").replace("f1", "F1")
     axes.set(xlabel="layer (0: what enters the first)", ylabel=f"{name}, out of fold")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(literal(f"linear probe per layer, profile {profile}", 200), fontsize=10)
     save(figure, path, DPI)

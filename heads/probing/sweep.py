@@ -65,9 +65,14 @@ def sweep(profile: Profile, manifest: Manifest, name: str, store: Store) -> Curv
     """Probe every layer of an encoder's store.
 
     Raises:
-        UserError: the store holds too little of the training units.
+        UserError: the store holds other layers than the profile says, or too little of the training units.
     """
-    layers = layers_of(store.fields)
+    layers, wanted = layers_of(store.fields), profile.encoders[name].layers
+    if not layers or (isinstance(wanted, list) and wanted != [layer.number for layer in layers]):
+        raise UserError(
+            f"{profile.store_path(name)}: holds other layers than encoders.{name} says: "
+            f"run 'python extract/run.py --encoder {name}'"
+        )
     every = manifest.units()
     in_all = unit_folds(every, profile.folds, profile.seed, profile.manifest_path)
     kept = [i for i, unit in enumerate(every) if in_all[i] >= 0 and unit.unit_id in store]
