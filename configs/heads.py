@@ -101,9 +101,9 @@ class Head(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weights' moving average, which then predicts; 0: off
     seeds: Depth = 1  # networks per fold, averaged
 
-    # Of inputs whose store has several layers: the number of one, or best, chosen on an inner validation set. Default:
-    # best
-    layer: Literal["best"] | Annotated[int, Field(ge=0, le=1000, strict=True)] | None = None
+    # Of inputs whose store has several layers: the number of one; best: chosen on an inner validation set; mix: their
+    # average, with weights that training learns. Default: best of linear heads, mix of networks
+    layer: Literal["best", "mix"] | Annotated[int, Field(ge=0, le=1000, strict=True)] | None = None
     c: AnyPositive | None = None  # linear kinds: inverse regularisation; default: chosen on an inner validation set
     deviations: bool | None = None  # linear: beside means over time; default: chosen as c is
     letters: bool | None = None  # bag_of_words: letters of words, too; default: chosen as c is, and not where c is set
@@ -135,7 +135,7 @@ class Head(Section):
     def used(self) -> set[str]:
         """The settings that heads of this kind have."""
         common = {"kind", "inputs", "metadata", "privileged", "context_clips", "loss"}
-        networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta", "layer"}
+        networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta"}
         return {
             "linear": common | {"c", "deviations", "standardise", "layer"},
             "bag_of_words": common | {"c", "letters"},
@@ -150,6 +150,11 @@ class Head(Section):
         unused = [name for name in type(self).model_fields if name in self.model_fields_set - self.used]
         if unused:
             raise ValueError(f"{unused[0]}: a {self.kind} head has no such setting")
+        unfit = "best" if self.is_network else "mix"
+        if self.layer == unfit:
+            raise ValueError(
+                f"layer = {unfit!r}: a {self.kind} head takes a number, or {'mix' if self.is_network else 'best'}"
+            )
         if self.loss == "focal" and not self.is_network:
             raise ValueError(f"loss = 'focal': a {self.kind} head minimises cross_entropy, or weighted")
         return self
@@ -196,7 +201,7 @@ class Head(Section):
         return self.kind in ("sequence", "transformer", "cross_modal")
 
 
-SHAPE = ("kind", "inputs", "standardise", "hidden", "attention_heads", "lstm_layers", "layers", "segments")
+SHAPE = ("kind", "inputs", "standardise", "hidden", "attention_heads", "lstm_layers", "layers", "segments", "layer")
 
 
 def shape_of(head: Head) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs import UserError
+from heads.data.layers import layers_of
 
 FREE_SHARE = 0.5  # of free memory that resident features may take
 sharers = 1  # processes that fill their memory on this machine at once, this one included
@@ -62,11 +63,13 @@ class Features:
     Attributes:
         dim: width of what is gathered; None where there is nothing of any clip.
         lengths: (clips,) time steps; 0 where there is nothing of a clip.
+        layers: where the source is a store of several, what stands where; else none.
         n_bytes: what all of it takes.
     """
 
     def __init__(self, name: str, source: Source, clip_ids: Sequence[str]) -> None:
         self._name, self._source, self._clip_ids = name, source, clip_ids
+        self.layers = layers_of(getattr(source, "fields", {}))
         known = getattr(source, "lengths", None)
         if known is not None:  # a store, or one that is centred
             stored: Any = source

@@ -8,6 +8,7 @@ is transductive, and says so wherever a number of it stands. Clips whose speaker
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,10 @@ class Centred:
     @property
     def width(self) -> int:
         return self._source.width  # type: ignore[attr-defined]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return self._source.fields  # type: ignore[attr-defined]
 
     dtype = np.dtype(np.float32)
 

@@ -112,6 +112,16 @@ def write_outputs(path: Path, outcome: Outcome) -> None:
     publish_folder(path, partial(_write_into, outcome=outcome))
 
 
+def layers_read(trained: TrainedHead) -> dict[str, list[dict[int, float]]]:
+    """Input whose store has several layers: what each of them counts, in each model; those that are not read are left
+    out."""
+    found: dict[str, list[dict[int, float]]] = {}
+    for model in (model for of_fold in trained.models for model in of_fold):
+        for name, weights in getattr(model, "layers", {}).items():
+            found.setdefault(name, []).append(weights)
+    return found
+
+
 def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
@@ -123,7 +133,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
         (folder / "baseline").mkdir()
         (folder / "baseline" / "none.txt").write_text(NO_BASELINE + "\n", encoding="utf-8")
     says = {"privileged": outcome.privileged, "transductive": outcome.transductive, "notes": outcome.notes}
-    metrics = says | outcome.scores
+    layers = layers_read(outcome.trained)
+    metrics = says | ({"layers": layers} if layers else {}) | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -242,4 +253,10 @@ def summary(outcome: Outcome) -> str:
             correction = f"{best['share']:g} of the network's correction"
             values.append(correction if best["share"] else "the linear base alone")
         lines.append(f"  {model:<18}{', '.join(values)}, of {len(records)}")
+    for name, models in layers_read(trained).items():
+        numbers = sorted({number for weights in models for number in weights})
+        lines += ["", f"layers of {name}: mean weight (lowest and highest) over {len(models)} models"]
+        for number in numbers:
+            each = [weights.get(number, 0.0) for weights in models]
+            lines.append(f"  layer {number:<12}{sum(each) / len(each):.3f} ({min(each):.3f} - {max(each):.3f})")
     return "\n".join(lines) + "\n"

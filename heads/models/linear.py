@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from configs import UserError
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
-from heads.data.layers import Layer, layers_of
+from heads.data.layers import Layer, lacks_layer, layers_of
 from heads.data.sampling import class_weights
 from heads.metrics import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
@@ -60,6 +60,11 @@ class LinearModel:
     intercepts: np.ndarray  # (fitted classes,) float32
     classes: list[int]  # those that were fitted
     n_classes: int
+
+    @property
+    def layers(self) -> dict[str, dict[int, float]]:
+        """Input whose store has several layers: the one that is read, at the weight 1."""
+        return {name: {number: 1.0} for name, number in self.choice.layers.items()}
 
     def log_probabilities(self, data: UnitRows, indices: np.ndarray) -> np.ndarray:
         """Log-probabilities, (units, classes) float64; a class never seen in training gets a tiny probability."""
@@ -135,8 +140,7 @@ def choose_layers(task: FoldTask) -> dict[str, Layer]:
             continue
         if isinstance(wanted, int):
             if wanted not in (each.number for each in layers):
-                there = ", ".join(str(each.number) for each in layers)
-                raise UserError(f"layer = {wanted}: the {name} store has the layers {there}")
+                raise UserError(lacks_layer(name, layers, wanted))
             found[name] = next(each for each in layers if each.number == wanted)
         elif not task.inner:
             raise UserError(f"layer: best: too few training units to choose the layer of {name} by: name one")

@@ -19,6 +19,7 @@ from heads.data.batches import LISTENER, ROLES, SPEAKER, UnitData, categories
 from heads.data.features import default_device
 from heads.data.finer import finer_labels
 from heads.data.folds import FoldTask
+from heads.data.layers import Layer, lacks_layer
 from heads.models.cross_modal import CrossModalHead
 from heads.models.parts import ClipEncoder, HeadSizes
 from heads.models.sequence import SequenceHead
@@ -53,6 +54,12 @@ class NetworkModel:
             return log_softmax(self.logits(data, indices), axis=1)
         base = self.base.log_probabilities(data.rows, indices)
         return log_softmax(base + self.share * self.logits(data, indices), axis=1) if self.share else base
+
+    @property
+    def layers(self) -> dict[str, dict[int, float]]:
+        """Input: what each of its layers counts in the mix."""
+        mixes = {name: encoder.mix for name, encoder in clip_encoders(self.network).items()}
+        return {name: mix.weights for name, mix in mixes.items() if mix is not None}
 
     @torch.inference_mode()
     def logits(self, data: UnitData, indices: np.ndarray) -> np.ndarray:
@@ -159,6 +166,9 @@ def new_model(task: FoldTask) -> NetworkModel:
         speaker_identity=identity,
         finer=finer.classes if finer else [],
         tails={name: tail.about for name, tail in tails.items()},  # type: ignore[misc]
+        mixes={
+            name: _mix(name, features.layers, head.layer) for name, features in data.features.items() if features.layers
+        },
     )
     network = build(sizes, tails).to(default_device())
     fit_scalers(network, data, task.fit)
@@ -166,6 +176,20 @@ def new_model(task: FoldTask) -> NetworkModel:
         left = network.load_state_dict(dict(task.start), strict=False).unexpected_keys
         assert not left, f"weights of another network: {left[0]}"
     return NetworkModel(network, vocabularies)
+
+
+def _mix(name: str, layers: Sequence[Layer], wanted: int | str | None) -> dict[str, Any]:
+    """What :class:`LayerMix` takes for an input of several layers: all of them, or the one that the head names."""
+    chosen = [layer for layer in layers if not isinstance(wanted, int) or layer.number == wanted]
+    if not chosen:
+        raise UserError(lacks_layer(name, layers, wanted))
+    widths = {layer.span[1] - layer.span[0] for layer in chosen}
+    if len(widths) > 1:
+        raise UserError(
+            f"{name}: its layers have different widths and cannot be mixed: set the head's layer to a number"
+        )
+    numbers, starts = [layer.number for layer in chosen], [layer.span[0] for layer in chosen]
+    return {"numbers": numbers, "starts": starts, "width": widths.pop()}
 
 
 def n_segments(head: Head) -> int:

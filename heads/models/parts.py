@@ -18,6 +18,7 @@ from heads.data.finer import ClassesOf
 
 SMALLEST_VARIANCE = 1e-8  # the square root's gradient is infinite at 0, which one time step reaches
 ROLE_WIDTH = 16
+LAYER_RATE = 30  # how much faster than other parameters the scores of layers move: trainings here are some 100 steps
 FIELD_WIDTHS = {"age": 16, "gender": 8, "timbre": 8, "topic": 32, "id": 32, "identity": 32}  # as published
 
 
@@ -40,6 +41,7 @@ class HeadSizes:
     speaker_identity: bool = False  # whether the vocabularies have who speaks and who listens
     finer: list[int] = field(default_factory=list)  # the class of each finer label that is learned, if any is
     tails: dict[str, dict[str, Any]] = field(default_factory=dict)  # input: what its tail is made from
+    mixes: dict[str, dict[str, Any]] = field(default_factory=dict)  # input of several layers: what LayerMix takes
 
 
 class ClipEncoder(nn.Module):
@@ -47,6 +49,7 @@ class ClipEncoder(nn.Module):
 
         tail, or standardise -> LayerNorm -> (bidirectional LSTM) -> attentive statistics of each part -> projection
 
+    Where a store has several layers, their mix is what is normed.
     With ``time: statistics`` what is read are statistics of parts already, and nothing is pooled. A clip that lacks the
     modality has a learned vector as its only part.
     """
@@ -62,6 +65,9 @@ class ClipEncoder(nn.Module):
         if tail is None:  # what a tail gives moves while it is trained
             self.register_buffer("mean", torch.zeros(width))  # of the training units' features
             self.register_buffer("scale", torch.ones(width))
+        self.mix = LayerMix(**sizes.mixes[modality]) if modality in sizes.mixes else None
+        if self.mix is not None:
+            width = self.mix.width
         self.norm = nn.LayerNorm(width)
         self.lstm = self.pool = None
         if sizes.time == "lstm":
@@ -83,6 +89,8 @@ class ClipEncoder(nn.Module):
             values = (values - self.mean) / self.scale
         else:
             values, mask = self.tail(values, mask)
+        if self.mix is not None:
+            values = self.mix(values)
         values = self.norm(values)
         if self.lstm is not None:
             values = self.lstm(values, mask)
@@ -94,6 +102,31 @@ class ClipEncoder(nn.Module):
         vectors = self.missing.to(present.dtype).expand(n_clips, present.shape[1], -1)
         masks = (torch.arange(present.shape[1], device=mask.device) == 0).expand(n_clips, -1)
         return vectors.index_copy(0, frames.places, present), masks.index_copy(0, frames.places, mask)
+
+
+class LayerMix(nn.Module):
+    """A learned average of an encoder's layers, the weights a softmax: Yang et al. 2021, arXiv:2105.01051.
+
+    ``(clips, time, columns)`` -> ``(clips, time, width)``; it begins with the plain average.
+
+    Args:
+        numbers: the layers, by their index in the encoder.
+        starts: the first column of each; ``width`` follow.
+    """
+
+    def __init__(self, numbers: list[int], starts: list[int], width: int) -> None:
+        super().__init__()
+        self.numbers, self.starts, self.width = numbers, starts, width
+        self.scores = nn.Parameter(torch.zeros(len(numbers)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        layers = torch.stack([values[..., start : start + self.width] for start in self.starts], dim=-2)
+        return (LAYER_RATE * self.scores).softmax(0).to(layers.dtype) @ layers
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """What each layer counts; they sum to 1."""
+        return dict(zip(self.numbers, (LAYER_RATE * self.scores.detach()).softmax(0).tolist(), strict=True))
 
 
 def segment_members(mask: Tensor, segments: int) -> Tensor:

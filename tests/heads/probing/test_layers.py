@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from cache import Store
+from configs import UserError
 from configs.schema import Head
 from heads import layers as script
 from heads import train
+from heads.data.batches import UnitData
 from heads.data.layers import Layer, layers_of
+from heads.fitting.training import fit_fold as fit_fold_of_network
+from heads.models import network
 from heads.models.linear import fit_fold, load_fold
+from heads.models.parts import LayerMix
 from heads.models.pooled import unit_rows
 from heads.probing.sweep import _out_of_fold
 
@@ -113,6 +120,52 @@ def test_labels_of_a_fold_change_no_answer_of_its_own_probes(tools: SimpleNamesp
     after = _out_of_fold(head, rows, "audio", layer, turned, folds, tools.CLASSES, 0)  # type: ignore[arg-type]
     np.testing.assert_array_equal(before[folds == 0], after[folds == 0])
     assert (before[folds == 1] != after[folds == 1]).any()
+
+
+@pytest.mark.parametrize("time", ["statistics", "attentive"])
+def test_a_mix_is_the_average_of_layers_and_learns_which_counts(
+    time: str, tools: SimpleNamespace, tmp_path: Path
+) -> None:
+    widths = {"audio": {"layers": {"taken": [[0, 6], [1, 6]], "statistics": ["mean"]}}}
+    manifest, arrays = tools.dataset(60, most_clips=1)
+    rng = np.random.default_rng(0)
+    rows = {clip: np.concatenate([rng.normal(size=6), v.mean(0)])[None] for clip, v in arrays["audio"].items()}
+    tools.write_store(tmp_path / "store", {clip: v.astype(np.float32) for clip, v in rows.items()}, **widths["audio"])
+    head = tools.small_head(inputs=["audio"], time=time, epochs=12)
+    statistics = 1 if time == "statistics" else None
+    data = UnitData(manifest, manifest.units(), {"audio": Store(tmp_path / "store")}, statistics=statistics)
+    units = np.arange(len(data.units))
+    model, _ = fit_fold_of_network(tools.task(data, units, units[:0], head))
+    (mix,) = model.layers.values()
+    assert sum(mix.values()) == pytest.approx(1)
+    assert mix[1] > 0.55  # the second layer shows the class, the first is noise
+    before = model.log_probabilities(data, units)
+    again = network.load_fold(tmp_path, json.loads(json.dumps(model.save(tmp_path, "m"))))
+    np.testing.assert_array_equal(again.log_probabilities(data, units), before)
+    live = UnitData(manifest, manifest.units(), {"audio": rows}, statistics=statistics)  # clips that are in no store
+    np.testing.assert_allclose(again.log_probabilities(live, units), before, atol=1e-4)
+    named, _ = fit_fold_of_network(tools.task(data, units, units[:0], head.model_copy(update={"layer": 1})))
+    assert named.layers == {"audio": {1: 1.0}}
+    with pytest.raises(UserError, match="layer = 7: the audio store has the layers 0, 1"):
+        fit_fold_of_network(tools.task(data, units, units[:0], head.model_copy(update={"layer": 7})))
+
+
+def test_a_layer_mix_averages_by_its_weights() -> None:
+    mix = LayerMix([3, 5], [0, 4], 2)
+    values = torch.arange(12.0).view(2, 1, 6)
+    torch.testing.assert_close(mix(values), torch.tensor([[[2.0, 3.0]], [[8.0, 9.0]]]))
+    mix.scores.data = torch.tensor([10.0, 0.0])
+    torch.testing.assert_close(mix(values), values[..., :2])
+    assert mix.weights == {3: pytest.approx(1), 5: pytest.approx(0)}
+
+
+def test_layers_of_different_widths_are_not_mixed(tools: SimpleNamespace, tmp_path: Path) -> None:
+    manifest, arrays = tools.dataset(12, most_clips=1)
+    tools.write_store(tmp_path / "store", layered(arrays["audio"]), layers=ABOUT)
+    data = UnitData(manifest, manifest.units(), {"audio": Store(tmp_path / "store")})
+    units = np.arange(len(data.units))
+    with pytest.raises(UserError, match="audio: its layers have different widths and cannot be mixed"):
+        fit_fold_of_network(tools.task(data, units, units[:0], tools.small_head(inputs=["audio"])))
 
 
 @pytest.mark.parametrize(
