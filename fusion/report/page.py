@@ -15,7 +15,7 @@ from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistak
 from fusion.report.outputs import display_name, fell_back, fold_scores
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
-from fusion.report.training import Panel, read_curves
+from fusion.report.training import Panel, read_curves, read_layers
 from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import FEW_GROUPS, Fusion
 from fusion.tables.predictions import SPLITS
@@ -76,6 +76,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
         mistakes=_shown(findings.mistakes, run.manifest),
         n_mistakes=round(score["n_units"] * (1 - score["accuracy"]["value"])),
         curves={head: read_curves(file) for head, file in run.sources.items()},
+        layers={head: said for head, file in run.sources.items() if (said := read_layers(file))},
         constants={
             "fewest": FEWEST_UNITS,
             "mistakes": MOST_MISTAKES,

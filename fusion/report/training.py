@@ -69,6 +69,21 @@ def read_curves(predictions: Path) -> Curves:
     return Curves(step, [panel for panel in panels if panel.lines], len(models))
 
 
+def read_layers(predictions: Path) -> list[str]:
+    """What the layers of an encoder counted in the head that wrote these predictions, a sentence for each input whose
+    store has several; none where metrics.json beside them says nothing of layers."""
+    path = predictions.parent / "metrics.json"
+    metrics = read_beside(path) if path.is_file() else None
+    said = []
+    for name, models in (metrics.get("layers", {}) if isinstance(metrics, dict) else {}).items():
+        numbers = sorted({int(number) for weights in models for number in weights})
+        each = {number: [weights.get(str(number), 0.0) for weights in models] for number in numbers}
+        shares = [f"layer {n}: {np.mean(w):.3f} ({min(w):.3f} to {max(w):.3f})" for n, w in each.items()]
+        counted = f"{len(models)} model{'s' * (len(models) > 1)}"
+        said.append(f"layers of {name}, mean weight (lowest to highest) over {counted}: {', '.join(shares)}")
+    return said
+
+
 def _panel(label: str, models: list[list[dict[str, Any]]], step: str, values: dict[str, str]) -> Panel:
     lines, kept, everything = [], [], []
     for value in values:

@@ -17,7 +17,7 @@ from extract.corpora.manifest import make_manifest, read_manifest, write_manifes
 from fusion.report.findings import analyse
 from fusion.report.outputs import fold_scores
 from fusion.report.page import gather, p_value, write_report
-from fusion.report.training import read_curves
+from fusion.report.training import read_curves, read_layers
 from fusion.strategies.nested import Fusion, fuse
 
 PROFILE = """
@@ -213,6 +213,17 @@ def test_training_curves_are_drawn_where_there_are_epochs(found: Fusion, profile
     html, page = page_of(found, profile)
     assert html.count('class="train_loss mean"') == 1
     assert "Head h1: fitted in one go" in page.text
+
+
+def test_what_layers_counted_is_said_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    assert read_layers(path) == []
+    (tmp_path / "metrics.json").write_text(json.dumps({"notes": []}))
+    assert read_layers(path) == []
+    (tmp_path / "metrics.json").write_text(json.dumps({"layers": {"voice": [{"0": 0.25, "3": 0.75}, {"3": 1.0}]}}))
+    (line,) = read_layers(path)
+    wanted = "layer 0: 0.125 (0.000 to 0.250), layer 3: 0.875 (0.750 to 1.000)"
+    assert line == f"layers of voice, mean weight (lowest to highest) over 2 models: {wanted}"
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
