@@ -16,7 +16,7 @@ from configs.schema import Encoder
 from extract.encoders.checkpoints.expressions import expression_network
 from extract.encoders.checkpoints.images import ImageFormat, framed, read_image_format
 from extract.encoders.checkpoints.network import load_network
-from extract.encoders.checkpoints.packaged import EFFICIENTNET_LITE0, efficientnet_lite0
+from extract.encoders.checkpoints.packaged import EFFICIENTNET_LITE0, efficientnet_lite0, lite0_states
 from extract.encoders.checkpoints.weights import find_folder, model_files
 from extract.encoders.encoder import (
     LoadedEncoder,
@@ -50,7 +50,7 @@ def load_video_encoder(spec: Encoder, device: torch.device) -> LoadedEncoder:
     backbone = _backbone(spec.model)
     taken = HiddenStates(spec)
     network, states, form, n_frames, files = (
-        _packaged(spec, device, *backbone) if backbone else _from_folder(spec, device, taken)
+        _packaged(spec, device, taken, *backbone) if backbone else _from_folder(spec, device, taken)
     )
     mean = torch.tensor(form.mean, device=device).view(3, 1, 1)
     std = torch.tensor(form.std, device=device).view(3, 1, 1)
@@ -108,16 +108,27 @@ def _backbone(model: str) -> tuple[Any, Network, ImageFormat, list[Path]] | None
 
 
 def _packaged(
-    spec: Encoder, device: torch.device, network: Any, run: Network, form: ImageFormat, files: list[Path]
+    spec: Encoder,
+    device: torch.device,
+    taken: HiddenStates,
+    network: Any,
+    run: Network,
+    form: ImageFormat,
+    files: list[Path],
 ) -> tuple[Any, Network, ImageFormat, int, list[Path]]:
-    if spec.family != "image" or spec.layer != -1 or spec.layers is not None:
+    if spec.family != "image" or spec.layer != -1 or (spec.layers is not None and spec.model != EFFICIENTNET_LITE0):
         raise UserError(f"model {spec.model!r}: is of the family image, and gives its last layer (-1) only")
     if spec.boundary is not None:
         raise UserError(f"boundary = {spec.boundary}: {spec.model} has no transformer layers to cut between")
     ready = ReadyNetwork(network, spec.precision, device, spec.runtime)
 
+    def chosen(images: torch.Tensor) -> torch.Tensor:
+        if spec.layers is None:
+            return ready.call(lambda inputs: run(inputs), inputs=images)
+        return taken.choose(ready.call(lambda inputs: lite0_states(network, inputs), inputs=images))
+
     def states(pixels: torch.Tensor) -> torch.Tensor:
-        return _per_frame(pixels, lambda images: ready.call(lambda inputs: run(inputs), inputs=images))
+        return _per_frame(pixels, chosen)
 
     form = replace(form, framing=framed(spec, form.size, form.framing))
     return network, states, form, spec.n_frames or DEFAULT_IMAGE_FRAMES, files

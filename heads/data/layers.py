@@ -24,7 +24,9 @@ def layers_of(fields: Mapping[str, Any]) -> list[Layer]:
     about = fields.get("layers")
     found: list[Layer] = []
     start = 0
-    for number, width in about["taken"] if about else []:
+    if not about:
+        return found
+    for number, width in about["taken"]:
         spans = [(start + k * width, start + (k + 1) * width) for k in range(len(about["statistics"]))]
         found.append(Layer(number, spans[0], spans[1] if len(spans) > 1 else None))
         start = spans[-1][1]

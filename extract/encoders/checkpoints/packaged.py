@@ -7,6 +7,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,3 +108,11 @@ def efficientnet_lite0() -> tuple[torch.nn.Module, list[Path]]:
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return network, [path]
+
+
+def lite0_states(network: Any, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What leaves the stem, each of the 16 blocks, and the last convolution: (images, channels, height, width) each."""
+    states = [network._swish(network._bn0(network._conv_stem(images)))]
+    for block in network._blocks:
+        states.append(block(states[-1]))
+    return (*states, network._swish(network._bn1(network._conv_head(states[-1]))))

@@ -547,6 +547,12 @@ def test_packaged_image_backbone(media: dict[str, Any]) -> None:
     assert [features.shape for features in both] == [(2, encoder.dim), (2, encoder.dim)] == [(2, 1280), (2, 1280)]
     assert all(np.isfinite(features).all() for features in both)
     assert relative_error(both[0], both[1]) > 0.01
+    layered = load_video_encoder(
+        spec.model_copy(update={"layers": "all", "pooling": "statistics"}), torch.device("cpu")
+    )
+    assert [width for _, width in layered.fields["layers"]["taken"]][::17] == [32, 1280]
+    (row,) = layered.alone(media["video"][0])
+    assert relative_error(row[-2560:], np.concatenate([both[0].mean(0), both[0].std(0)])) <= 1e-5
 
 
 def test_packaged_sentence_encoder_knows_what_sentences_mean() -> None:
