@@ -76,11 +76,12 @@ def _raw(block: Block, words: tuple[str, ...], span: Span | None, rows: UnitRows
     if statistic == FIELD:
         codes = rows.codes({name: words}, units)  # (units, 1)
         return (codes == np.arange(len(words))).astype(np.float32)
-    moments = rows.moments(name, view, units)
+    columns = slice(0) if statistic == THERE else slice(None) if span is None else slice(*span)
+    moments = rows.moments(name, view, units, columns)
     if statistic == THERE:
         return (moments.counts > 0).astype(np.float32)[:, None]
     if span is not None:  # the deviations over time of one layer of several are stored as its means are
-        return moments.mean[:, slice(*span)]
+        return moments.mean
     return moments.mean if statistic == MEAN else moments.deviation
 
 

@@ -26,6 +26,9 @@ class Moments:
     mean: np.ndarray  # (units, dim) float32
     deviation: np.ndarray  # (units, dim) float32
 
+    def narrow(self, columns: slice) -> "Moments":
+        return Moments(self.counts, self.mean[:, columns], self.deviation[:, columns])
+
     def __getitem__(self, units: np.ndarray) -> "Moments":
         return Moments(self.counts[units], self.mean[units], self.deviation[units])
 
@@ -43,12 +46,15 @@ class UnitRows:
         """How an input can be looked at: one way where no unit has anything before its labelled clip."""
         return (OWN, BEFORE, ALL) if name in self.before else (OWN,)
 
-    def moments(self, name: str, view: str, units: np.ndarray) -> Moments:
-        """An input of some units, as it is seen in a view."""
-        own = self.own[name][units]
+    def moments(self, name: str, view: str, units: np.ndarray, columns: slice = slice(None)) -> Moments:
+        """An input of some units, as it is seen in a view; some of its columns, where others need not be copied."""
+        own = self.own[name].narrow(columns)[units]
         if view == OWN:
             return own
-        before = self.before[name][units] if name in self.before else _empty(len(units), own.mean.shape[1])
+        if name in self.before:
+            before = self.before[name].narrow(columns)[units]
+        else:
+            before = _empty(len(units), own.mean.shape[1])
         return before if view == BEFORE else _merged(own, before)
 
     def vocabularies(self, indices: np.ndarray) -> dict[str, list[str]]:
