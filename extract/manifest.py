@@ -4,9 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+import typer
 
 from cache import claimed, writable, write_text_atomically
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
@@ -15,6 +16,7 @@ from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import Manifest, write_manifest
 from extract.corpora.media_paths import Missing, MissingMedia
 from extract.corpora.table import read_table
+from extract.pages.overview import write_overview
 
 
 def _read_dataset(profile: Profile) -> Manifest:
@@ -81,12 +83,17 @@ def _untrainable(manifest: Manifest, profile: Profile) -> Iterator[str]:
         yield f"the training units {why}, too few for folds = {profile.folds}: {remedy}"
 
 
-def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
+def main(
+    config: ConfigOption = None,
+    overrides: OverrideArgument = None,
+    overview: Annotated[bool, typer.Option(help="Write overview.html, too: the data to look at.")] = True,
+) -> None:
     """Read the profile's dataset and write runs/NAME/manifest.parquet: a row per clip, with its label and split.
 
-    Nothing is decoded and no model is run: this takes seconds. Printed, and kept in manifest.json beside the
-    manifest: clips and units per split and class, and what was dropped or not found, with the reason. Media files that
-    are named and not there are all listed in missing_media.csv.
+    No model is run: this takes seconds. Printed, and kept in manifest.json beside the manifest: clips and units per
+    split and class, and what was dropped or not found, with the reason. Media files that are named and not there are
+    all listed in missing_media.csv. overview.html shows the same, and how long media are by their headers; for it a
+    dozen clips are decoded.
     """
     profile = load(config, overrides)
     path = profile.manifest_path
@@ -102,6 +109,9 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
         with writable(path.with_suffix(".json")):
             write_text_atomically(path.with_suffix(".json"), counts)
         _list_missing(manifest.missing, missing)
+        if overview:
+            with writable(path.with_name("overview.html")):
+                write_overview(manifest, path.with_name("overview.html"), profile.name)
     print(_summary(manifest, path))
     for problem in _untrainable(manifest, profile):
         raise UserError(f"{problem} (the manifest is written: extract/run.py can be run by hand)")
