@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from cache.checksums import CHECKSUMS, anew, publish, read_checksums, read_small
+from cache.disk.checksums import CHECKSUMS, anew, publish, read_checksums, read_small
 from cache.disk.writing import StoreError
 from configs import one_line
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from cache.checks import Report
-from cache.checksums import (
+from cache.chunks import Chunks, open_chunks
+from cache.disk.checksums import (
     CHECKSUMS,
     ESSENTIAL,
     Digests,
@@ -16,7 +17,6 @@ from cache.checksums import (
     read_checksums,
     write_checksums,
 )
-from cache.chunks import Chunks, open_chunks
 from cache.disk.writing import StoreError, write_atomically
 from cache.layout import INDEX, Entry, Header, index_bytes, read_index
 

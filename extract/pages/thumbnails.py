@@ -31,7 +31,8 @@ HEARD_SECONDS = 5  # of a sound, from its beginning
 BIT_RATE = 24_000  # of what is heard: 15 kB
 LONGEST_SECONDS = 120  # decoding longer clips for a picture of them is not worth the wait
 SILENCE_SECONDS = 20  # without a sign of life, after which a decoder is stopped
-WORKERS = 2
+WORKERS = 2  # decoders of each kind at most
+CLIPS_OF_WORKER = 16  # fewer are not worth the start of another one
 ELSEWHERE = "the media lie on object storage, and are not fetched for a page"
 
 
@@ -55,10 +56,11 @@ def pictures(clips: Sequence[tuple[str | None, str | None]], root: Path | str, h
     if isinstance(root, str):
         return [Picture(missing=ELSEWHERE) for _ in clips]
     video = VideoTask(FRAMES, SIZE, LONGEST_SECONDS, short_segments=1, face_crop=None)
+    workers = min(WORKERS, 1 + len(clips) // CLIPS_OF_WORKER)
     audio = ExcerptTask(HEARD_SECONDS) if heard else AudioTask(LONGEST_SECONDS * SAMPLE_RATE)
     with (
-        closing(Decoders(video, WORKERS, SILENCE_SECONDS)) as videos,
-        closing(Decoders(audio, WORKERS, SILENCE_SECONDS)) as audios,
+        closing(Decoders(video, workers, SILENCE_SECONDS)) as videos,
+        closing(Decoders(audio, workers, SILENCE_SECONDS)) as audios,
         ThreadPoolExecutor(WORKERS) as pool,
     ):
         shown = pool.map(lambda clip: _picture(clip[0], clip[1], root, videos, audios, heard), clips)
