@@ -2,7 +2,7 @@
 
 ``store.json``      header: format version, backend, dtype, dim, chunk_rows, fingerprint and the fields behind it
 ``index.parquet``   a row per clip, in the order of its rows; the commit point: replaced by one atomic rename
-``checksums.json``  digests of these and other small files (``cache/checksums.py``)
+``checksums.json``  digests of these and other small files (``cache/disk/checksums.py``)
 ``values.zarr/`` or ``values.h5`` + ``values/``  the numbers (``cache/chunks.py``)
 """
 

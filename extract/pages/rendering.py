@@ -1,6 +1,7 @@
 """What all HTML pages share: how templates are read, how they look, and a few ways to write numbers."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -8,6 +9,7 @@ import jinja2
 SHARED = Path(__file__).with_name("templates")  # style.css.j2 is every page's
 
 
+@cache
 def environment(templates: Path) -> jinja2.Environment:
     """Of a page's own folder of templates, and of what all share. What comes from data is escaped."""
     found = jinja2.Environment(

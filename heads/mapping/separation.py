@@ -21,12 +21,13 @@ MOST_SILHOUETTE = 2000  # its cost goes with their square
 MOST_NAMES = 50  # classes, or speakers, that a probe tells apart: those with the most clips
 FEWEST = FOLDS  # clips of a speaker: one in each fold
 TOGETHER = 0.3  # mutual information of emotion and speaker, of 1, from which their scores cannot be told apart
-CLEAR = 2.0  # standard errors by which two scores must differ, before one is said to be higher
+CLEAR = 2.5  # standard errors by which two scores must differ, before one is said to be higher
 
 
 @dataclass(frozen=True)
 class Probe:
-    """``score``: balanced accuracy over all folds (as UA); ``error``: its standard error, from fold to fold."""
+    """``score``: balanced accuracy over all folds (as UA). ``error``: its standard error, from fold to fold, or as of
+    that many independent answers, whichever is larger."""
 
     score: float
     error: float
@@ -142,9 +143,11 @@ def _probe(values: np.ndarray, names: np.ndarray, splits: list[tuple[np.ndarray,
             warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a comparison
             guesses[held] = model.fit(values[train], names[train]).predict(values[held])
         scores.append(_balanced(names[held], guesses[held]))
-    n_names = len(set(names))
-    error = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
-    return Probe(_balanced(names, guesses), error, 1 / n_names, len(names), n_names, len(splits))
+    score, chance = _balanced(names, guesses), 1 / len(set(names))
+    between = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+    likely = (max(score, chance) * len(names) + 1) / (len(names) + 2)  # never 1, of which nothing could be in error
+    counted = float(np.sqrt(likely * (1 - likely) / len(names)))
+    return Probe(score, max(between, counted), chance, len(names), len(set(names)), len(splits))
 
 
 def _balanced(names: np.ndarray, guesses: np.ndarray) -> float:
@@ -180,7 +183,9 @@ def in_words(found: Separation) -> list[str]:
         return [*sentences, f"{lacking} are not known of enough clips, or there is but one: nothing to compare."]
     gap, noise = speaker.gain - emotion.gain, float(np.hypot(speaker.gain_error, emotion.gain_error))
     way = f"{speaker.gain:.0%} of the way from chance to certainty against {emotion.gain:.0%}"
-    if abs(gap) <= CLEAR * noise:
+    if max(each.gain - CLEAR * each.gain_error for each in (emotion, speaker)) <= 0:
+        sentences.append("It separates neither beyond what can be chance.")
+    elif abs(gap) <= CLEAR * noise:
         sentences.append(f"It separates both about as well (for speakers {way}): so small a gap can be chance.")
     elif gap > 0:
         sentences.append(f"It separates the speaker more than the emotion: {way}.")
