@@ -339,4 +339,4 @@ def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytes
     extract.manifest.main(config="mine.yaml")
     assert len(refused) == 1
     assert read_manifest(Path("runs/mine/manifest.parquet")).clips.height == len(ROWS)
-    assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json"}
+    assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json", "overview.html"}
