@@ -6,6 +6,7 @@ there are as many classes), each with three small frames and five seconds of sou
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def write_overview(manifest: Manifest, path: Path, name: str) -> None:
     """
     clips, shown = manifest.clips, Shown(manifest)
     units = shown.numbered(clips)
-    lengths = look(manifest)
     chosen = _chosen(units, shown)
+    with ThreadPoolExecutor(1) as pool:
+        drawing = pool.submit(_pictures, chosen, manifest)
+        lengths = look(manifest)
+        drawn = drawing.result()
     moves = tallies.transitions(units, shown)
     counts = dict(manifest.counts)
     for known in ("clips", "conversations", "units", "clips_with"):  # other sections say more of these
@@ -66,7 +70,7 @@ def write_overview(manifest: Manifest, path: Path, name: str) -> None:
             stay=(float(np.trace(moves) / moves.sum()), tallies.expected_stay(moves)) if moves is not None else None,
             fields=tallies.fields(clips),
             repeated=tallies.repeated(clips),
-            chosen=list(zip(chosen, _pictures(chosen, manifest), strict=True)),
+            chosen=list(zip(chosen, drawn, strict=True)),
             counts=_flatten(counts)[:MOST_COUNTS],
             longest_text=LONGEST_TEXT,
             is_nan=math.isnan,
@@ -113,6 +117,8 @@ def _cards(clips: pl.DataFrame, units: pl.DataFrame, lengths: dict[str, Lengths]
         about = "by the headers of all files"
         if found.is_sample:
             about = f"by the headers of {found.opened:,} files of {found.n_clips:,}"
+        if math.isnan(found.hours):
+            about = "no file that was opened says how long it is"
         hours = f"{found.hours:.2f} h" if found.hours < 10 else f"{found.hours:,.0f} h"
         cards.append((kind, "?" if math.isnan(found.hours) else hours, found.unknown or about))
     return cards

@@ -38,8 +38,8 @@ def draw_map(
     Raises:
         UserError: no such encoder, no features of it, or UMAP is wanted and not installed.
     """
-    manifest = read_manifest(profile.manifest_path)
     store = _open(profile, encoder)
+    manifest = read_manifest(profile.manifest_path)
     points = read_points(manifest, store, every, most, profile.seed)
     shares: tuple[float, ...] = ()
     if method == "pca":

@@ -61,6 +61,7 @@ def test_media_are_seen_heard_and_measured_and_what_is_broken_is_shown_as_such(t
     assert np.abs(heard).max() == pytest.approx(0.5, abs=0.1)
     assert "Not shown: broken.wav: " in page.text
     assert "Audio files that could not be opened: 1 of the 2 that were tried" in page.text
+    assert "no file that was opened says" not in page.text
     assert "median 0.5\u00a0s" in page.text
     assert str(tmp_path) not in html
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
