@@ -8,7 +8,7 @@ store = Store(path)
 store["clip1"]                                          # (time, 768), memory-mapped
 """
 
-from cache.disk.checksums import attach, read_small
+from cache.checksums import attach, read_small
 from cache.disk.folders import (
     copy_published,
     is_published,

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cache.checksums import CHECKSUMS, ESSENTIAL, REMOTE_NOTES, file_digest, read_checksums
 from cache.chunks import Chunks, open_chunks
-from cache.disk.checksums import CHECKSUMS, ESSENTIAL, REMOTE_NOTES, file_digest, read_checksums
 from cache.disk.writing import StoreError
 from cache.layout import (
     INDEX,

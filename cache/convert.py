@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, StoreError, StoreWriter, attach
-from cache.disk.checksums import read_checksums
+from cache.checksums import read_checksums
 from cache.disk.unfinished import begin, begun, end
 from cache.layout import OWN_FILES, Entry, Header, new_values_hash, read_index
 from cache.shelf import extraction_of

@@ -2,7 +2,7 @@
 
 ``store.json``      header: format version, backend, dtype, dim, chunk_rows, fingerprint and the fields behind it
 ``index.parquet``   a row per clip, in the order of its rows; the commit point: replaced by one atomic rename
-``checksums.json``  digests of these and other small files (``cache/disk/checksums.py``)
+``checksums.json``  digests of these and other small files (``cache/checksums.py``)
 ``values.zarr/`` or ``values.h5`` + ``values/``  the numbers (``cache/chunks.py``)
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from cache.disk.checksums import CHECKSUMS, anew, publish, read_checksums, read_small
+from cache.checksums import CHECKSUMS, anew, publish, read_checksums, read_small
 from cache.disk.writing import StoreError
 from configs import one_line
 

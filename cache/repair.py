@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.checks import Report
-from cache.chunks import Chunks, open_chunks
-from cache.disk.checksums import (
+from cache.checksums import (
     CHECKSUMS,
     ESSENTIAL,
     Digests,
@@ -17,6 +16,7 @@ from cache.disk.checksums import (
     read_checksums,
     write_checksums,
 )
+from cache.chunks import Chunks, open_chunks
 from cache.disk.writing import StoreError, write_atomically
 from cache.layout import INDEX, Entry, Header, index_bytes, read_index
 

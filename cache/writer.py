@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from cache.checksums import publish, settle_checksums
 from cache.chunks import open_chunks
-from cache.disk.checksums import publish, settle_checksums
 from cache.disk.locks import take_lock
 from cache.disk.writing import StoreError, sync, writable
 from cache.layout import (

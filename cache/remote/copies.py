@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from cache.checksums import CHECKSUMS, REMOTE_NOTES, Digests, digest, publish, read_checksums, write_checksums
 from cache.chunks import Chunks, open_chunks
-from cache.disk.checksums import CHECKSUMS, REMOTE_NOTES, Digests, digest, publish, read_checksums, write_checksums
 from cache.disk.locks import locked
 from cache.disk.writing import StoreError, writable, write_atomically
 from cache.layout import INDEX, Header, differing_fields, live_chunks, new_values_hash, read_index_table
@@ -78,7 +78,7 @@ def push(folder: Path, url: str, show: bool = True) -> Transferred:
         }
         if (
             small or CHECKSUMS not in there
-        ):  # published as cache.disk.checksums.publish does it, so that damage is never suspected after a crash
+        ):  # published as cache.checksums.publish does it, so that damage is never suspected after a crash
             former: Digests = {}
             if CHECKSUMS in there:
                 with suppress(StoreError), _unpacked({CHECKSUMS: objects.read(CHECKSUMS)[0]}) as unpacked:

@@ -13,7 +13,7 @@ from s3_server import S3Server, use_server
 
 from cache import Store, StoreError, StoreWriter
 from cache.checks import inspect
-from cache.disk.checksums import REMOTE_NOTES
+from cache.checksums import REMOTE_NOTES
 from cache.remote import objects
 from cache.remote.copies import BackgroundPush, DivergedError, fetch, push
 

@@ -10,7 +10,7 @@ from s3_server import use_server
 
 from cache import Store, StoreError, StoreWriter, attach
 from cache.checks import inspect
-from cache.disk.checksums import REMOTE_NOTES
+from cache.checksums import REMOTE_NOTES
 from cache.remote import objects
 from cache.remote.copies import BackgroundPush, DivergedError, Transferred, fetch, push
 
