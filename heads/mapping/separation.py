@@ -182,7 +182,8 @@ def in_words(found: Separation) -> list[str]:
         lacking = "Emotions" if emotion is None else "Speakers"
         return [*sentences, f"{lacking} are not known of enough clips, or there is but one: nothing to compare."]
     gap, noise = speaker.gain - emotion.gain, float(np.hypot(speaker.gain_error, emotion.gain_error))
-    way = f"{speaker.gain:.0%} of the way from chance to certainty against {emotion.gain:.0%}"
+    to_speaker, to_emotion = max(0, speaker.gain), max(0, emotion.gain)
+    way = f"{to_speaker:.0%} of the way from chance to certainty against {to_emotion:.0%}"
     if max(each.gain - CLEAR * each.gain_error for each in (emotion, speaker)) <= 0:
         sentences.append("It separates neither beyond what can be chance.")
     elif abs(gap) <= CLEAR * noise:
