@@ -126,7 +126,7 @@ def _cards(clips: pl.DataFrame, units: pl.DataFrame, lengths: dict[str, Lengths]
 
 def _groupings(clips: pl.DataFrame) -> Iterator[tuple[str, str]]:
     """What units are counted by beside the split."""
-    for what, by in (("corpus", "meta_corpus"), ("speaker", "speaker")):
+    for what, by in (("corpus", "meta_corpus"), ("fold", "fold"), ("speaker", "speaker")):
         if by in clips.columns and clips[by].null_count() < clips.height:
             yield what, by
 

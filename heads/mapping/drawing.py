@@ -23,7 +23,7 @@ MOST_VALUES = 20  # of a field that have a colour of their own
 MOST_FIELDS = 16
 TEXT_BYTES = 6_000_000  # of what was said, in a page: with many points each text is cut shorter
 LONGEST_TEXT = 160  # characters
-FIRST = ("class", "speaker", "split", "corpus")
+FIRST = ("class", "speaker", "split", "fold", "corpus")
 METHODS = {"pca": "PCA", "umap": "UMAP"}
 
 
@@ -146,12 +146,14 @@ def _packed(values: np.ndarray) -> str:
 def _fields(clips: pl.DataFrame) -> list[dict[str, Any]]:
     """What points can be coloured by: names, how many each has, and which each clip has. The most frequent first; the
     rest together, and the unknown. Fields derived from the label are left out, and those that never differ."""
-    columns = {"class": "label", "speaker": "speaker", "split": "split", "role": "role"}
+    columns = {"class": "label", "speaker": "speaker", "split": "split", "fold": "fold", "role": "role"}
     columns |= {name.removeprefix("meta_"): name for name in clips.columns if name.startswith("meta_")}
     ordered = sorted(columns, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     fields = []
     for name in ordered[:MOST_FIELDS]:
-        values = clips[columns[name]]
+        if columns[name] not in clips.columns:  # folds, where the dataset gives none
+            continue
+        values = clips[columns[name]].cast(pl.String)
         counts = values.drop_nulls().value_counts().sort(pl.col("count"), columns[name], descending=[True, False])
         own = dict(counts.head(MOST_VALUES).iter_rows())
         names, sizes = list(own), list(own.values())
