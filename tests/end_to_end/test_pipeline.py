@@ -116,7 +116,7 @@ def test_profiles_do_not_touch_each_other_and_share_what_is_the_same(first, proj
     assert "text: uses the store of sample (text)" in said
     shell("python extract/run.py --config other --encoder text encoders.text.layer=1")
     assert (runs / "other" / "stores" / "text").resolve() != (runs / "sample" / "stores" / "text").resolve()
-    other = yaml.safe_load(text) | {"name": "other", "heads": {"metadata": {"metadata": ["age"], "kind": "linear"}}}
+    other = yaml.safe_load(text) | {"name": "other", "heads": {"metadata": {"metadata": ["topic"], "kind": "linear"}}}
     for key in ("encoders", "store", "fusion", "seed"):  # what may be left out
         del other[key]
     (project / "configs" / "other.yaml").write_text(yaml.safe_dump(other))
