@@ -14,7 +14,7 @@ OF_A_PROFILE = (
     *("configs/show", "extract/manifest", "extract/run"),
     *("heads/inputs", "heads/pretrain", "heads/train", "heads/search"),
     *("fusion/stack", "fusion/audit", "fusion/bundle"),
-    "cache/ingest",
+    *("cache/ingest", "cache/map"),
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")
 _given: list[str] = []
