@@ -145,10 +145,9 @@ def _of_classes(path: Path, root: Path) -> Layout | None:
     if not media or any(len(name.parts) < 2 for name in media) or not 2 <= len(classes) <= 50:
         return None
     what = f"a folder of media for each of {len(classes)} classes ({some(map(shortened, classes), 8)})"
-    note = "speakers are not known: clips of one may fall into several folds, and scores then flatter"
     maybe = {"pattern": patterns} if (patterns := _speaker_patterns(media)) else {}
     dataset = {"adapter": "folder", "root": str(root)} | _film_sound(path, [str(name) for name in media])
-    return Layout(what, dataset, maybe=maybe, notes=(note,))
+    return Layout(what, dataset, maybe=maybe)
 
 
 def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:

@@ -35,6 +35,7 @@ OFFLINE: dict[str, tuple[str, dict[str, Any], str]] = {  # modality: the package
 FEW_GROUPS = 12  # up to them, each is left out in turn
 ENOUGH = (20, 200)  # groups and units, from which on some can be kept aside for a test
 FEW_UNITS = 1500
+UNKNOWN = "unknown (clips of one may then fall into several folds, and scores flatter)"
 MOST_WORDS = 50  # of a field that is metadata; what has more names rather than describes
 
 
@@ -67,7 +68,7 @@ def _lines(name: str, layout: Layout, manifest: Manifest) -> Iterator[str]:
     numbers = Counter(units["label"])
     speakers = units["speaker"].drop_nulls().n_unique()
     yield f"# {layout.what}: {len(clips)} clips, {len(units)} labelled, " + (
-        f"{speakers} speakers." if speakers else "speakers unknown."
+        f"{speakers} speakers." if speakers else f"speakers {UNKNOWN}."
     )
     yield f"# Classes: {', '.join(f'{label} {numbers[label]}' for label in manifest.classes)}."
     for note in layout.notes:
@@ -135,7 +136,7 @@ def told(layout: Layout, manifest: Manifest) -> Iterator[str]:
     yield layout.what
     yield f"  clips     {len(manifest.clips)} ({some([f'{kind} {n}' for kind, n in has.items() if n], 3)})"
     yield f"  classes   {some([f'{label} {n}' for label, n in Counter(units['label']).most_common()], 12)}"
-    yield f"  speakers  {units['speaker'].drop_nulls().n_unique() or 'unknown'}"
+    yield f"  speakers  {units['speaker'].drop_nulls().n_unique() or UNKNOWN}"
     for ours, theirs in layout.dataset.get("columns", {}).items():
         yield f"  {ours:<15} is column {theirs!r}"
     yield from (f"  {note}" for note in layout.notes)
