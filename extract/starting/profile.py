@@ -87,7 +87,7 @@ def _lines(name: str, layout: Layout, manifest: Manifest) -> Iterator[str]:
     yield "encoders: # run once over every clip; python extract/run.py --dry-run says how much that is"
     present = [kind for kind in ("audio", "video", "text") if clips[kind].is_not_null().any()]
     for each in present:
-        settings, what = encoder_of(each)
+        settings, what = _encoder_of(each)
         yield _dump({each: settings}, 2).rstrip().replace("\n", f" # {what}\n", 1)
     yield ""
     yield "heads: # each is trained out of fold, and stands beside a plain baseline; all are fused"
@@ -118,7 +118,7 @@ def _folds(layout: Layout, units: pl.DataFrame) -> Iterator[str]:
     yield f"folds: {folds} # of {groups} {what} in train; none is in two folds"
 
 
-def encoder_of(kind: str) -> tuple[dict[str, Any], str]:
+def _encoder_of(kind: str) -> tuple[dict[str, Any], str]:
     """An encoder for a modality: one that lies in an installed package, else one of the hub; and what it is."""
     package, settings, what = OFFLINE[kind]
     try:
