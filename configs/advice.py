@@ -12,9 +12,9 @@ from typing import Any
 # The scripts that read a profile; fusion/predict.py reads a bundle, the others of cache/ a store.
 OF_A_PROFILE = (
     *("configs/show", "extract/manifest", "extract/run"),
-    *("heads/inputs", "heads/pretrain", "heads/train", "heads/search"),
+    *("heads/inputs", "heads/pretrain", "heads/train", "heads/search", "heads/layers"),
     *("fusion/stack", "fusion/audit", "fusion/bundle"),
-    "cache/ingest",
+    *("cache/ingest", "cache/map"),
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")
 _given: list[str] = []

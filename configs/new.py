@@ -52,13 +52,11 @@ def main(
         target.write_text(undecided(name, layout), encoding="utf-8")
         key, choices = next(iter(layout.open.items()))
         raise UserError(f"{target}: written, but {key} is left to choose: {', '.join(choices)}")
-    dataset: Any = TypeAdapter(Dataset).validate_python(layout.dataset)
-    manifest = read_dataset(dataset.model_copy(update={"missing_media": "allow"}), 0)
+    manifest = read_dataset(_validated(layout.dataset), 0)
     splits = wanted_splits(layout, manifest)
     if splits is not None:
         layout = replace(layout, dataset=layout.dataset | {"splits": splits})
-        dataset = TypeAdapter(Dataset).validate_python(layout.dataset)
-        manifest = read_dataset(dataset.model_copy(update={"missing_media": "allow"}), 0)
+        manifest = read_dataset(_validated(layout.dataset), 0)
     if not any(manifest.clips[kind].is_not_null().any() for kind in ("audio", "video", "text")):
         example = manifest.missing[0].file if manifest.missing else "none is named"
         raise UserError(f"{path}: none of its media is there ({example}): say where they lie with --media FOLDER")
@@ -69,6 +67,15 @@ def main(
     load(name)
     print(f"{target}: written")
     print(select(name) if use_it else f"next: python configs/use.py {name}, then dvc repro")
+
+
+def _validated(dataset: dict[str, Any]) -> Dataset:
+    """The section as a reader takes it; files that are named and not there end nothing yet."""
+    try:
+        checked: Dataset = TypeAdapter(Dataset).validate_python(dataset)
+    except ValidationError as error:
+        raise UserError(f"dataset: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    return checked.model_copy(update={"missing_media": "allow"})
 
 
 def _asked(dataset: dict[str, Any], questions: dict[str, list[str]]) -> dict[str, Any]:

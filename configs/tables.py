@@ -21,6 +21,7 @@ SPACE = "".join(char for char in map(chr, range(0x3001)) if char.isspace()) + "\
 # Words that programs write where there is nothing. They may be real, so they are warned of and kept.
 NOTHING = ("nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "null", "none", "nil", "-", "--", "?")
 ENDINGS = (".csv", ".tsv", ".tab", ".txt")
+TABLES = (".csv", ".tsv", ".parquet")  # endings that nothing but tables has
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LONGEST = 1000  # characters of a cell that names something
 CHUNK = 65_536  # rows held as Python's strings at a time

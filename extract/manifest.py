@@ -5,17 +5,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+import typer
 
 from cache import claimed, writable, write_text_atomically
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load, some
 from configs.sections.datasets import AvamergDataset, TableDataset
 from configs.tables import plain, shortened
 from extract.corpora.manifest import Manifest, write_manifest
 from extract.corpora.media_paths import Missing, MissingMedia
 from extract.corpora.reading import read_dataset
+from extract.pages.overview import write_overview
 
 
 def _summary(manifest: Manifest, path: Path) -> str:
@@ -29,9 +31,26 @@ def _summary(manifest: Manifest, path: Path) -> str:
     for split, per_class in units.items():
         cells = "  ".join(f"{count:>{width}}" for count, width in zip(per_class.values(), widths, strict=True))
         lines.append(f"{split:5} {clips[split]:>8} {sum(per_class.values()):>7}  {cells}")
+    lines += _speakers(manifest)
     lines += [f"{name.replace('_', ' ')}: {_in_words(value)}" for name, value in counts.items() if value]
     lines += [f"note: {line}" for line in notes] + [f"warning: {line}" for line in warnings]
     return "\n".join(lines)
+
+
+def _speakers(manifest: Manifest) -> Iterator[str]:
+    """Who speaks in which split."""
+    known = manifest.clips.filter(pl.col("speaker").is_not_null())
+    for (split,), clips in known.group_by("split", maintain_order=True):
+        names = [shortened(name) for name in clips["speaker"].unique(maintain_order=True)]
+        yield f"speakers of {split}: {some(names, 12)}"
+
+
+def _lacking(manifest: Manifest) -> Iterator[str]:
+    """Splits in which classes have no unit."""
+    for split, numbers in manifest.counts["units"].items():
+        lacks = [shortened(label) for label, n in numbers.items() if not n]
+        if lacks and len(lacks) < len(numbers):
+            yield f"{split} has no unit of {some(lacks, 12)}"
 
 
 def _in_words(value: Any) -> str:
@@ -88,12 +107,18 @@ def _folds_said(manifest: Manifest, profile: Profile) -> Iterator[str]:
         yield f"the data says which fold predicts which unit: its {len(given)} folds, not folds = {profile.folds}"
 
 
-def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
+def main(
+    config: ConfigOption = None,
+    overrides: OverrideArgument = None,
+    overview: Annotated[bool, typer.Option(help="Write overview.html, too: the data to look at.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 where no head could be trained.")] = False,
+) -> None:
     """Read the profile's dataset and write runs/NAME/manifest.parquet: a row per clip, with its label and split.
 
-    Nothing is decoded and no model is run: this takes seconds. Printed, and kept in manifest.json beside the
-    manifest: clips and units per split and class, and what was dropped or not found, with the reason. Media files that
-    are named and not there are all listed in missing_media.csv.
+    No model is run: this takes seconds. Printed, and kept in manifest.json beside the manifest: clips and units per
+    split and class, and what was dropped or not found, with the reason. Media files that are named and not there are
+    all listed in missing_media.csv. overview.html shows the same, and how long media are by their headers; for it a
+    dozen clips are decoded.
     """
     profile = load(config, overrides)
     path = profile.manifest_path
@@ -103,17 +128,23 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     except MissingMedia as error:
         _list_missing(error.missing, missing)
         raise UserError(f"{error}; all {len(error.missing)} are listed in {missing}") from error
-    if notes := [*manifest.counts.get("notes", []), *_folds_said(manifest, profile)]:
-        manifest = replace(manifest, counts=manifest.counts | {"notes": notes})
+    problems = list(_untrainable(manifest, profile))
+    notes = [*manifest.counts.get("notes", []), *_folds_said(manifest, profile)]
+    warnings = [*manifest.counts.get("warnings", []), *_lacking(manifest), *problems]
+    said = {name: lines for name, lines in (("notes", notes), ("warnings", warnings)) if lines}
+    manifest = replace(manifest, counts=manifest.counts | said)
     counts = json.dumps(manifest.counts, indent=2, ensure_ascii=False) + "\n"
     with claimed(path):
         write_manifest(manifest, path)
         with writable(path.with_suffix(".json")):
             write_text_atomically(path.with_suffix(".json"), counts)
         _list_missing(manifest.missing, missing)
+        if overview:
+            with writable(path.with_name("overview.html")):
+                write_overview(manifest, path.with_name("overview.html"), profile.name)
     print(_summary(manifest, path))
-    for problem in _untrainable(manifest, profile):
-        raise UserError(f"{problem} (the manifest is written: extract/run.py can be run by hand)")
+    if strict and problems:
+        raise UserError(problems[0])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 import signal
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("emocache", deadline=None)  # a busy machine is no failure
+settings.load_profile("emocache")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, by the scripts that tests start as well
 
 

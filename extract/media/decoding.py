@@ -25,7 +25,7 @@ from extract.media.child import Child, LostError, parent, receive, send
 from extract.media.damage import ClipError, Damage, MediaError, said
 from extract.media.hashing import ChangedError, held
 from extract.media.reading import Beat
-from extract.media.tasks import Decoded, Task
+from extract.media.tasks import Decoded, Look
 
 MEMORY_BYTES = 4 << 30  # address space of a child; it starts with 0.4 GiB
 START_SECONDS = 120  # in which a child must have imported what it needs, on a busy machine
@@ -44,7 +44,7 @@ class Decoders:
     seconds while it was waited for and could run. A clip that loses two is refused; a long one that loses one.
     """
 
-    def __init__(self, task: Task, workers: int, timeout: float) -> None:
+    def __init__(self, task: Look, workers: int, timeout: float) -> None:
         self._task, self._timeout = task, timeout
         self._closed = False
         self._lock = threading.Lock()  # around _children and _closed
@@ -81,8 +81,8 @@ class Decoders:
         Args:
             note: is told, behind the last piece, what is damaged in a clip that is taken all the same.
 
-        Raises as :meth:`decode`: for audio before the first item, unless the file changes or the decoder dies; for
-        video after the last one, where too much is damaged.
+        Only of a ``Task``. Raises as :meth:`decode`: for audio before the first item, unless the file changes or the
+        decoder dies; for video after the last one, where too much is damaged.
         """
         for item in self._answers("stream", path, content_hash):
             if isinstance(item, Damage):
@@ -175,7 +175,7 @@ def serve(connected: socket.socket) -> None:
     ``("alive", None)`` in between, and ``("done", None)`` or ``("failed", exception)`` at the end.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    task: Task = receive(connected)
+    task: Any = receive(connected)  # a Look, or a Task where streams are wished
     beat = _beat(connected)
     send(connected, ("alive", None))
     while True:

@@ -189,3 +189,24 @@ def refuse_cut(seconds: float, declared: float, format_name: str) -> None:
     absolute, share = TOLERANCE.get(format_name, (0, 0))
     if seconds < declared - max(absolute, share * declared):
         raise cut_short(seconds, declared)
+
+
+def length_in_header(path: Path, kind: str) -> float | None:
+    """How long a file says it is, in seconds, or what FFmpeg makes of its size; None where neither tells.
+
+    Nothing is decoded but what FFmpeg looks at to know the streams.
+
+    Args:
+        kind: ``audio`` or ``video``, of which the file must have a stream.
+    Raises:
+        MediaError: it cannot be opened, or has no such stream.
+    """
+    with opened(path) as (container, descriptor):
+        if kind == "audio":
+            first_decodable(container.streams.audio, kind)
+        else:
+            first_decodable(moving_pictures(container), kind)
+        seconds = stated_seconds(descriptor, container.format.name)
+        if seconds is None and container.duration and container.duration > 0:
+            seconds = container.duration / av.time_base
+        return seconds

@@ -12,6 +12,7 @@ import numpy as np
 from configs.schema import FaceCrop
 from extract.media.damage import Damage, Heard, MediaError, Seen, SilentError
 from extract.media.framing import MIDDLE_SQUARE, Framing, resize_and_crop
+from extract.media.opening import length_in_header
 from extract.media.reading import SAMPLE_RATE, Beat, audio_blocks, frames_at, middles, time_span
 
 BLOCK_SAMPLES = 10 * SAMPLE_RATE  # of long audio, sent at a time
@@ -41,10 +42,14 @@ class Streamed:
     variance: float | None = None
 
 
-class Task(Protocol):
+class Look(Protocol):
     """What a child does with a file. ``beat`` is called while it gets on."""
 
     def decode(self, path: Path, beat: Beat) -> Decoded: ...
+
+
+class Task(Look, Protocol):
+    """That, and long clips as streams."""
 
     def stream(self, path: Path, beat: Beat) -> Iterator[Any]:
         """``Streamed``, then arrays; where the clip is damaged, a ``Damage`` comes last."""
@@ -165,6 +170,35 @@ class VideoTask:
 
                 images = crop_face(images, self.face_crop)
             yield resize_and_crop(images, self.size, self.framing)
+
+
+@dataclass(frozen=True)
+class ExcerptTask:
+    """The first ``seconds`` of a sound, mono; how long all of it is stays unknown."""
+
+    seconds: float
+
+    def decode(self, path: Path, beat: Beat) -> Decoded:
+        most, n = round(self.seconds * SAMPLE_RATE), 0
+        taken = []
+        for block in audio_blocks(path, beat):
+            taken.append(block)
+            n += len(block)
+            if n >= most:
+                break
+        samples = np.concatenate(taken)[:most]
+        return Decoded(len(samples) / SAMPLE_RATE, len(samples), samples)
+
+
+@dataclass(frozen=True)
+class LengthTask:
+    """How long files say they are: ``seconds``, NaN where they do not. ``kind``: audio or video."""
+
+    kind: str
+
+    def decode(self, path: Path, beat: Beat) -> Decoded:
+        seconds = length_in_header(path, self.kind)
+        return Decoded(math.nan if seconds is None else seconds, 0, None)
 
 
 def _allowed(damage: Damage | None, most: float) -> Damage | None:

@@ -27,7 +27,6 @@ NAMES = {  # our name: what tables call it, compared without case and what is no
     "role": "role",
 }
 TOO_MANY = 50  # labels; what has more is text
-ONCE = ("clip_id", "conversation_id", "speaker", "group", "fold", "index")
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,6 @@ def look_at(path: Path) -> Columns:
         left = [name for name in left if name != named.get("label")]
     if "text" not in named and (texts := [name for name in left if _is_prose(columns[name])]):
         named["text"] = texts[0]
-    if "clip_id" in named and columns[named["clip_id"]].is_duplicated().any():
-        del named["clip_id"]
     if "index" in named and "conversation_id" not in named:
         del named["index"]
     free = [name for name in left if name not in named.values() and _is_few(columns[name]) and _bare(name)]

@@ -3,7 +3,6 @@
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,9 @@ import pyarrow.parquet as pq
 
 from configs import UserError, first_line, some
 from configs.outside import parse_json, read_yaml
-from configs.tables import shortened
+from configs.tables import TABLES, shortened
 from extract.corpora.media_paths import AUDIO, VIDEO
+from extract.corpora.readers.named import whole_names
 from extract.corpora.readers.walk import media_below
 from extract.media.damage import ClipError, MediaError
 from extract.media.decoding import Decoders
@@ -24,7 +24,6 @@ from extract.starting.columns import called, look_at
 
 CORPORA = Path(__file__).parents[2] / "configs" / "corpora"
 MOST = 0.9  # of the media files, by whose names a corpus is recognised
-TABLES = (".csv", ".tsv", ".parquet")
 UNDECIDED = "CHOOSE"
 
 
@@ -55,15 +54,22 @@ def recognise(path: Path, root: Path, media: Path | None = None) -> Layout:
         raise UserError(f"{path}: neither a folder nor a table ({', '.join(TABLES)})")
     if not path.exists():
         raise UserError(f"{path}: no such folder or table")
-    for look in (_of_table,) if path.is_file() else LOOKS:
-        found = look(path, root)
-        if found is not None:
-            return found if media is None else replace(found, dataset=found.dataset | {"media_root": str(media)})
+    found = _of_table(path, root) if path.is_file() else _of_folder(path, root)
+    if found is not None:
+        return found if media is None else replace(found, dataset=found.dataset | {"media_root": str(media)})
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
     raise UserError(
         f"{path}: not known ({some(names) or 'empty'}): give a table with a row per clip, a folder of media for each "
         "class, or a corpus of docs/corpora.md as it is published"
     )
+
+
+def _of_folder(path: Path, root: Path) -> Layout | None:
+    if known := _of_a_known_layout(path, root):
+        return known
+    media = _media(path)
+    named = _of_names(path, root, media) or _of_records(path, root)
+    return named or _of_one_table(path, root) or _of_classes(path, root, media)
 
 
 def _of_a_known_layout(path: Path, root: Path) -> Layout | None:
@@ -86,16 +92,15 @@ def _of_a_known_layout(path: Path, root: Path) -> Layout | None:
     return None
 
 
-def _of_names(path: Path, root: Path) -> Layout | None:
+def _of_names(path: Path, root: Path, media: list[str]) -> Layout | None:
     """By the names of media files, as ``configs/corpora`` describes them."""
-    media = _media(path)
     matched: list[tuple[int, str, dict[str, Any]]] = []
     for file in sorted(CORPORA.glob("*.yaml")):
         corpus = read_yaml(file)
         if corpus["dataset"]["adapter"] != "files":
             continue
-        pattern = re.compile(rf"(?:^|/){corpus['dataset']['pattern']}$")
-        matched.append((sum(bool(pattern.search(name)) for name in media), file.stem, corpus))
+        pattern = whole_names(corpus["dataset"]["pattern"])
+        matched.append((sum(bool(pattern.fullmatch(name)) for name in media), file.stem, corpus))
     n, name, corpus = max(matched, key=lambda each: each[0], default=(0, "", {}))
     # Parts of a corpus that its reader leaves out may be there, too: other cameras, songs.
     if not media or n < max(2, MOST * len(media) / 2):
@@ -138,17 +143,16 @@ def _of_table(path: Path, root: Path) -> Layout:
     return Layout(f"a table of {columns.n_rows} rows", dataset, choices, notes=tuple(notes))
 
 
-def _of_classes(path: Path, root: Path) -> Layout | None:
+def _of_classes(path: Path, root: Path, media: list[str]) -> Layout | None:
     """Media in folders: each is a class."""
-    media = [PurePosixPath(name) for name in _media(path)]
-    classes = sorted({name.parent.name for name in media})
-    if not media or any(len(name.parts) < 2 for name in media) or not 2 <= len(classes) <= 50:
+    paths = [PurePosixPath(name) for name in media]
+    classes = sorted({name.parent.name for name in paths})
+    if not paths or any(len(name.parts) < 2 for name in paths) or not 2 <= len(classes) <= 50:
         return None
     what = f"a folder of media for each of {len(classes)} classes ({some(map(shortened, classes), 8)})"
-    note = "speakers are not known: clips of one may fall into several folds, and scores then flatter"
-    maybe = {"pattern": patterns} if (patterns := _speaker_patterns(media)) else {}
-    dataset = {"adapter": "folder", "root": str(root)} | _film_sound(path, [str(name) for name in media])
-    return Layout(what, dataset, maybe=maybe, notes=(note,))
+    maybe = {"pattern": patterns} if (patterns := _speaker_patterns(paths)) else {}
+    dataset = {"adapter": "folder", "root": str(root)} | _film_sound(path, media)
+    return Layout(what, dataset, maybe=maybe)
 
 
 def _speaker_patterns(media: list[PurePosixPath]) -> dict[str, str]:
@@ -200,13 +204,16 @@ def _of_records(path: Path, root: Path) -> Layout | None:
 def _members(tar: Path) -> list[str]:
     """The suffixes of what a tar's first records hold, and the keys of their JSON."""
     names: dict[str, None] = {}
-    with tarfile.open(tar) as archive:
-        for _, member in zip(range(20), archive, strict=False):
-            suffix = member.name.rpartition("/")[2].partition(".")[2]
-            names[suffix] = None
-            content = archive.extractfile(member) if suffix == "json" and member.size < 2**20 else None
-            if content is not None and isinstance(record := parse_json(content.read(), f"{tar}: {member.name}"), dict):
-                names |= dict.fromkeys(record)
+    try:
+        with tarfile.open(tar) as archive:
+            for _, member in zip(range(20), archive, strict=False):
+                suffix = member.name.rpartition("/")[2].partition(".")[2]
+                names[suffix] = None
+                content = archive.extractfile(member) if suffix == "json" and member.size < 2**20 else None
+                record = parse_json(content.read(), f"{tar}: {member.name}") if content is not None else None
+                names |= dict.fromkeys(record) if isinstance(record, dict) else {}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{tar}: cannot be read as a tar file ({first_line(error)})") from error
     return [name for name in names if name]
 
 
@@ -230,9 +237,3 @@ def _media(path: Path) -> list[str]:
     if not any(file.suffix.lower() in (*AUDIO, *VIDEO) for file in path.rglob("*")):
         return []
     return media_below(path).media
-
-
-LOOKS: tuple[Callable[[Path, Path], Layout | None], ...] = (
-    *(_of_a_known_layout, _of_names, _of_records),
-    *(_of_one_table, _of_classes),
-)

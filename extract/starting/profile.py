@@ -35,6 +35,7 @@ OFFLINE: dict[str, tuple[str, dict[str, Any], str]] = {  # modality: the package
 FEW_GROUPS = 12  # up to them, each is left out in turn
 ENOUGH = (20, 200)  # groups and units, from which on some can be kept aside for a test
 FEW_UNITS = 1500
+UNKNOWN = "unknown (clips of one may then fall into several folds, and scores flatter)"
 MOST_WORDS = 50  # of a field that is metadata; what has more names rather than describes
 
 
@@ -67,7 +68,7 @@ def _lines(name: str, layout: Layout, manifest: Manifest) -> Iterator[str]:
     numbers = Counter(units["label"])
     speakers = units["speaker"].drop_nulls().n_unique()
     yield f"# {layout.what}: {len(clips)} clips, {len(units)} labelled, " + (
-        f"{speakers} speakers." if speakers else "speakers unknown."
+        f"{speakers} speakers." if speakers else f"speakers {UNKNOWN}."
     )
     yield f"# Classes: {', '.join(f'{label} {numbers[label]}' for label in manifest.classes)}."
     for note in layout.notes:
@@ -86,7 +87,7 @@ def _lines(name: str, layout: Layout, manifest: Manifest) -> Iterator[str]:
     yield "encoders: # run once over every clip; python extract/run.py --dry-run says how much that is"
     present = [kind for kind in ("audio", "video", "text") if clips[kind].is_not_null().any()]
     for each in present:
-        settings, what = encoder_of(each)
+        settings, what = _encoder_of(each)
         yield _dump({each: settings}, 2).rstrip().replace("\n", f" # {what}\n", 1)
     yield ""
     yield "heads: # each is trained out of fold, and stands beside a plain baseline; all are fused"
@@ -117,7 +118,7 @@ def _folds(layout: Layout, units: pl.DataFrame) -> Iterator[str]:
     yield f"folds: {folds} # of {groups} {what} in train; none is in two folds"
 
 
-def encoder_of(kind: str) -> tuple[dict[str, Any], str]:
+def _encoder_of(kind: str) -> tuple[dict[str, Any], str]:
     """An encoder for a modality: one that lies in an installed package, else one of the hub; and what it is."""
     package, settings, what = OFFLINE[kind]
     try:
@@ -135,7 +136,7 @@ def told(layout: Layout, manifest: Manifest) -> Iterator[str]:
     yield layout.what
     yield f"  clips     {len(manifest.clips)} ({some([f'{kind} {n}' for kind, n in has.items() if n], 3)})"
     yield f"  classes   {some([f'{label} {n}' for label, n in Counter(units['label']).most_common()], 12)}"
-    yield f"  speakers  {units['speaker'].drop_nulls().n_unique() or 'unknown'}"
+    yield f"  speakers  {units['speaker'].drop_nulls().n_unique() or UNKNOWN}"
     for ours, theirs in layout.dataset.get("columns", {}).items():
         yield f"  {ours:<15} is column {theirs!r}"
     yield from (f"  {note}" for note in layout.notes)

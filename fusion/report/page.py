@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from extract.pages.rendering import environment
 from fusion.report.context import Told, media_root, told
 from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake
 from fusion.report.outputs import display_name, fell_back, fold_scores
@@ -22,7 +22,7 @@ from fusion.tables.predictions import SPLITS
 from heads.metrics import PAPERS, interval, shown
 
 if TYPE_CHECKING:
-    from fusion.report.thumbnails import Picture
+    from extract.pages.thumbnails import Picture
 
 __all__ = ["Run", "gather", "write_report"]
 
@@ -33,26 +33,18 @@ LONGEST_TEXT = 320  # characters of what was said
 
 def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> None:
     """Render the report. Everything that comes from data is escaped; nothing in it is fetched."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
+    pages = environment(Path(__file__).with_name("templates"))
+    pages.filters |= {
         "interval": interval,
         "shown": shown,
         "display": display_name,
         "p": p_value,
         "polyline": _polyline,
-        "wave": _wave,
         "breakable": _breakable,
         "text_of": text_of,
     }
     score = found.scores[found.chosen][found.headline]
-    html = environment.get_template(TEMPLATE).render(
+    html = pages.get_template(TEMPLATE).render(
         run=run,
         found=found,
         by_fold=fold_scores(found),
@@ -173,7 +165,7 @@ def _shown(mistakes: Sequence[Mistake], manifest: Path | None) -> list[tuple[Mis
     """Mistakes with what the manifest knows of their clips, and pictures of these."""
     if manifest is None:
         return [(mistake, None, None) for mistake in mistakes]
-    from fusion.report.thumbnails import pictures  # the media libraries, which predictions from elsewhere do not need
+    from extract.pages.thumbnails import pictures  # the media libraries, which predictions from elsewhere do not need
 
     known = told(manifest, [mistake.unit_id for mistake in mistakes])
     with_media = [mistake.unit_id for mistake in mistakes if mistake.unit_id in known]
@@ -206,20 +198,8 @@ def _breakable(name: str) -> Markup:
     return Markup(escape(name).replace("_", Markup("_<wbr>")).replace("-", Markup("-<wbr>")))
 
 
-def _percent(value: float) -> str:
-    """For CSS: 0.1234 is 12.34%."""
-    return f"{100 * value:.2f}%"
-
-
 def _polyline(points: Sequence[tuple[float, float]], panel: Panel, width: float, height: float) -> str:
     """Points of a panel in the coordinates of an SVG picture, whose y axis points down."""
     reach = (panel.high - panel.low) or 1.0
     placed = [(x / max(panel.last, 1) * width, (panel.high - y) / reach * height) for x, y in points]
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-
-
-def _wave(levels: Sequence[float], height: float) -> str:
-    """Levels as an SVG path of upright strokes, one a unit of width, around the middle."""
-    middle = height / 2
-    strokes = [(x, max(0.02, level) * middle) for x, level in enumerate(levels)]
-    return "".join(f"M{x + 0.5} {middle - half:.1f}V{middle + half:.1f}" for x, half in strokes)

@@ -10,13 +10,11 @@ import polars as pl
 
 from configs import Profile, UserError, some
 from configs.sections.datasets import AvamergDataset
-from configs.tables import filled, said
+from configs.tables import TABLES, filled, said
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import COLUMNS, TO_PREDICT, Manifest
 from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.corpora.table import read_table_to_predict
-
-TABLES = (".csv", ".tsv", ".parquet")
 
 
 def manifests(

@@ -65,7 +65,7 @@ def calibrated(logits: np.ndarray, calibrations: list[list[float]]) -> np.ndarra
     """Log-probabilities (n, h, c) with each head's temperature and doubt; NaN stays NaN."""
     temperatures, doubts = np.array(calibrations).T[..., None]
     log_p = log_softmax(logits / temperatures, axis=2)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # absent; no doubt at all
         return np.logaddexp(log_p + np.log1p(-doubts), np.log(doubts / log_p.shape[2]))
 
 

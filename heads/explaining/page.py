@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from cache import replace_atomically, write_text_atomically
+from extract.pages.rendering import environment
 from heads.explaining.chart import draw
 from heads.explaining.explanation import ClipView, Explanation, Group, Piece
 from heads.explaining.media import Heard, Media, Seen
@@ -29,16 +29,10 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
         again: the command that makes them again.
         others: heads whose pages lie beside this one.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": lambda share: f"{100 * share:.2f}%", "nats": nats, "share": "{:.0%}".format}
+    pages = environment(TEMPLATE.parent)
+    pages.filters |= {"nats": nats, "share": "{:.0%}".format}
     words = [piece for view in found.views if "words" in view.groups for piece in view.groups["words"].pieces]
-    html = environment.get_template(TEMPLATE.name).render(
+    html = pages.get_template(TEMPLATE.name).render(
         found=found,
         p=found.p[found.classes.index(found.explained)],
         carried=carried(found),

@@ -81,7 +81,7 @@ def messages() -> Iterator[tuple[str, str]]:
             yield str(path.relative_to(REPOSITORY)), path.read_text(encoding="utf-8")
 
 
-COMMAND = re.compile(r"python (?!-)[^\s';,]+/[^';,\n`]*")
+COMMAND = re.compile(r"python (?!-)[^\s';,<]+/[^';,\n`<]*")
 PROPOSED = sorted({(where, found[0]) for where, text in messages() for found in COMMAND.finditer(text)})
 
 

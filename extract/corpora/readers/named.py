@@ -56,7 +56,7 @@ def read_files(dataset: FilesDataset) -> Rows:
             same clip's.
     """
     found = media_below(dataset.media)
-    pattern = re.compile(rf"(?:.*/)?(?:{dataset.pattern})")
+    pattern = whole_names(dataset.pattern)
 
     def describe(path: str) -> dict[str, Any] | None:
         if (match := pattern.fullmatch(path)) is None:
@@ -72,6 +72,11 @@ def read_files(dataset: FilesDataset) -> Rows:
         )
     counts = {"files_that_do_not_match": len(strangers), "files_that_do_not_match_first": strangers[:3]}
     return Rows(pl.DataFrame(clips, infer_schema_length=None), str(dataset.media), found.counts | counts)
+
+
+def whole_names(pattern: str) -> re.Pattern[str]:
+    """What matches all of a path below the root, or its end from some folder on, as ``pattern`` says."""
+    return re.compile(rf"(?:.*/)?(?:{pattern})")
 
 
 def told(match: re.Match[str] | None, codes: dict[str, dict[str, str]], where: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from configs import UserError
+from configs import UserError, some
 from configs.outside import read_outside
 from extract.corpora.manifest import not_here
 from extract.corpora.media_paths import AUDIO, VIDEO
@@ -36,10 +36,11 @@ def media_below(root: Path | str, needed: bool = True) -> Found:
     """
     found, others, hidden, unreadable = Found(), Counter[str](), 0, 0
     files: list[tuple[str, int]]
+    links: list[str] = []
     if isinstance(root, str):
         files = [(path, 1) for path in remote_files(root)]
     elif root.is_dir():
-        files = list(_walk(root))
+        files, links = _walk(root)
     else:
         raise UserError(f"{not_here(root, 'folder')} (dataset.root, or media_root)")
     for path, size in sorted(files):
@@ -58,11 +59,13 @@ def media_below(root: Path | str, needed: bool = True) -> Found:
         "hidden_files": hidden,
         "files_without_content": len(found.empty),
         "files_without_content_first": found.empty[:3],
+        "folders_behind_links_not_entered": sorted(links)[:10],
         "files_of_other_kinds": dict(others.most_common(10)),
         "files_whose_names_are_not_utf8": unreadable,
     }
     if needed and not found.media and not found.texts:
         what = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3)) or "nothing"
+        what += f", and links to folders, which are not entered: {some(sorted(links))}" if links else ""
         raise UserError(
             f"{root}: no sound, film or text below it (there: {what}); which format a file has its "
             f"suffix says, one of {' '.join((*AUDIO, *VIDEO))}"
@@ -80,21 +83,24 @@ def text_of(root: Path | str, path: str) -> str:
         raise UserError(f"{root / path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
 
 
-def _walk(root: Path) -> list[tuple[str, int]]:
-    found = []
+def _walk(root: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """Files with their sizes, and folders that are links."""
+    found: list[tuple[str, int]] = []
+    links: list[str] = []
 
     def refused(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-    for folder, _, names in os.walk(root, onerror=refused, followlinks=False):
+    for folder, folders, names in os.walk(root, onerror=refused, followlinks=False):
         below = os.path.relpath(folder, root).replace(os.sep, "/")
+        links += [os.path.join(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
         for name in names:
             path = name if below == "." else f"{below}/{name}"
             try:
                 found.append((path, os.stat(os.path.join(folder, name)).st_size))  # noqa: PTH116, PTH118
             except OSError:
                 found.append((path, 0))  # a link that leads nowhere
-    return found
+    return found, links
 
 
 def _is_text(path: str) -> bool:

@@ -276,15 +276,19 @@ def test_the_script_lists_all_missing_media_and_says_where_groups_are_too_few(tm
     assert listed.read_text(encoding="utf-8").splitlines()[:2] == ["kind,file,place", "audio,gone0.wav,row 1"]
     assert not listed.with_name("manifest.parquet").exists()
     done = run("dataset.missing_media=allow")
-    assert done.returncode == 2
+    assert done.returncode == 0
+    strict = run("dataset.missing_media=allow", "--strict", "--no-overview")
+    assert strict.returncode == 2
     assert listed.with_name("manifest.parquet").exists()
     assert len(listed.read_text(encoding="utf-8").splitlines()) == 9
     assert "warning: label: differ in case or white space only" in done.stdout
-    assert done.stderr == (
-        "error: the training units are of 1 group(s), too few for folds = 5: fewer folds do not help; "
-        "dataset.columns.group: id makes 8 (speakers are then shared between folds, as report and audit say) (the "
-        "manifest is written: extract/run.py can be run by hand)\n"
+    line = (
+        "the training units are of 1 group(s), too few for folds = 5: fewer folds do not help; dataset.columns.group: "
+        "id makes 8 (speakers are then shared between folds, as report and audit say)\n"
     )
+    assert f"warning: {line}" in done.stdout
+    assert strict.stderr == f"error: {line}"
+    assert "speakers of train: 'anna'\n" in done.stdout
     for i in range(8):
         (tmp_path / f"gone{i}.wav").touch()
     assert run("folds=2", "dataset.columns.group=id").returncode == 0
@@ -319,7 +323,7 @@ def test_what_no_head_can_be_trained_on_is_said_with_what_helps(
     Path("p.yaml").write_text(PROFILE.replace("{clip_id: id, label: emotion, split: part, text: words}", columns))
     Path("t.csv").write_text("\n".join(["id,emotion,part,who,talk", *rows]))
     with pytest.raises(UserError, match=re.escape(warning)):
-        extract.manifest.main(config="p.yaml")
+        extract.manifest.main(config="p.yaml", overview=False, strict=True)
 
 
 def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +343,7 @@ def test_a_second_manifest_at_once_is_refused(tmp_path: Path, monkeypatch: pytes
     extract.manifest.main(config="mine.yaml")
     assert len(refused) == 1
     assert read_manifest(Path("runs/mine/manifest.parquet")).clips.height == len(ROWS)
-    assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json"}
+    assert {path.name for path in Path("runs/mine").iterdir()} == {"manifest.parquet", "manifest.json", "overview.html"}
 
 
 def folded(*folds: int | None, **more: Any) -> list[dict[str, Any]]:

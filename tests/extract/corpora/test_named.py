@@ -60,7 +60,18 @@ def test_what_is_no_clip_is_counted_and_named(read: Read) -> None:
     assert counts["hidden_files"] == 2
     assert (counts["files_without_content"], counts["files_without_content_first"]) == (1, ["sad/empty.wav"])
     assert counts["files_of_other_kinds"] == {".pdf": 1}
+    assert counts["folders_behind_links_not_entered"] == []
     assert (counts["files_outside_of_classes"], counts["files_outside_of_classes_first"]) == (1, ["d.wav"])
+
+
+def test_folders_behind_links_are_told(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "angry").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match=r"links to folders, which are not entered: .*/angry"):
+        folder(read, [])
+    assert folder(read, ["sad/1.wav", "happy/2.wav"]).counts["folders_behind_links_not_entered"] == [
+        f"{tmp_path}/angry"
+    ]
 
 
 def test_texts_alone_are_clips_and_folders_may_be_splits(read: Read) -> None:
@@ -208,3 +219,13 @@ def test_fragments_of_corpora_are_whole_but_for_their_place(path: Path) -> None:
     about = yaml.safe_load(path.read_text())
     TypeAdapter(Dataset).validate_python({"root": "data", **about["dataset"]})
     assert about.keys() <= {"dataset", "folds"}
+
+
+def test_objects_behind_a_url_are_named_files_too(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("readers.walk", "rows"):
+        monkeypatch.setattr(
+            f"extract.corpora.{module}.remote_files", lambda root: {"sad/1.wav", "happy/2.wav", "x.pdf"}
+        )
+    manifest = folder(read, [], media_root="s3://bucket/clips")
+    assert manifest.clips.select("label", "audio").rows() == [("happy", "happy/2.wav"), ("sad", "sad/1.wav")]
+    assert manifest.root == "s3://bucket/clips"

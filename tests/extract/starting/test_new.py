@@ -156,7 +156,14 @@ def test_what_cannot_be_decided_is_a_marked_line_with_its_choices(new: New) -> N
 def test_it_overwrites_nothing_and_says_what_it_does_not_know(new: New) -> None:
     Path("configs/mine.yaml").write_text("precious")
     Path("t.csv").write_text("emotion,words\nsad,so it goes\nhappy,what a day\nsad,oh no oh\n")
+    Path("tars").mkdir()
+    Path("tars/a.tar").write_bytes(b"no tar")
+    Path("records").mkdir()
+    media = pa.array([{"bytes": b"RIFF", "path": "a.wav"}])
+    pq.write_table(pa.table({"audio": media, "emotion": ["sad"]}), "records/a.parquet")
     for arguments, line in (
+        (("tars",), "tars/a.tar: cannot be read as a tar file"),
+        (("records", "--media", "x"), "dataset: media_root: the media are inside the records"),
         (("t.csv", "--name", "mine"), "configs/mine.yaml: exists already, and is not overwritten"),
         (("t.csv", "--name", "a b"), "--name 'a b': letters, digits, - and _ make a name"),
         (("nowhere",), "nowhere: no such folder or table"),

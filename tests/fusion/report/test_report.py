@@ -2,12 +2,12 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from html_page import Page
 from media_tools import greys, write_audio, write_mp4
 from synthetic_heads import make_units
 
@@ -28,22 +28,6 @@ heads: {h0: {inputs: [video]}, h1: {inputs: [video], privileged: true}}
 """
 COMMAND = "python fusion/stack.py --config mine.yaml seed=3"
 SECRET = "what the annotator knew"
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
