@@ -305,6 +305,41 @@ def together(modality: Modality, n_clips: int, device: str, rounds: int, workers
     return found
 
 
+def layered(modality: Modality, n_clips: int, device: str, rounds: int, workers: int, folder: Path) -> dict[str, Any]:
+    """What it costs to store every layer's mean and deviation where one would store the last layer's mean.
+
+    Against the last layer: below it, layers that nothing needs are cut off, and one pass is a shorter network.
+    Beside seconds stands the time that processors spent for this process, which others on the machine stretch less.
+    """
+    media = folder / "media"
+    media.mkdir(parents=True)
+    make = {"audio": make_audio, "video": make_video, "text": make_text}[modality]
+    sources = make(media, n_clips, np.random.default_rng(0))
+    checkpoint = save_network(modality, folder / "network")
+    kept = {"one layer": {"pooling": "mean"}, "every layer": {"layers": "all", "pooling": "statistics"}}
+    runs = {}
+    for name, settings in kept.items():
+        spec = Encoder.model_validate({"family": FAMILY[modality], "model": str(checkpoint)} | settings)
+        runs[name] = program([load(spec, torch.device(device))], modality, workers)
+        runs[name](sources[:2], fresh(folder / "warm"))  # its decoders start
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for number in tqdm(range(rounds), f"{modality}: rounds", disable=None):
+        for name in list(runs)[:: 1 - 2 * (number % 2)]:  # each goes first in every second round
+            before = time.process_time()
+            seconds[name].append(timed(runs[name], sources, folder))
+            spent[name].append(time.process_time() - before)
+    of_wall, of_processors = (
+        [every / one for one, every in zip(of["one layer"], of["every layer"], strict=True)] for of in (seconds, spent)
+    )
+    print(
+        f"{modality}: {n_clips} clips on {device}, {rounds} rounds: every layer takes "
+        f"{statistics.median(of_wall):.3f} x the time of the last one ({min(of_wall):.3f} to {max(of_wall):.3f}), "
+        f"{statistics.median(of_processors):.3f} x the processors' ({min(of_processors):.3f} to {max(of_processors):.3f})"
+    )
+    return {"clips": n_clips, "seconds": seconds, "processor_seconds": spent}
+
+
 def timed(run: Callable[[list[Any], Path], None], sources: list[Any], folder: Path) -> float:
     out = fresh(folder / "out")
     started = time.perf_counter()
@@ -329,6 +364,9 @@ def main(
     two: Annotated[
         bool, typer.Option("--two", help="Two encoders of audio, and of video: one pass over the files against two.")
     ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Every layer of an encoder against its last one, from one pass each.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file, too.")] = None,
 ) -> None:
     """Compare this program with its encoder alone and with plain loops over transformers, on the same clips.
@@ -336,12 +374,14 @@ def main(
     Ratios of one run can be compared; clips per second depend on the machine and on who else uses it.
     """
     hf.logging.set_verbosity_error()
+    if two and layers:
+        raise UserError("--two, --layers: two measurements: name one")
     found = {}
     for name in [modality] if modality else N_CLIPS:
         if two and name == "text":
             continue  # nothing is decoded
         with tempfile.TemporaryDirectory() as folder:
-            look = together if two else measure
+            look = together if two else layered if layers else measure
             found[name] = look(name, clips or N_CLIPS[name], device, rounds, workers, Path(folder))
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n")

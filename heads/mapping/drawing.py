@@ -58,14 +58,15 @@ def draw_map(
         "explained_variance": list(shares),
         "clips": clips.height,
         "clips_known": points.n_known,
-        "features": "mean over time; each dimension with mean 0 and deviation 1 over these clips",
+        "features": f"{_features(store)}; each dimension with mean 0 and deviation 1 over these clips",
         "probe": f"logistic regression, C = {C}, balanced classes, {FOLDS} folds at most; scores are balanced accuracy",
         "separation": found.numbers(),
         "in_words": sentences,
     }
     path = profile.run_dir / "maps" / f"{encoder}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, _page(profile, encoder, method, points, placed, shares, found, sentences))
+    page = _page(profile, encoder, method, points, _features(store), placed, shares, found, sentences)
+    write_text_atomically(path, page)
     numbers = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text_atomically(path.with_suffix(".json"), numbers)
     return path, sentences
@@ -83,11 +84,21 @@ def _open(profile: Profile, encoder: str) -> Store:
     return Store(path, profile.store.verify_reads)
 
 
+def _features(store: Store) -> str:
+    """What of a clip becomes its point."""
+    several = store.fields.get("layers")
+    if not several:
+        return "mean over time"
+    numbers = ", ".join(str(number) for number, _ in several["taken"])
+    return f"layers {numbers} side by side, each with its {' and '.join(several['statistics'])} over time"
+
+
 def _page(
     profile: Profile,
     encoder: str,
     method: str,
     points: Points,
+    features: str,
     placed: np.ndarray,
     shares: tuple[float, ...],
     found: Separation,
@@ -109,6 +120,7 @@ def _page(
             n=points.clips.height,
             n_known=points.n_known,
             dim=points.values.shape[1],
+            features=features,
             found=found,
             sentences=sentences,
             fields=[field["name"] for field in fields],

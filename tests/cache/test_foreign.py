@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from small_project import run
 from store_tools import features, write
 
-from cache import Store
+from cache import Store, StoreWriter
 from cache.foreign.exports import FORMATS, write_whole
 from cache.foreign.layouts import layout_of
 from cache.foreign.pickles import read_pickle
@@ -84,6 +84,15 @@ def test_exports_are_what_their_readers_expect(tmp_path: Path):
         content = tar.extractfile("clip0.json")
         assert content is not None
         assert json.load(content)["clip_id"] == "clip0"
+
+
+def test_an_export_says_where_layers_stand(tmp_path: Path):
+    fields = {"layers": {"taken": [[0, 1], [4, 3]], "statistics": ["mean", "deviation"]}}
+    with StoreWriter(tmp_path / "store", fields, dim=8) as writer:
+        writer.append("a", np.ones((1, 8), np.float16), "0" * 32)
+        writer.commit()
+    done = run("cache/export", str(tmp_path / "store"), "--out", str(tmp_path / "x.npz"))
+    assert "its mean, then its deviation, layer after layer: number (width): 0 (1), 4 (3)" in done.out
 
 
 def test_an_export_that_cannot_be_leaves_what_was(tmp_path: Path):

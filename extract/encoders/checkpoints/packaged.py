@@ -111,8 +111,15 @@ def efficientnet_lite0() -> tuple[torch.nn.Module, list[Path]]:
 
 
 def lite0_states(network: Any, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What leaves the stem, each of the 16 blocks, and the last convolution: (images, channels, height, width) each."""
-    states = [network._swish(network._bn0(network._conv_stem(images)))]
+    """What leaves the stem, each of the 16 blocks, and the last convolution, averaged over the picture:
+    (images, 1, channels) each. Averaged at once: maps that are all kept cost memory, and with it time."""
+    maps = network._swish(network._bn0(network._conv_stem(images)))
+    states = [_average(maps)]
     for block in network._blocks:
-        states.append(block(states[-1]))
-    return (*states, network._swish(network._bn1(network._conv_head(states[-1]))))
+        maps = block(maps)
+        states.append(_average(maps))
+    return (*states, _average(network._swish(network._bn1(network._conv_head(maps)))))
+
+
+def _average(maps: torch.Tensor) -> torch.Tensor:
+    return maps.mean((2, 3)).unsqueeze(1)

@@ -17,6 +17,7 @@ from passes import plan_alone, run_alone
 
 from cache import Store
 from cache.checks import inspect
+from cache.repair import repair
 from configs.schema import StoreSettings
 from extract.encoders.encoder import LoadedEncoder, Prepared
 from extract.media.reading import ClipError
@@ -212,6 +213,41 @@ def test_an_interrupted_pass_goes_on_to_the_same_bytes(
     assert {*batches} <= {*at_once}
     if calls == 4:
         assert len(batches) < len(at_once)  # what was committed is not computed again
+
+
+def test_a_store_of_layers_is_as_safe_as_any(good: list[Clip], load: Load, tmp_path: Path) -> None:
+    """Cut short, in the other backend, and damaged and repaired: always the same rows."""
+    encoder = load("wav2vec2", layers="all", pooling="statistics")
+    of = {backend: StoreSettings(dtype="float32", chunk_mb=0.001, backend=backend) for backend in ("zarr", "hdf5")}
+    for backend, settings in of.items():
+        do_pass(good, encoder, tmp_path / backend, settings)
+    stores = {backend: Store(tmp_path / backend) for backend in of}
+    assert stores["zarr"].fields == stores["hdf5"].fields
+    for clip in good:
+        assert stores["zarr"][clip.clip_id].shape == (1, encoder.dim)
+        np.testing.assert_array_equal(stores["zarr"][clip.clip_id], stores["hdf5"][clip.clip_id])
+
+    calls: list[int] = []
+
+    def stopping(inputs: Any, lengths: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encoder.hidden(inputs, lengths)
+
+    with pytest.raises(KeyboardInterrupt):
+        do_pass(good, replace(encoder, hidden=stopping), tmp_path / "cut", of["zarr"])
+    do_pass(good, encoder, tmp_path / "cut", of["zarr"])
+    assert all_files(tmp_path / "cut") == all_files(tmp_path / "zarr")
+
+    chunk = sorted(path for path in (tmp_path / "cut" / "values.zarr" / "c").rglob("*") if path.is_file())[0]
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    report = inspect(tmp_path / "cut")
+    assert len(report.damaged_clips) == 1  # a row is larger than a chunk of this size
+    repair(tmp_path / "cut", report)
+    do_pass(good, encoder, tmp_path / "cut", of["zarr"])
+    assert inspect(tmp_path / "cut").whole
+    assert all(np.array_equal(Store(tmp_path / "cut")[clip.clip_id], stores["zarr"][clip.clip_id]) for clip in good)
 
 
 @pytest.fixture

@@ -39,13 +39,14 @@ def profile(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pl.DataFrame(rows).write_csv("data/clips.csv")
     columns = {"clip_id": "clip", "audio": "file", "text": "text", "label": "mood", "split": "part"}
     small = {"block_clips": 2, "batch_tokens": 1}
+    several = {"layers": "all", "pooling": "statistics"}
     stated = {
         "name": "mine",
         "dataset": {"adapter": "table", "root": "data", "table": "clips.csv", "columns": columns},
         "store": {"dtype": "float32", "commit_seconds": 0, "chunk_mb": 0.001},
         "encoders": {
             "waves": {"family": "wav2vec2", "model": str(checkpoints / "wav2vec2"), **small},
-            "units": {"family": "hubert", "model": str(checkpoints / "hubert"), "pooling": "mean", **small},
+            "units": {"family": "hubert", "model": str(checkpoints / "hubert"), **small, **several},
             "short": {"family": "wav2vec2", "model": str(checkpoints / "wav2vec2"), "window_seconds": 5, **small},
             "words": {"family": "transformer", "model": str(checkpoints / "bert"), "pooling": "mean"},
             "tokens": {"family": "transformer", "model": str(checkpoints / "bert"), "boundary": 1},

@@ -123,6 +123,20 @@ def test_unlabelled_clips_are_drawn_when_asked_for_and_many_are_sampled(project:
     assert f"50 clips, drawn at random from {N - 2}" in html
 
 
+def test_a_map_of_several_layers_says_so(project: Path) -> None:
+    layered = "{family: whisper, model: ./model, layers: all, pooling: statistics}"
+    Path("mine.yaml").write_text(PROFILE.replace("other: {family: whisper, model: ./model}", f"other: {layered}"))
+    about = {"taken": [[0, 2], [3, 4]], "statistics": ["mean", "deviation"]}
+    with StoreWriter(Path("runs/mine/stores/other"), {"layers": about}, dim=DIM) as writer:
+        for i, row in enumerate(draw(0, 2.0, 0.5)[0]):
+            writer.append(f"c{i}", row[None].astype(np.float16), f"{i:032x}")
+        writer.commit()
+    assert draw_map("--encoder", "other").code == 0
+    features = "layers 0, 3 side by side, each with its mean and deviation over time"
+    assert f"12 numbers each: {features}." in Path("runs/mine/maps/other.html").read_text(encoding="utf-8")
+    assert json.loads(Path("runs/mine/maps/other.json").read_text(encoding="utf-8"))["features"].startswith(features)
+
+
 def test_what_is_not_there_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, said in [
         (["--encoder", "audoi"], "error: --encoder audoi: the profile has no such encoder (it has: audio, other)"),
