@@ -48,7 +48,9 @@ def main(
     print(f"{out}: {len(source)} clips, {source.dim} numbers in a time step, {out.stat().st_size / 2**20:.1f} MiB")
     if several := source.fields.get("layers"):  # which the file does not say
         widths = ", ".join(f"{number} ({width})" for number, width in several["taken"])
-        print(f"of each layer its {', then its '.join(several['statistics'])}, layer after layer: number (width): {widths}")
+        print(
+            f"of each layer its {', then its '.join(several['statistics'])}, layer after layer: number (width): {widths}"
+        )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ class NetworkModel:
 
     @property
     def layers(self) -> dict[str, dict[int, float]]:
-        """Input: what each of its layers counts in the mix."""
+        """Input: what each of its layers counts in the mix; of the linear base, where this answers alone."""
+        if self.base is not None and not self.share:
+            return self.base.layers
         mixes = {name: encoder.mix for name, encoder in clip_encoders(self.network).items()}
         return {name: mix.weights for name, mix in mixes.items() if mix is not None}
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from extract.pages.rendering import environment
 from heads.metrics import SCORES, interval, without_nan
 from heads.pictures import literal, save
 from heads.probing.sweep import Curve
@@ -30,16 +30,10 @@ def write_curves(folder: Path, curves: Sequence[Curve], profile: str, classes: i
     text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "layers.json").write_text(text + "\n", encoding="utf-8")
     _draw(folder / "layers.png", curves, profile, classes)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": interval, "signed": lambda score: interval(score, "+.3f")}
+    pages = environment(TEMPLATE.parent)
+    pages.filters |= {"interval": interval, "signed": lambda score: interval(score, "+.3f")}
     picture = base64.b64encode((folder / "layers.png").read_bytes()).decode()
-    html = environment.get_template(TEMPLATE.name).render(
+    html = pages.get_template(TEMPLATE.name).render(
         curves=curves, profile=profile, picture=picture, scores=SCORES, numbers=numbers(curves), said=said, again=again
     )
     (folder / "index.html").write_text(html, encoding="utf-8")

@@ -243,7 +243,7 @@ def test_a_store_of_layers_is_as_safe_as_any(good: list[Clip], load: Load, tmp_p
     chunk = sorted(path for path in (tmp_path / "cut" / "values.zarr" / "c").rglob("*") if path.is_file())[0]
     chunk.write_bytes(bytes(chunk.stat().st_size))
     report = inspect(tmp_path / "cut")
-    assert len(report.damaged_clips) == 1  # a row is larger than a chunk of this size
+    assert 0 < len(report.damaged_clips) < len(good)
     repair(tmp_path / "cut", report)
     do_pass(good, encoder, tmp_path / "cut", of["zarr"])
     assert inspect(tmp_path / "cut").whole

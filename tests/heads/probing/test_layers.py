@@ -1,6 +1,7 @@
 """Layers of an encoder: which one says most, and heads that read one of several."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,6 +145,8 @@ def test_a_mix_is_the_average_of_layers_and_learns_which_counts(
     np.testing.assert_array_equal(again.log_probabilities(data, units), before)
     live = UnitData(manifest, manifest.units(), {"audio": rows}, statistics=statistics)  # clips that are in no store
     np.testing.assert_allclose(again.log_probabilities(live, units), before, atol=1e-4)
+    base = SimpleNamespace(layers={"audio": {0: 1.0}})  # where a linear base answers alone, what it reads counts
+    assert replace(model, base=base, share=0.0).layers == {"audio": {0: 1.0}}
     named, _ = fit_fold_of_network(tools.task(data, units, units[:0], head.model_copy(update={"layer": 1})))
     assert named.layers == {"audio": {1: 1.0}}
     with pytest.raises(UserError, match="layer = 7: the audio store has the layers 0, 1"):
