@@ -335,7 +335,8 @@ def layered(modality: Modality, n_clips: int, device: str, rounds: int, workers:
     print(
         f"{modality}: {n_clips} clips on {device}, {rounds} rounds: every layer takes "
         f"{statistics.median(of_wall):.3f} x the time of the last one ({min(of_wall):.3f} to {max(of_wall):.3f}), "
-        f"{statistics.median(of_processors):.3f} x the processors' ({min(of_processors):.3f} to {max(of_processors):.3f})"
+        f"{statistics.median(of_processors):.3f} x the processors' "
+        f"({min(of_processors):.3f} to {max(of_processors):.3f})"
     )
     return {"clips": n_clips, "seconds": seconds, "processor_seconds": spent}
 

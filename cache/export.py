@@ -49,7 +49,8 @@ def main(
     if several := source.fields.get("layers"):  # which the file does not say
         widths = ", ".join(f"{number} ({width})" for number, width in several["taken"])
         print(
-            f"of each layer its {', then its '.join(several['statistics'])}, layer after layer: number (width): {widths}"
+            f"of each layer its {', then its '.join(several['statistics'])}, layer after layer: "
+            f"number (width): {widths}"
         )
 
 

@@ -219,8 +219,8 @@ def test_a_store_of_layers_is_as_safe_as_any(good: list[Clip], load: Load, tmp_p
     """Cut short, in the other backend, and damaged and repaired: always the same rows."""
     encoder = load("wav2vec2", layers="all", pooling="statistics")
     of = {backend: StoreSettings(dtype="float32", chunk_mb=0.001, backend=backend) for backend in ("zarr", "hdf5")}
-    for backend, settings in of.items():
-        do_pass(good, encoder, tmp_path / backend, settings)
+    for backend, stated in of.items():
+        do_pass(good, encoder, tmp_path / backend, stated)
     stores = {backend: Store(tmp_path / backend) for backend in of}
     assert stores["zarr"].fields == stores["hdf5"].fields
     for clip in good:
