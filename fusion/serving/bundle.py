@@ -33,6 +33,7 @@ from configs.schema import Head
 
 if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
     from fusion.strategies.catalogue import Fitted
+    from fusion.strategies.conformal import Sets
     from fusion.strategies.speakers import People
     from fusion.tables.predictions import Predictions
     from heads.fitting.saved import TrainedHead
@@ -81,6 +82,21 @@ class Bundle:
         from fusion.strategies.speakers import load_centred
 
         return load_centred(self.folder / "fusion")
+
+    @cached_property
+    def sets(self) -> "Sets | None":
+        """What sets of classes are drawn by; None where an earlier version made the bundle."""
+        from fusion.strategies.conformal import load_sets
+
+        return load_sets(self.folder / "fusion")
+
+    @cached_property
+    def centred_sets(self) -> "Sets | None":
+        """The same for answers that are centred on their speaker."""
+        from fusion.strategies.conformal import load_sets
+        from fusion.strategies.speakers import SAVED
+
+        return load_sets(self.folder / "fusion" / SAVED)
 
 
 def make_bundle(profile: Profile, folder: Path) -> None:
