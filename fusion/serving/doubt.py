@@ -30,8 +30,8 @@ def with_set(bundle: Bundle, answer: Answer, confidence: float) -> Answer:
 
     It is null where there is no answer, and else ``confidence``; ``classes``, the most probable first: in so large a
     share of cases, each new group of units (a speaker, a conversation) counting the same, the true one is among them;
-    ``known``, whether it is a single class; ``says``, the same in words; and what it was calibrated on: ``heads`` (null:
-    all units together, for these heads were too seldom there alone), ``groups``, and ``rough`` (they are few).
+    ``known``, whether it is a single class; ``says``, the same in words; and what it was calibrated on: ``heads``
+    (null: all units together, for these heads were too seldom there alone), ``groups``, and ``rough`` (they are few).
 
     Raises:
         UserError: as :func:`check_doubt`.

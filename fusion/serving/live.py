@@ -69,8 +69,8 @@ class Predictor:
         )
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
-        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, ``centred_on``, and ``set``:
-        what :func:`fusion.serving.doubt.with_set` says, null without a confidence.
+        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, ``centred_on``, and
+        ``set``: what :func:`fusion.serving.doubt.with_set` says, null without a confidence.
 
         Raises:
             UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
