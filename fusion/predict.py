@@ -106,7 +106,7 @@ def main(
         with tqdm(total=total, desc="predicting", unit="unit", disable=None, delay=2) as progress:
             for answer in (answer for manifest in found for answer in predictor.answers(manifest)):
                 if out:
-                    rows.append(_row(answer, opened))
+                    rows.append(_row(answer, opened, confidence))
                 else:
                     said = json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened))
                     tqdm.write(said)
@@ -121,8 +121,10 @@ def main(
         raise UserError(many + errors[0], exit_code=3)
 
 
-def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+def _row(answer: dict[str, Any], bundle: Bundle, confidence: float | None) -> dict[str, Any]:
     """An answer as a row: probabilities are null where there is no answer."""
+    chosen = answer["set"] or {"classes": [], "says": None}
+    asked = {"confidence": confidence, "set": "; ".join(chosen["classes"]) or None, "says": chosen["says"]}
     probabilities = answer["probabilities"] or {}
     missing = "; ".join(f"{each['what']}: {each['why']}" for each in answer["missing"])
     return {
@@ -131,14 +133,8 @@ def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         **{f"p_{name}": probabilities.get(name) for name in bundle.classes},
         "missing": missing or None,
         "error": answer["error"],
-    } | _set_columns(answer)
-
-
-def _set_columns(answer: dict[str, Any]) -> dict[str, Any]:
-    if not answer["set"]:
-        return {}
-    chosen = answer["set"]
-    return {"confidence": chosen["confidence"], "set": "; ".join(chosen["classes"]), "says": chosen["says"]}
+        **({} if confidence is None else asked),
+    }
 
 
 def _pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:
@@ -160,8 +156,8 @@ def _table(answer: dict[str, Any], bundle: Bundle) -> Iterator[str]:
     for name, p in sorted((answer["probabilities"] or {}).items(), key=lambda pair: -pair[1]):
         yield f"  {name:<{max(map(len, bundle.classes))}}  {p:>6.1%}  {'█' * round(BAR * p)}".rstrip()
     if chosen := answer["set"]:
-        rough = f" (rough: calibrated on {chosen['groups']} groups)" if chosen["rough"] else ""
-        yield f"  at {chosen['confidence']:.4g} confidence: {chosen['says']}{rough}"
+        note = f" ({chosen['note']})" if chosen["note"] else ""
+        yield f"  at {chosen['confidence']:.4g} confidence: {chosen['says']}{note}"
     width = max(map(len, answer["heads"]))
     yield f"  {'head':<{width}}  {'contribution':>12}  says"
     for name, head in answer["heads"].items():

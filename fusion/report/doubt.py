@@ -66,7 +66,7 @@ def _measured(units: Predictions, log_p: np.ndarray, bootstrap: int, seed: int) 
             "units": sets.everyone.units,
             "groups": groups,
             "rough": groups < ENOUGH_GROUPS,
-            "highest": groups / (groups + 1),
+            "highest": sets.everyone.highest,
             "patterns": names,
         },
         "splits": splits,

@@ -39,9 +39,14 @@ class Scores:
     steps: tuple[int, ...]  # the scores that occur, in 1 / STEPS, rising
     shares: tuple[float, ...]  # up to each of them: the mean over groups of the share of their units
 
+    @property
+    def highest(self) -> float:
+        """The confidence up to which so many groups can vouch: above, every class is in the set."""
+        return self.groups / (self.groups + 1)
+
     def limit(self, confidence: float) -> float:
         """The highest score that belongs into a set; infinity where so few groups cannot vouch for that much."""
-        reached = np.array(self.shares) * self.groups / (self.groups + 1)
+        reached = np.array(self.shares) * self.highest
         first = int(np.searchsorted(reached, confidence - TOLERANCE))
         return self.steps[first] / STEPS if first < len(self.steps) else math.inf
 
@@ -52,10 +57,12 @@ class Sets:
 
     everyone: Scores
     patterns: dict[str, Scores]  # "101": of three heads the second is absent; where there are groups enough
+    met: dict[str, int]  # any pattern: how many groups have a unit of it
 
-    def scores_of(self, present: np.ndarray) -> Scores:
-        """Those that count for a unit, by which heads (h,) have something to say of it."""
-        return self.patterns.get(_pattern(present), self.everyone)
+    def scores_of(self, present: np.ndarray) -> tuple[Scores, int]:
+        """Those that count for a unit by which heads (h,) have something to say of it, and how many groups had such."""
+        pattern = _pattern(present)
+        return self.patterns.get(pattern, self.everyone), self.met.get(pattern, 0)
 
     def sets(self, p: np.ndarray, present: np.ndarray, confidence: float) -> np.ndarray:
         """(n, c) bool: the classes in each unit's set, of probabilities (n, c) and present heads (n, h)."""
@@ -85,6 +92,7 @@ def calibrate(p: np.ndarray, labels: np.ndarray, present: np.ndarray, groups: np
     return Sets(
         everyone=_distribution(steps, names),
         patterns={name: _distribution(steps[rows], names[rows]) for name, rows in _own(present, names).items()},
+        met={name: len(np.unique(names[rows])) for name, rows in _patterns(present).items()},
     )
 
 
@@ -117,7 +125,8 @@ def load_sets(folder: Path) -> Sets | None:
         return None
     content = json.loads(read_published(path, remedy))
     try:
-        return Sets(_restored(content["everyone"]), {k: _restored(v) for k, v in content["patterns"].items()})
+        own = {name: _restored(scores) for name, scores in content["patterns"].items()}
+        return Sets(_restored(content["everyone"]), own, dict(content["met"]))
     except (KeyError, TypeError, AttributeError):
         raise StoreError(f"{path}: another version of this program made it: {remedy}") from None
 
@@ -145,10 +154,15 @@ def _pattern(present: np.ndarray) -> str:
     return "".join("1" if there else "0" for there in present)
 
 
-def _own(present: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Pattern: (n,) bool, its units; of patterns with groups enough, unless there is only one."""
+def _patterns(present: np.ndarray) -> dict[str, np.ndarray]:
+    """Pattern: (n,) bool, its units."""
     rows, which = np.unique(present, axis=0, return_inverse=True)
-    found = {_pattern(row): which.ravel() == i for i, row in enumerate(rows)}
+    return {_pattern(row): which.ravel() == i for i, row in enumerate(rows)}
+
+
+def _own(present: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """The patterns with groups enough, unless there is only one."""
+    found = _patterns(present)
     enough = {name: own for name, own in found.items() if len(np.unique(groups[own])) >= ENOUGH_GROUPS}
     return enough if len(found) > 1 else {}
 

@@ -18,7 +18,7 @@ from heads.metrics import reliability
 KEYS = {
     "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",
     "significance", "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
-    "optimism", "baselines", "best_baseline", "gain_over_best_baseline", "by_fold",
+    "optimism", "baselines", "best_baseline", "gain_over_best_baseline", "by_fold", "confidence",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def group_coverage(sets: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> 
     return float(np.mean([hit[groups == name].mean() for name in np.unique(groups)]))
 
 
-@pytest.mark.parametrize("confidence", [0.7, 0.9])
+@pytest.mark.parametrize("confidence", [0.8, 0.9])
 def test_new_groups_are_covered_as_often_as_was_asked(confidence: float) -> None:
     rng, covered = np.random.default_rng(0), []
     for _ in range(80):
@@ -57,7 +57,7 @@ def test_new_groups_are_covered_as_often_as_was_asked(confidence: float) -> None
         covered.append(group_coverage(sets.sets(p, everywhere(len(p)), confidence), labels, groups))
     error = np.std(covered) / math.sqrt(len(covered))
     assert np.mean(covered) >= confidence - 2 * error
-    assert np.mean(covered) <= confidence + 1 / 25 + 3 * error + 0.02  # not bought with everything in every set
+    assert np.mean(covered) <= confidence + 1 / 25 + 3 * error  # not bought with everything in every set
 
 
 def test_few_groups_are_not_worth_as_many_units() -> None:
@@ -111,6 +111,7 @@ def test_a_pattern_of_heads_has_its_own_limit_where_it_has_groups_enough() -> No
     p[np.arange(n), np.where(present[:, 1], labels, (labels + 1) % 3)] = 0.9  # without the second head all is wrong
     sets = calibrate(p, labels, present, group.astype(str))
     assert {name: scores.groups for name, scores in sets.patterns.items()} == {"10": ENOUGH_GROUPS + 1}
+    assert sets.met == {"10": ENOUGH_GROUPS + 1, "11": ENOUGH_GROUPS - 1}
     assert sets.everyone.units == n - 1
     unit = np.array([[0.9, 0.06, 0.04]])
     alone, both, other = ([[True, False]], [[True, True]], [[False, True]])
@@ -129,7 +130,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "again" / SETS_FILE).read_bytes() == (tmp_path / "model" / SETS_FILE).read_bytes()
 
     def other(fresh: Path) -> None:
-        (fresh / SETS_FILE).write_text(json.dumps({"everyone": {"quantile": 1}, "patterns": {}}))
+        (fresh / SETS_FILE).write_text(json.dumps({"everyone": {"quantile": 1}, "patterns": {}, "met": {}}))
 
     publish_folder(tmp_path / "other", other)
     with pytest.raises(StoreError, match=r"another version of this program made it: fuse the heads again"):
