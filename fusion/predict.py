@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from configs import UserError, changed, command, load, some
 from fusion.serving.bundle import Bundle, open_bundle
+from fusion.serving.doubt import check_doubt
 
 BAR = 30  # characters of a probability of 1
 
@@ -45,6 +46,13 @@ def main(
     device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
         "auto"
     ),
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Say so if unsure: answer with the set of classes that holds the true one in so large a share of "
+            "cases, such as 0.9; more than one is said as don't know."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each unit instead of a table.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write a row per unit there, instead of printing them.")
@@ -66,6 +74,8 @@ def main(
     if out and (out.suffix != ".csv" or out.is_dir() or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out}: name a .csv file in a folder that is there")
     opened = open_bundle(bundle or load().run_dir / "bundle")
+    if confidence is not None:
+        check_doubt(opened, confidence)
     profile = opened.profile
     for name, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
         if profile.encoders[name].source:
@@ -84,7 +94,7 @@ def main(
     gc.freeze()
     gc.enable()
     errors, rows, n = [], list[dict[str, Any]](), 0
-    with Predictor(opened, profile, device) as predictor:
+    with Predictor(opened, profile, device, confidence) as predictor:
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
         for place in (each for each in inputs or [] if each.is_dir()):
             if rest := left_out(place):
@@ -96,7 +106,7 @@ def main(
         with tqdm(total=total, desc="predicting", unit="unit", disable=None, delay=2) as progress:
             for answer in (answer for manifest in found for answer in predictor.answers(manifest)):
                 if out:
-                    rows.append(_row(answer, opened))
+                    rows.append(_row(answer, opened, confidence))
                 else:
                     said = json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened))
                     tqdm.write(said)
@@ -111,8 +121,10 @@ def main(
         raise UserError(many + errors[0], exit_code=3)
 
 
-def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+def _row(answer: dict[str, Any], bundle: Bundle, confidence: float | None) -> dict[str, Any]:
     """An answer as a row: probabilities are null where there is no answer."""
+    chosen = answer["set"] or {"classes": [], "says": None}
+    asked = {"confidence": confidence, "set": "; ".join(chosen["classes"]) or None, "says": chosen["says"]}
     probabilities = answer["probabilities"] or {}
     missing = "; ".join(f"{each['what']}: {each['why']}" for each in answer["missing"])
     return {
@@ -121,6 +133,7 @@ def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         **{f"p_{name}": probabilities.get(name) for name in bundle.classes},
         "missing": missing or None,
         "error": answer["error"],
+        **({} if confidence is None else asked),
     }
 
 
@@ -142,6 +155,9 @@ def _table(answer: dict[str, Any], bundle: Bundle) -> Iterator[str]:
     yield f"{answer['unit']}: {answer['prediction'] or 'no answer'}"
     for name, p in sorted((answer["probabilities"] or {}).items(), key=lambda pair: -pair[1]):
         yield f"  {name:<{max(map(len, bundle.classes))}}  {p:>6.1%}  {'█' * round(BAR * p)}".rstrip()
+    if chosen := answer["set"]:
+        note = f" ({chosen['note']})" if chosen["note"] else ""
+        yield f"  at {chosen['confidence']:.4g} confidence: {chosen['says']}{note}"
     width = max(map(len, answer["heads"]))
     yield f"  {'head':<{width}}  {'contribution':>12}  says"
     for name, head in answer["heads"].items():

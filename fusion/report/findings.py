@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fusion.report.doubt import measured
 from fusion.report.significance import against
 from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import Fusion
@@ -68,6 +69,7 @@ class Findings:
     subgroups: dict[str, dict[str, Row]]  # field: value: macro-F1
     pooled: dict[str, str]  # field: why it has no rows
     gate: Gate | None  # None where attention was not among the strategies
+    doubt: dict[str, Any]  # of all splits: doubt.measured
     mistakes: list[Mistake] = field(default_factory=list)  # the most confident ones, the worst first
     # metrics.difference of the fusion over the best plain baseline; None where there is none, or the fusion is it
     over_baseline: dict[str, dict[str, float]] | None = None
@@ -108,6 +110,7 @@ def analyse(found: Fusion, bootstrap: int = 1000, seed: int = 0) -> Findings:
         subgroups=subgroups,
         pooled=pooled,
         gate=_gate(found, rows),
+        doubt=measured(found, bootstrap, seed),
         mistakes=_mistakes(units, p[found.chosen]),
         over_baseline=difference(
             units.label_names,

@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 
 from configs.tables import plain
+from fusion.report.doubt import said_of_sets, sets_of
 from fusion.report.findings import Findings, Gate, Row, Weight
 from fusion.report.significance import LEVEL
 from fusion.strategies.catalogue import save
 from fusion.strategies.choice import BASELINE, HEAD, NAMES
+from fusion.strategies.conformal import save_sets
 from fusion.strategies.nested import Fusion
-from fusion.strategies.speakers import save_centred
+from fusion.strategies.speakers import SAVED, save_centred
 from fusion.tables.predictions import write
 from heads.metrics import PAPERS, SCORES, as_printed, by_fold, interval, without_nan
 
@@ -34,8 +36,10 @@ def write_outputs(found: Fusion, folder: Path, findings: Findings) -> str:
     confusion = pl.DataFrame({"actual": actual, "predicted": [plain(found.units.classes[i]) for i in predicted]})
     (folder / "confusion.csv").write_text(confusion.write_csv(), encoding="utf-8")
     save((found.plain or found).fitted, folder / "model")
+    save_sets(sets_of(found.units, found.plain.log_p if found.plain else found.log_p[found.chosen]), folder / "model")
     if found.plain:
         save_centred(found, folder / "model")
+        save_sets(sets_of(found.units, found.log_p[found.chosen]), folder / "model" / SAVED)
     # what the model's axes mean, in order, and whose plain baselines it reads
     alone = [found.chosen.removeprefix(BASELINE)] if found.chosen.startswith(BASELINE) else []
     inputs = {"heads": found.units.heads, "classes": found.units.classes, "baselines": alone}
@@ -67,6 +71,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
       their ``mean`` and ``std``; out of fold, what was fused cross-fitted
     - ``optimism``: of each head and baseline, and of the choice: ``candidate, split, oof, held`` (``accuracy`` and
       ``macro_f1`` on both), ``p`` (adjusted) and ``verdict``: whether out-of-fold scores flatter
+    - ``confidence``: how often sets of classes hold the true one, and how large they are: :func:`doubt.measured`
     - all of the headline split: ``significance`` (``against``, and by candidate ``macro_f1`` and ``accuracy`` with
       ``value, low, high, p``, and ``mcnemar`` with ``gained, lost, p``; ``p_holm`` is adjusted over all candidates),
       ``confusion`` and ``per_class`` (of ``fusion`` and ``best_head``), ``calibration`` (``heads.HEAD`` and
@@ -128,6 +133,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
             "subgroups": {name: _rows(rows) for name, rows in findings.subgroups.items()},
         },
         "gate_weights": _gate(findings.gate),
+        "confidence": findings.doubt,
         "mistakes": [asdict(mistake) for mistake in findings.mistakes],
         "optimism": [
             {"candidate": gap.name, **{key: getattr(gap, key) for key in ("split", "oof", "held", "p", "verdict")}}
@@ -210,6 +216,7 @@ def summary(found: Fusion, findings: Findings) -> str:
     lines.append(f"* {display_name(found.chosen)}: " + ("asked for" if found.forced else f"chosen by {found.rule}"))
     lines += [f"- {note}" for note in found.notes]
     lines.append(f"- {_decided(found)}")
+    lines.append(f"- {said_of_sets(findings.doubt, found.headline)}")
     lines += [f"- {display_name(name)}, out of fold: {as_printed(each)}" for name, each in fold_scores(found).items()]
     if found.headline != "oof":
         score = found.scores[found.chosen][found.headline]

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from extract.pages.rendering import environment
 from fusion.report.context import Told, media_root, told
+from fusion.report.doubt import SHOWN
 from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake
 from fusion.report.outputs import display_name, fell_back, fold_scores
 from fusion.report.provenance import Run, gather, text_of
@@ -76,6 +77,8 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
             "text": LONGEST_TEXT,
             "level": LEVEL,
         },
+        shown_confidence=SHOWN,
+        flattered=", ".join(dict.fromkeys(gap.split for gap in found.gaps if gap.verdict != "pass")),
         rule=found.rule,
         HEAD=HEAD,
         BASELINE=BASELINE,

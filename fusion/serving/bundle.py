@@ -5,6 +5,7 @@
 ``heads/HEAD/``      a head's models with their vocabularies, as heads/train.py wrote them
 ``baselines/HEAD/``  those of a head's plain baseline, where the fusion reads it
 ``fusion/``          the fitted fusion, as fusion/stack.py wrote it
+``README.md``        the model card, where whoever makes the bundle writes one
 ``SHA256SUMS``       of every other file: ``sha256sum -c SHA256SUMS`` checks them, too
 
 Frozen encoders stay outside: the profile says where they come from, and the headers say what their weights hash to.
@@ -13,6 +14,8 @@ Frozen encoders stay outside: the profile says where they come from, and the hea
 import hashlib
 import json
 import platform
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -33,6 +36,7 @@ from configs.schema import Head
 
 if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
     from fusion.strategies.catalogue import Fitted
+    from fusion.strategies.conformal import Sets
     from fusion.strategies.speakers import People
     from fusion.tables.predictions import Predictions
     from heads.fitting.saved import TrainedHead
@@ -82,9 +86,27 @@ class Bundle:
 
         return load_centred(self.folder / "fusion")
 
+    @cached_property
+    def sets(self) -> "Sets | None":
+        """What sets of classes are drawn by; None where an earlier version made the bundle."""
+        from fusion.strategies.conformal import load_sets
 
-def make_bundle(profile: Profile, folder: Path) -> None:
+        return load_sets(self.folder / "fusion")
+
+    @cached_property
+    def centred_sets(self) -> "Sets | None":
+        """The same for answers that are centred on their speaker."""
+        from fusion.strategies.conformal import load_sets
+        from fusion.strategies.speakers import SAVED
+
+        return load_sets(self.folder / "fusion" / SAVED)
+
+
+def make_bundle(profile: Profile, folder: Path, more: Callable[[Path], None] | None = None) -> None:
     """Write a profile's trained stack into ``folder``, whole or not at all. The same stack gives the same bytes.
+
+    Args:
+        more: writes what else is to be in it, into the fresh folder, before its sums are taken.
 
     Raises:
         UserError: parts do not belong together: a head that was trained on another store than there is now, or a
@@ -92,10 +114,24 @@ def make_bundle(profile: Profile, folder: Path) -> None:
         StoreError: something of it is not there, or not what was written; or another process makes it.
     """
     with claimed(folder):
-        _make_bundle(profile, folder)
+        _make_bundle(profile, folder, more)
 
 
-def _make_bundle(profile: Profile, folder: Path) -> None:
+def add_to_bundle(folder: Path, more: Callable[[Path], None]) -> None:
+    """Let ``more`` write files into a bundle that is there, and take its sums anew. Raises as :func:`open_bundle`."""
+
+    def write(fresh: Path) -> None:
+        open_bundle(folder)
+        shutil.copytree(folder, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SUMS))
+        more(fresh)
+        write_sums(fresh)
+        open_bundle(fresh)
+
+    with claimed(folder):
+        publish_folder(folder, write)
+
+
+def _make_bundle(profile: Profile, folder: Path, more: Callable[[Path], None] | None) -> None:
     fused = profile.fusion_path / "model"
     names, classes, baselines = _inputs_of(fused / "inputs.json")
     for name in names:
@@ -118,6 +154,8 @@ def _make_bundle(profile: Profile, folder: Path) -> None:
             copy_published(model, fresh / place, f"train it again with python heads/train.py --head {name}")
         copy_published(fused, fresh / "fusion", "fuse again with python fusion/stack.py")
         _write_texts(fresh, profile, names, classes, stored, baselines)
+        if more:
+            more(fresh)
         write_sums(fresh)
         open_bundle(fresh)
 

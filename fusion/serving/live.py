@@ -15,6 +15,7 @@ from extract.corpora.manifest import Manifest, Unit
 from extract.passes.blocks import Damaged, Failure
 from extract.passes.live import NO_NEW_CLIPS, LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
+from fusion.serving.doubt import check_doubt, with_set
 from fusion.strategies.catalogue import Fitted, FittedBlend
 from fusion.strategies.speakers import Met
 from fusion.tables.predictions import HeadOutputs
@@ -34,9 +35,14 @@ class Predictor:
     Args:
         profile: the bundle's, with encoders' folders as they are on this machine.
         device: for encoders; see :class:`extract.passes.live.LiveEncoder`.
+        confidence: answers have a set of classes that holds the true one so often; None: they have none.
+
+    Raises:
+        UserError: see :func:`fusion.serving.doubt.check_doubt`.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
+    def __init__(self, bundle: Bundle, profile: Profile, device: str, confidence: float | None = None) -> None:
+        self._confidence = None if confidence is None else check_doubt(bundle, confidence)
         self._bundle, self._profile, self._device = bundle, profile, device
         self._fusion = bundle.fusion
         self.heads = bundle.heads + bundle.baselines
@@ -63,7 +69,8 @@ class Predictor:
         )
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
-        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, and ``centred_on``.
+        """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, ``centred_on``, and
+        ``set``: what :func:`fusion.serving.doubt.with_set` says, null without a confidence.
 
         Raises:
             UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
@@ -117,7 +124,8 @@ class Predictor:
                     why = f"head {head.name} is centred on {FEWEST} clips or more of one: give --metadata {what}=NAME"
                     missing.append({"what": what, "clip": None, "why": why})
             answer = self._answer(unit, fused[i], logits[i], parts[i], inputs[i], missing)
-            yield answer | {"centred_on": int(centred_on[i]) or None}
+            answer |= {"centred_on": int(centred_on[i]) or None, "set": None}
+            yield answer if self._confidence is None else with_set(self._bundle, answer, self._confidence)
 
     def _centred(self, outputs: HeadOutputs, speakers: list[str | None]) -> tuple[HeadOutputs, np.ndarray]:
         """Outputs centred on who is known by now, where heads were in training; and on how many clips, 0 for none."""

@@ -37,6 +37,7 @@ class Plain:
     fitted: Fitted  # on all oof rows
     scores: dict[str, dict[str, Any]]  # split: metrics.evaluate
     everyone: np.ndarray  # (h, c), what speakers were centred on
+    log_p: np.ndarray  # (n, c); on oof cross-fitted
 
 
 @dataclass(frozen=True)

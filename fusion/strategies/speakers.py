@@ -53,7 +53,7 @@ def fuse_centred(units: Predictions, strategies: list[str], **settings: Any) -> 
     for split in found.scores[found.chosen]:
         rows, p = units.where(units.splits == split), np.exp(log_p[found.chosen][units.splits == split])
         scores[split] = evaluate(rows.label_names, p, units.classes, rows.groups.tolist(), bootstrap, seed)
-    plain = Plain(fitted[found.chosen], scores, everyone(units))
+    plain = Plain(fitted[found.chosen], scores, everyone(units), log_p[found.chosen])
     notes = _notes(units)
     if scores["oof"]["macro_f1"]["value"] > found.scores[found.chosen]["oof"]["macro_f1"]["value"]:
         notes.append("On oof the plain heads do better: set fusion.standardise to none.")

@@ -12,13 +12,14 @@ from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import summary, write_outputs
 from fusion.report.page import gather, write_report
+from fusion.strategies.conformal import load_sets
 from fusion.strategies.nested import Fusion, fuse
 from heads.metrics import reliability
 
 KEYS = {
     "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",
     "significance", "confusion", "per_class", "calibration", "where_heads_win", "gate_weights", "mistakes", "decision",
-    "optimism", "baselines", "best_baseline", "gain_over_best_baseline", "by_fold",
+    "optimism", "baselines", "best_baseline", "gain_over_best_baseline", "by_fold", "confidence",
 }  # fmt: skip
 
 
@@ -99,6 +100,33 @@ def test_the_corrected_decision_stands_beside_the_plain_one(found: Fusion, folde
     assert f" for {metrics['headline']['macro_f1']:.3f}, accuracy" in text
     plain = replace(found, decision=replace(found.decision, tau=0.0))
     assert "no class is to be favoured" in summary(plain, analyse(plain))
+
+
+def test_sets_of_classes_are_counted_on_each_split(found: Fusion, folder: Path) -> None:
+    doubt = json.loads((folder / "metrics.json").read_text())["confidence"]
+    assert doubt["plain"] is None
+    assert set(doubt["splits"]) == {"oof", "test"}
+    sets = load_sets(folder / "model")
+    assert sets is not None
+    assert (
+        doubt["calibration"]["groups"]
+        == sets.everyone.groups
+        == len(set(found.units.groups[found.units.splits == "oof"]))
+    )
+    rows = found.units.where(found.units.splits == "test")
+    inside = sets.sets(np.exp(found.log_p[found.chosen][found.units.splits == "test"]), rows.present, 0.9)
+    hit = inside[np.arange(len(inside)), rows.labels]
+    score = doubt["splits"]["test"]["0.9"]
+    assert score["unit_coverage"]["value"] == pytest.approx(hit.mean())
+    assert score["coverage"]["value"] == pytest.approx(
+        np.mean([hit[rows.groups == name].mean() for name in set(rows.groups)])
+    )
+    assert score["size"]["value"] == pytest.approx(inside.sum(axis=1).mean())
+    assert score["coverage"]["low"] <= score["coverage"]["value"] <= score["coverage"]["high"]
+    sad = score["per_class"]["sad"]
+    assert sad["coverage"]["value"] == pytest.approx(hit[rows.labels == 1].mean())
+    assert sum(each["units"] for each in score["per_class"].values()) == score["n_units"] == len(hit)
+    assert "Sets of classes at 90% confidence hold the true one on test in" in (folder / "summary.txt").read_text()
 
 
 def test_the_plain_baseline_stands_beside_the_rest(found: Fusion, folder: Path) -> None:

@@ -13,6 +13,7 @@ from cache import StoreWriter
 from configs import Profile
 from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, read_manifest, write_manifest
 from fusion.serving.bundle import Bundle, make_bundle, open_bundle
+from fusion.serving.doubt import with_set
 from fusion.serving.live import Predictor
 from fusion.stack import main as stack
 from fusion.strategies.speakers import Met
@@ -102,6 +103,20 @@ def test_clips_of_a_named_speaker_are_centred_on_those_so_far(made: tuple[Bundle
         expected = np.exp(fitted.predict_logits(given))[0]
         np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=1e-9)
         assert answer["missing"] == []
+
+
+def test_either_fit_has_limits_of_its_own(made: tuple[Bundle, Manifest, Sounds]) -> None:
+    bundle, manifest, sounds = made
+    assert bundle.sets is not None
+    assert bundle.centred_sets is not None
+    assert bundle.sets.everyone.shares != bundle.centred_sets.everyone.shares
+    answers = answered(bundle, manifest, sounds, "anna", N_CLIPS)
+    for answer in (answers[0], answers[-1]):
+        sets = bundle.centred_sets if answer["centred_on"] else bundle.sets
+        present = np.array([[head["prediction"] is not None for head in answer["heads"].values()]])
+        p = np.array([list(answer["probabilities"].values())])
+        chosen = with_set(bundle, answer, 0.6)["set"]["classes"]
+        assert [name in chosen for name in bundle.classes] == sets.sets(p, present, 0.6)[0].tolist()
 
 
 def test_a_clip_by_itself_gets_the_plain_answer_without_heads_that_need_more(

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from checkpoints import save_checkpoints
+from huggingface_hub import ModelCard
 from media_tools import write_audio, write_mp4
 from safetensors.numpy import load_file, save_file
 
@@ -25,9 +26,12 @@ from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import write_manifest
 from extract.passes.extraction import extract
 from extract.passes.means import Means
+from fusion.card import main as write_its_card
 from fusion.predict import main
-from fusion.serving.bundle import make_bundle, open_bundle
+from fusion.report.card import _as_text, write_card
+from fusion.serving.bundle import add_to_bundle, make_bundle, open_bundle
 from fusion.serving.clips import manifests
+from fusion.serving.doubt import _says, with_set
 from fusion.serving.live import Predictor, contributions
 from fusion.stack import main as stack
 from fusion.strategies.catalogue import STRATEGIES
@@ -46,6 +50,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 READS_TEXT = ("joint", "crossed", "words")
 WORDS = {"happy": "i am so happy today !", "sad": "i am not happy , so sad ."}
+NAMED = {"accuracy": "accuracy", "macro-F1": "macro_f1"}
 N_TRAIN = 14
 Predict = Callable[..., tuple[int, list[dict[str, Any]], str]]
 
@@ -333,7 +338,7 @@ def test_every_answer_has_the_same_keys(project, predict, tmp_path):
     shutil.copy(clip(project, "broken.mp4"), tmp_path / "broken.mp4")
     _, (good,), _ = predict("--text", "so happy")
     _, (bad,), _ = predict(str(tmp_path / "broken.mp4"))
-    keys = ["unit", "prediction", "probability", "probabilities", "heads", "missing", "error", "centred_on"]
+    keys = ["unit", "prediction", "probability", "probabilities", "heads", "missing", "error", "centred_on", "set"]
     assert list(good) == list(bad) == keys
     assert list(good["heads"]) == list(bad["heads"]) == list(HEADS)
     of_heads = [list(head) for answer in (good, bad) for head in answer["heads"].values()]
@@ -357,6 +362,59 @@ def test_the_table_says_the_same(project, monkeypatch, capsys):
         assert name in printed
 
 
+def test_an_answer_can_be_that_it_does_not_know(project, predict, tmp_path, capsys, monkeypatch):
+    bundle, given = open_bundle(project.bundle), ("--text", WORDS["happy"])
+    groups = bundle.sets.everyone.groups
+    code, (answer,), _ = predict(*given, "--confidence", "0.999")
+    assert code == 0
+    assert answer["set"] == {
+        "confidence": 0.999,
+        "classes": sorted(bundle.classes, key=answer["probabilities"].__getitem__, reverse=True),
+        "known": False,
+        "says": "don't know: any of the 7",
+        "heads": None,
+        "groups": groups,
+        "note": f"{groups} groups to calibrate on vouch for {groups / (groups + 1):.0%} at most",
+    }
+    sure = with_set(bundle, answer, 0.01)["set"]
+    assert (sure["known"], sure["says"], sure["classes"]) == (True, answer["prediction"], [answer["prediction"]])
+    assert sure["note"].startswith(f"rough: of {groups} groups to calibrate on, 0 had what")
+    everything = answer | {"heads": {name: {"prediction": "happy"} for name in HEADS}}
+    assert with_set(bundle, everything, 0.01)["set"]["note"] == f"rough: calibrated on {groups} groups"
+    nothing = answer | {"prediction": None, "probability": None, "probabilities": None}
+    assert with_set(bundle, nothing, 0.9)["set"] is None
+
+    out = tmp_path / "answers.csv"
+    assert predict(*given, "--confidence", "0.999", "--out", str(out))[0] == 0
+    row = pl.read_csv(out).to_dicts()[0]
+    assert (row["confidence"], row["says"]) == (0.999, "don't know: any of the 7")
+    assert row["set"].split("; ") == answer["set"]["classes"]
+    line = ["predict.py", *given, "--confidence", "0.999", "--bundle", str(project.bundle)]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit):
+        command(main)
+    assert "  at 0.999 confidence: don't know: any of the 7 (" in capsys.readouterr().out
+
+
+def test_the_most_probable_classes_of_a_set_are_named() -> None:
+    names = [f"c{i}" for i in range(7)]
+    assert _says(names[:2], 7) == "don't know: c0 or c1"
+    assert _says(names[:4], 7) == "don't know: c0, c1, c2 or c3"
+    assert _says(names[:6], 7) == "don't know: c0, c1, c2, c3 or 2 more"
+    assert _says(names, 7) == "don't know: any of the 7"
+
+
+def test_a_bundle_of_an_earlier_version_answers_and_has_no_sets(copied, predict):
+    (copied / "fusion" / "sets.json").unlink()
+    write_sums(copied)
+    code, (answer,), _ = predict("--text", "so", bundle=copied)
+    assert (code, answer["set"]) == (0, None)
+    code, answers, err = predict("--text", "so", "--confidence", "0.9", bundle=copied)
+    assert (code, answers) == (2, [])
+    assert "made by an earlier version, without what --confidence needs: fuse again with python fusion/stack.py" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -376,6 +434,8 @@ def test_the_table_says_the_same(project, monkeypatch, capsys):
         (["data/clips", "--text", "so"], "--text and --audio belong to one clip"),
         (["--text", "so", "--out", "answers.txt"], "--out answers.txt: name a .csv file in a folder that is there"),
         (["models"], "models: no media file in this folder"),
+        (["--text", "so", "--confidence", "90"], "--confidence 90: a share above 0 and below 1, such as 0.9"),
+        (["--text", "so", "--confidence", "nan"], "--confidence nan: a share above 0 and below 1, such as 0.9"),
     ],
 )
 def test_a_mistake_ends_in_one_line(project, predict, arguments, says):
@@ -529,6 +589,46 @@ def test_nothing_in_it_is_pickled(project):
 def test_the_same_stack_gives_the_same_bytes(project, tmp_path):
     make_bundle(project.profile, tmp_path / "again")
     assert open_bundle(tmp_path / "again").digest == open_bundle(project.bundle).digest
+
+
+def test_the_card_is_one_that_the_hub_takes_and_says_what_was_measured(project, copied, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a card needs no network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.chdir(project.root)
+    add_to_bundle(copied, lambda fresh: write_card(project.profile, fresh))
+    assert open_bundle(copied).digest != open_bundle(project.bundle).digest
+    found = ModelCard.load(copied / "README.md")
+    metrics = json.loads((project.profile.fusion_path / "metrics.json").read_text())
+    values = {result.metric_name: result.metric_value for result in found.data.eval_results}
+    assert values == {name: round(metrics["headline"][key], 4) for name, key in NAMED.items()}
+    assert found.data.tags == ["emotion-recognition", "multimodal", "audio", "video", "text"]
+    text = found.text
+    assert f"| {metrics['headline']['macro_f1']:.3f} [" in text
+    assert "Not run: whether training and test share" in text
+    assert "Article 5(1)(f)" in text
+    assert "vouch for" in text
+    assert all(f"| {encoder} | {encoder} | " in text for encoder in ("audio", "video", "text"))
+    assert str(project.root) not in (copied / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["card.py"])
+    make_bundle(project.profile, project.profile.run_dir / "bundle")
+    write_its_card(config=str(project.root / "tiny.yaml"))
+    assert open_bundle(project.profile.run_dir / "bundle").digest == open_bundle(copied).digest
+    write_its_card(config=str(project.root / "tiny.yaml"), out=tmp_path / "card.md")
+    assert (tmp_path / "card.md").read_bytes() == (copied / "README.md").read_bytes()
+    with pytest.raises(UserError, match=r"--out card\.txt: name a \.md file"):
+        write_its_card(config=str(project.root / "tiny.yaml"), out=Path("card.txt"))
+    (copied / "bundle.json").write_text(
+        (copied / "bundle.json").read_text().replace('"split": "test"', '"split": "val"')
+    )
+    write_sums(copied)
+    with pytest.raises(UserError, match="measured anew since the bundle was made: make it again"):
+        add_to_bundle(copied, lambda fresh: write_card(project.profile, fresh))
+
+
+def test_what_comes_from_data_breaks_no_table_of_the_card() -> None:
+    assert _as_text("a|b\n<b>") == "a\\|b &lt;b>"
 
 
 def test_parts_that_do_not_belong_together_make_no_bundle(project, tmp_path, monkeypatch):
