@@ -23,7 +23,7 @@ from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
 from fusion.tables.predictions import Predictions
 from fusion.tables.reading import SPLITS
-from heads.metrics import difference, evaluate, majority
+from heads.metrics import TESTABLE_GROUPS, difference, evaluate, majority
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
@@ -282,7 +282,8 @@ def _notes(
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
     if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
         count = scores[chosen][headline]["n_groups"]
-        notes.append(f"The {headline} units form only {count} group{'s' * (count != 1)}: intervals are rough.")
+        rough = "intervals are rough" if count >= TESTABLE_GROUPS else "too few to test differences, which stand bare"
+        notes.append(f"The {headline} units form only {count} group{'s' * (count != 1)}: {rough}.")
     rows = units.where(units.splits == headline)
     never = [name for i, name in enumerate(units.classes) if not (rows.labels == i).any()]
     if never:
