@@ -280,10 +280,9 @@ def _notes(
         )
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
-    if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
-        count = scores[chosen][headline]["n_groups"]
-        rough = "intervals are rough" if count >= TESTABLE_GROUPS else "too few to test differences, which stand bare"
-        notes.append(f"The {headline} units form only {count} group{'s' * (count != 1)}: {rough}.")
+    count = scores[chosen][headline]["n_groups"]
+    if TESTABLE_GROUPS <= count < FEW_GROUPS:  # of fewer, it is said that nothing can be tested
+        notes.append(f"The {headline} units form only {count} groups: intervals are rough.")
     rows = units.where(units.splits == headline)
     never = [name for i, name in enumerate(units.classes) if not (rows.labels == i).any()]
     if never:

@@ -1,10 +1,13 @@
 """The kinds of heads: what each reads of units, how a fold of it is fitted, and how it is loaded again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
@@ -15,17 +18,35 @@ from heads.models import network
 from heads.models.bag_of_words import unit_texts
 from heads.models.pooled import UnitRows, unit_rows
 
+FEW_UNITS = 2000  # of a fold, up to which its steps are so small that threads wait for each other longer than they work
 Read = Callable[[Head, Manifest, Sequence[Unit], Mapping[str, Source]], Any]
 
 
 @dataclass(frozen=True)
 class Kind:
     read_as_given: Read  # of sources that are centred, where the head wants them so
-    fit: Callable[[FoldTask], tuple[FoldModel, list[Record]]]
+    fit_with: Callable[[FoldTask], tuple[FoldModel, list[Record]]]  # whatever threads there are
     load: Callable[[Path, dict[str, Any]], FoldModel]
 
     def read(self, head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> Any:
         return self.read_as_given(head, manifest, units, standardised(head, manifest, sources))
+
+    def fit(self, task: FoldTask) -> tuple[FoldModel, list[Record]]:
+        with _threads_for(task):
+            return self.fit_with(task)
+
+
+@contextmanager
+def _threads_for(task: FoldTask) -> Iterator[None]:
+    """One thread for a small fold: beside other busy processes, two take ten times as long. The fold alone decides, so
+    that whoever fits it gives the same numbers."""
+    threads = torch.get_num_threads()
+    if len(task.train) < FEW_UNITS and not task.head.fine_tune:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _late(module: str, function: str) -> Callable[..., Any]:
