@@ -38,11 +38,15 @@ def kept(profile: Profile) -> tuple[list[Check], int, list[str]] | str:
     """
     path = _path(profile)
     if not path.is_file():
-        return "Heads were not trained on permuted labels: python fusion/audit.py does it, in about the time of training."
+        return (
+            "Heads were not trained on permuted labels: python fusion/audit.py does it, in about the time of training."
+        )
     found = read_sealed_json(path, "delete it, and run python fusion/audit.py")
     heads = found["heads"]
     if not set(heads) <= set(profile.heads) or state(profile, heads) != found["state"]:
-        return "Heads were trained on permuted labels with other data or settings: python fusion/audit.py does it again."
+        return (
+            "Heads were trained on permuted labels with other data or settings: python fusion/audit.py does it again."
+        )
     return [Check(**check) for check in found["checks"]], found["runs"], heads
 
 

@@ -50,9 +50,9 @@ def _threads_for(task: FoldTask) -> Iterator[None]:
 
 
 def _late(module: str, function: str) -> Callable[..., Any]:
-    """A function of this room whose module is imported when it is called: scikit-learn, skops and XGBoost take seconds
-    that a prediction by networks alone need not wait for."""
-    return lambda *arguments: getattr(import_module(f"heads.{module}"), function)(*arguments)
+    """A function whose module is imported when it is called: scikit-learn, skops and XGBoost take seconds that a
+    prediction by networks alone need not wait for."""
+    return lambda *arguments: getattr(import_module(module), function)(*arguments)
 
 
 def _rows(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Mapping[str, Source]) -> UnitRows:
@@ -74,18 +74,18 @@ def _tensors(head: Head, manifest: Manifest, units: Sequence[Unit], sources: Map
     return data
 
 
-_NETWORK = Kind(_tensors, _late("fitting.training", "fit_fold"), network.load_fold)
+_NETWORK = Kind(_tensors, _late("heads.fitting.training", "fit_fold"), network.load_fold)
 
 KINDS = {
     "sequence": _NETWORK,
     "transformer": _NETWORK,
     "cross_modal": _NETWORK,
-    "linear": Kind(_rows, _late("models.linear", "fit_fold"), _late("models.linear", "load_fold")),
-    "xgboost": Kind(_rows, _late("models.boosted", "fit_fold"), _late("models.boosted", "load_fold")),
+    "linear": Kind(_rows, _late("heads.models.linear", "fit_fold"), _late("heads.models.linear", "load_fold")),
+    "xgboost": Kind(_rows, _late("heads.models.boosted", "fit_fold"), _late("heads.models.boosted", "load_fold")),
     "bag_of_words": Kind(
         lambda head, manifest, units, sources: unit_texts(manifest, units, head.context_clips),
-        _late("models.bag_of_words", "fit_fold"),
-        _late("models.bag_of_words", "load_fold"),
+        _late("heads.models.bag_of_words", "fit_fold"),
+        _late("heads.models.bag_of_words", "load_fold"),
     ),
 }
 # Settings that change training but not what is read: trials that differ in nothing else share what was read.
