@@ -25,7 +25,13 @@ def main(
             metavar="HEAD", help="A head to train on permuted labels; repeat for more. Default: all without fine_tune."
         ),
     ] = None,
-    permutation: Annotated[bool, typer.Option(help="Train heads on permuted labels, the part that takes time.")] = True,
+    permutation: Annotated[
+        bool,
+        typer.Option(
+            help="Train heads on permuted labels, the part that takes time. Without it, what an earlier audit found is "
+            "taken where data and settings are the same."
+        ),
+    ] = True,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 also where a check fails.")] = False,
     overrides: OverrideArgument = None,
 ) -> None:
@@ -37,7 +43,8 @@ def main(
     as it must? Heads are trained for that in their folds, which takes about as long as training them; their own folders
     are not touched.
 
-    Writes audit.json and audit.txt into runs/PROFILE/audit. Exits with 4 where a check fails.
+    Writes audit.json and audit.txt into runs/PROFILE/audit, and keeps what permuted labels gave in
+    runs/PROFILE/permutation.json. Exits with 4 where a check fails.
     """
     profile = load(config, overrides)
     with claimed(profile.run_dir / "audit"):
@@ -68,13 +75,17 @@ def _audit(profile: Profile, heads: list[str], permutation: bool, permutations: 
             checks += part(audited)
             bar.update()
 
+    from fusion.leaks.kept import keep, kept
     from fusion.leaks.permutation import CHECKS, permutation_checks
 
-    if not permutation or not chosen:
-        why = left_out if permutation else "It was left out: --no-permutation."
-        checks += [skipped(name, why) for name in CHECKS]
-    else:
-        checks += permutation_checks(audited, chosen, left_out, permutations)
+    found = left_out if permutation else kept(profile)
+    if permutation and chosen:
+        found = permutation_checks(audited, chosen, left_out, permutations), permutations, chosen
+        keep(profile, chosen, permutations, found[0])
+    if isinstance(found, str):
+        found = [skipped(name, found) for name in CHECKS], 0, []
+    permuted, permutations, permuted_heads = found
+    checks += permuted
     about = {
         "profile": profile.name,
         "manifest": {
@@ -84,8 +95,8 @@ def _audit(profile: Profile, heads: list[str], permutation: bool, permutations: 
         "seed": profile.seed,
         "folds": audited.n_folds,
         "units": {split: int((audited.splits == split).sum()) for split in ("train", "val", "test")},
-        "permutations": permutations if permutation and chosen else 0,
-        "permuted_heads": chosen if permutation else [],
+        "permutations": permutations,
+        "permuted_heads": permuted_heads,
     }
     folder = profile.run_dir / "audit"
     write_audit(folder, checks, about)

@@ -1,7 +1,9 @@
 """The one place where scores are computed: heads, fusion and report all call :func:`evaluate`.
 
 Intervals are percentile bootstrap intervals (Efron 1979) that resample whole groups, because units of one
-conversation or speaker are not independent: resampling single units would make the interval too narrow.
+conversation or speaker are not independent: resampling single units would make the interval too narrow. A handful of
+groups that happen to be alike would make it narrower still: below ``ROUGH_GROUPS`` the interval also covers that of
+single units, and below ``TESTABLE_GROUPS`` a difference has neither interval nor p.
 """
 
 import math
@@ -16,6 +18,8 @@ ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017
 SMALLEST_PROBABILITY = 1e-15  # log-loss of a certain mistake stays finite
 RESAMPLES_AT_ONCE = 200  # bounds memory: (resamples, classes, classes) float64
 GROUPS_AT_ONCE = 1000  # the same of groups
+ROUGH_GROUPS = 10  # with fewer, resampling them sees too little of how groups vary
+TESTABLE_GROUPS = 6  # with fewer, even groups that all agree are no evidence: 2 / 2 ** 5 is above .05
 ENOUGH = 4000  # units to choose a setting by: with more the choice matters little, and takes long
 
 
@@ -35,7 +39,8 @@ def evaluate(
         classes: class names, in the order of the columns.
         groups: (n,) what is resampled together; None: every unit is its own group.
         bootstrap: resamples behind each 95 % interval. With 0, or with a single group (one group says nothing
-            about how groups vary), ``low`` and ``high`` are NaN.
+            about how groups vary), ``low`` and ``high`` are NaN; with fewer than ``ROUGH_GROUPS`` they reach as far
+            as those of single units, too.
         seed: of the resampling.
 
     Returns:
@@ -58,10 +63,13 @@ def evaluate(
     confusion = _whole(per_group, n_classes)
 
     result: dict[str, Any] = {name: {"value": float(score(confusion))} for name, score in SCORES.items()}
-    sampled = _bootstrap([per_group], n_classes, bootstrap, seed)
+    ways = [per_group]
+    if 1 < n_groups < min(ROUGH_GROUPS, len(true)):
+        ways.append(_confusions(true, predicted, np.arange(len(true)), len(true), n_classes))
+    sampled = [_bootstrap([counts], n_classes, bootstrap, seed) for counts in ways]
     for name in SCORES:
-        low, high = _interval(sampled[name][:, 0])
-        result[name] |= {"low": low, "high": high}
+        lows, highs = zip(*(_interval(scores[name][:, 0]) for scores in sampled), strict=True)
+        result[name] |= {"low": min(lows), "high": max(highs)}
 
     of_truth = np.clip(probabilities[np.arange(len(true)), true], SMALLEST_PROBABILITY, 1)
     precision, recall, f1 = (
@@ -134,7 +142,8 @@ def differences(
     ``p`` is the two-sided achieved significance level of the same resamples (Efron and Tibshirani 1993, chapter 15):
     twice the smaller share of them on either side of no difference. It is below .05 about where the interval leaves
     out zero, and NaN where there is no interval. It is never below 2 / (bootstrap + 1), nor below 2 / 2 ** groups: the
-    odds that all groups agree by chance, which resampling a handful of groups would overlook.
+    odds that all groups agree by chance, which resampling a handful of groups would overlook. With fewer than
+    ``TESTABLE_GROUPS`` there is no interval: ``low``, ``high`` and ``p`` are NaN.
     """
     true = _class_numbers(labels, classes)
     group_numbers, n_groups = _group_numbers(groups, len(true))
@@ -142,7 +151,7 @@ def differences(
         _confusions(true, _checked(p, len(true), len(classes)).argmax(axis=1), group_numbers, n_groups, len(classes))
         for p in (other, *models.values())
     ]
-    sampled = _bootstrap(counts, len(classes), bootstrap, seed)
+    sampled = _bootstrap(counts, len(classes), bootstrap if n_groups >= TESTABLE_GROUPS else 0, seed)
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for score_name, score in SCORES.items():
         reference, *values = score(np.stack([_whole(per_group, len(classes)) for per_group in counts]))

@@ -174,7 +174,8 @@ def _subgroups(
     result: dict[str, dict[str, Row]] = {}
     pooled: dict[str, str] = {}
     shown: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in units.metadata.items():
+    spoken = {} if units.speakers is None else {"speaker": units.speakers}
+    for name, values in (spoken | units.metadata).items():
         groups = _values(values)
         if sum(len(rows) >= FEWEST_UNITS for rows in groups.values()) < 2:
             known = {value for value in values.tolist() if value is not None}

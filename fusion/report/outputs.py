@@ -1,6 +1,7 @@
 """What fusion leaves behind: predictions, metrics.json, headline.json, confusion.csv, summary.txt, the fitted model."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fusion.strategies.conformal import save_sets
 from fusion.strategies.nested import Fusion
 from fusion.strategies.speakers import SAVED, save_centred
 from fusion.tables.predictions import write
-from heads.metrics import PAPERS, SCORES, as_printed, by_fold, interval, without_nan
+from heads.metrics import PAPERS, SCORES, TESTABLE_GROUPS, as_printed, by_fold, interval, without_nan
 
 PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
@@ -223,14 +224,13 @@ def summary(found: Fusion, findings: Findings) -> str:
         values = ", ".join(f"{name} {100 * score[key]['value']:.1f}" for key, name in PAPERS.items())
         lines.append(f"- {display_name(found.chosen)}, {found.headline}: {values} %")
     lines += ["", *_findings(found, findings), ""]
-    for head in found.units.heads:
-        gain = found.gains[head]["macro_f1"]
-        where = f"fused on {found.headline}: {gain['value']:+.3f} macro-F1"
-        lines.append(f"{where} over head {head} {interval(gain, '+.3f')}")
+    over = {f"head {head}": found.gains[head] for head in found.units.heads}
     if findings.over_baseline is not None:
-        gain = findings.over_baseline["macro_f1"]
-        where = f"fused on {found.headline}: {gain['value']:+.3f} macro-F1"
-        lines.append(f"{where} over the plain baseline of {found.best_baseline} {interval(gain, '+.3f')}")
+        over[f"the plain baseline of {found.best_baseline}"] = findings.over_baseline
+    for other, gains in over.items():
+        gain = gains["macro_f1"]
+        bounds = "" if math.isnan(gain["low"]) else f" {interval(gain, '+.3f')}"
+        lines.append(f"fused on {found.headline}: {gain['value']:+.3f} macro-F1 over {other}{bounds}")
     return "\n".join(lines)
 
 
@@ -257,26 +257,44 @@ def _decided(found: Fusion) -> str:
 
 def _findings(found: Fusion, findings: Findings) -> list[str]:
     """On the headline split: significance, calibration, and what each head is best at."""
-    lines = [
-        f"on {found.headline}, against head {found.best_head}, adjusted for {len(findings.comparisons)} comparisons:"
-    ]
+    few = untestable(found)
+    if few:
+        lines = [f"on {found.headline} no difference can be tested: {few}"]
+    else:
+        lines = [
+            f"on {found.headline}, against head {found.best_head}, adjusted for {len(findings.comparisons)} "
+            "comparisons:"
+        ]
     clear = {
         "better": [n for n, c in findings.comparisons.items() if c["macro_f1"]["value"] > 0 and is_clear(c)],
         "worse": [n for n, c in findings.comparisons.items() if c["macro_f1"]["value"] < 0 and is_clear(c)],
     }
-    for word, names in clear.items():
+    for word, names in clear.items() if not few else ():
         lines.append(f"  macro-F1 {word}, p < {LEVEL}: {', '.join(map(display_name, names)) or 'none'}")
     lines.append("calibration error (ECE) before -> after:")
     width = max(len(name) for name in (*found.units.heads, *found.units.classes)) + 2
     for head, both in findings.calibration.items():
         if both:
-            lines.append(f"  {head:<{width}}{both['before']['ece']:.3f} -> {both['after']['ece']:.3f}")
+            worse = " (worse)" if worsened(both) else ""
+            lines.append(f"  {head:<{width}}{both['before']['ece']:.3f} -> {both['after']['ece']:.3f}{worse}")
     lines.append("best head of each class, by F1:")
     for name, row in findings.classes.items():
         best = f"{', '.join(row.best)} {max(row.heads.values()):.3f}" if row.best else "none finds it"
         said = f"{best}; fusion {row.fusion:.3f}" if row.units else "none: no unit has it"
         lines.append(f"  {name:<{width}}{said}")
     return lines
+
+
+def worsened(both: dict[str, dict[str, Any]]) -> bool:
+    """Whether calibration made confidence less trustworthy here, by more than rounding."""
+    return bool(both["after"]["ece"] > both["before"]["ece"] + 5e-4)
+
+
+def untestable(found: Fusion) -> str:
+    """Why differences on the headline split have neither interval nor p; empty where they have."""
+    n = found.scores[found.chosen][found.headline]["n_groups"]
+    few = f"its units form {n} group{'s' * (n != 1)}, and fewer than {TESTABLE_GROUPS} prove nothing, all alike or not"
+    return few if n < TESTABLE_GROUPS else ""
 
 
 def is_clear(comparison: dict[str, Any]) -> bool:

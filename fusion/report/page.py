@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from markupsafe import Markup, escape
 from extract.pages.rendering import environment
 from fusion.report.context import Told, media_root, told
 from fusion.report.doubt import SHOWN
-from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, Findings, Mistake
-from fusion.report.outputs import display_name, fell_back, fold_scores
+from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, SAME, Findings, Mistake
+from fusion.report.outputs import display_name, fell_back, fold_scores, untestable, worsened
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
 from fusion.report.training import Panel, read_curves, read_layers
@@ -25,11 +26,14 @@ from heads.metrics import PAPERS, interval, shown
 if TYPE_CHECKING:
     from extract.pages.thumbnails import Picture
 
+Shown = tuple[Mistake, Told | None, "Picture | None"]
 __all__ = ["Run", "gather", "write_report"]
 
 TEMPLATE = "report.html.j2"  # its sections are in templates/parts/
 MOST_REASONS = 30  # rows of the errors table
 LONGEST_TEXT = 320  # characters of what was said
+LEADING = 3  # strategies that are shown beside the chosen one; the others are folded away
+FEWEST_TO_DIAGNOSE = 50  # units; with fewer, only the choice has a reliability diagram
 
 
 def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> None:
@@ -63,10 +67,14 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
         fell_back=fell_back(found),
         is_head=found.chosen.startswith(HEAD),
         is_baseline=found.chosen.startswith(BASELINE),
-        ranges={split: _range(found, split) for split in found.scores[found.chosen]},
+        scales={split: _scale(found, split) for split in found.scores[found.chosen]},
+        leading=_leading(found),
+        untestable=untestable(found),
+        worsened=worsened,
+        better_calibrated=_better_calibrated(found),
         class_counts=_class_counts(found),
         counts=list(_flatten(run.counts)),
-        mistakes=_shown(findings.mistakes, run.manifest),
+        mistakes=_by_confusion(_shown(findings.mistakes, run.manifest)),
         n_mistakes=round(score["n_units"] * (1 - score["accuracy"]["value"])),
         curves={head: read_curves(file) for head, file in run.sources.items()},
         layers={head: said for head, file in run.sources.items() if (said := read_layers(file))},
@@ -76,6 +84,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
             "reasons": MOST_REASONS,
             "text": LONGEST_TEXT,
             "level": LEVEL,
+            "diagnose": FEWEST_TO_DIAGNOSE,
         },
         shown_confidence=SHOWN,
         flattered=", ".join(dict.fromkeys(gap.split for gap in found.gaps if gap.verdict != "pass")),
@@ -118,13 +127,15 @@ def plain_reading(found: Fusion, findings: Findings) -> list[str]:
         reached = found.scores[f"{BASELINE}{found.best_baseline}"][found.headline]["macro_f1"]["value"]
         other = f"the best plain baseline, that of head {found.best_baseline} ({reached:.3f})"
         sentences.append(_against(other, findings.over_baseline["macro_f1"], certainty))
+    if len(sentences) > 1 and untestable(found):
+        sentences.append(f"No difference on {found.headline} can be tested: {untestable(found)}.")
     return sentences
 
 
 def _against(other: str, gain: dict[str, float], certainty: str) -> str:
     size = abs(gain["value"])
     if math.isnan(gain["low"]):
-        return f"It differs from {other}, by {gain['value']:+.3f}."
+        return f"It is {size:.3f} {'above' if gain['value'] >= 0 else 'below'} {other}."
     if gain["low"] > 0:
         return f"It beats {other}, by {size:.3f}: {certainty}."
     if gain["high"] < 0:
@@ -156,15 +167,66 @@ def p_value(p: float) -> str:
     return "< .001" if p < 0.001 else "1" if p >= 0.9995 else f"{p:.3f}".removeprefix("0")
 
 
-def _range(found: Fusion, split: str) -> tuple[float, float]:
-    """From where to where the intervals of macro-F1 reach in a table, the majority class left aside."""
+@dataclass(frozen=True)
+class Scale:
+    """The axis of a table of scores."""
+
+    low: float
+    high: float
+    ticks: list[float]
+    chance: float  # macro-F1 of guessing evenly among the classes
+
+    def place(self, value: float) -> float:
+        """From 0, at its left end, to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def _scale(found: Fusion, split: str) -> Scale:
+    """From guessing, or the lowest interval of macro-F1 of a table, to the highest; the majority class left aside."""
+    chance = 1 / len(found.units.classes)
     scores = [s[split]["macro_f1"] for name, s in found.scores.items() if name != "majority" and split in s]
     values = [v for s in scores for v in (s["value"], s["low"], s["high"]) if not math.isnan(v)]
-    margin = max(0.01, 0.04 * (max(values) - min(values)))
-    return max(0.0, min(values) - margin), min(1.0, max(values) + margin)
+    low, high = max(0.0, min(chance, *values) - 0.03), min(1.0, max(values) + 0.03)
+    step = 0.1 if high - low < 0.55 else 0.2
+    ticks = [step * i for i in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+    return Scale(low, high, ticks, chance)
 
 
-def _shown(mistakes: Sequence[Mistake], manifest: Path | None) -> list[tuple[Mistake, Told | None, "Picture | None"]]:
+def _leading(found: Fusion) -> set[str]:
+    """What the tables show at once: the choice, the strategies next to it, the heads, the best baseline."""
+
+    def score(name: str) -> float:
+        return float(found.scores[name][found.judged_on]["macro_f1"]["value"])
+
+    others = [name for name in found.strategies if name != found.chosen]
+    best = sorted(others, key=score, reverse=True)[:LEADING]
+    heads = [f"{HEAD}{head}" for head in found.units.heads]
+    baseline = [f"{BASELINE}{found.best_baseline}"] if found.best_baseline else []
+    return {found.chosen, "majority", *best, *heads, *baseline}
+
+
+def _better_calibrated(found: Fusion) -> tuple[str, float] | None:
+    """Of the candidates whose macro-F1 is the choice's, the one with the lowest ECE, where it is not the choice."""
+
+    def at(name: str) -> dict[str, Any]:
+        score: dict[str, Any] = found.scores[name][found.headline]
+        return score
+
+    chosen = at(found.chosen)
+    equal = [n for n in found.scores if abs(at(n)["macro_f1"]["value"] - chosen["macro_f1"]["value"]) < SAME]
+    best = min(equal, key=lambda name: float(at(name)["ece"]))
+    return (best, at(best)["ece"]) if at(best)["ece"] < chosen["ece"] - SAME else None
+
+
+def _by_confusion(shown: list[Shown]) -> dict[tuple[str, str], list[Shown]]:
+    """Mistakes by what was taken for what: those of the surest one first."""
+    result: dict[tuple[str, str], list[Shown]] = {}
+    for each in shown:
+        result.setdefault((each[0].label, each[0].predicted), []).append(each)
+    return result
+
+
+def _shown(mistakes: Sequence[Mistake], manifest: Path | None) -> list[Shown]:
     """Mistakes with what the manifest knows of their clips, and pictures of these."""
     if manifest is None:
         return [(mistake, None, None) for mistake in mistakes]
@@ -172,7 +234,7 @@ def _shown(mistakes: Sequence[Mistake], manifest: Path | None) -> list[tuple[Mis
 
     known = told(manifest, [mistake.unit_id for mistake in mistakes])
     with_media = [mistake.unit_id for mistake in mistakes if mistake.unit_id in known]
-    drawn = pictures([(known[unit].video, known[unit].audio) for unit in with_media], media_root(manifest))
+    drawn = pictures([(known[unit].video, known[unit].audio) for unit in with_media], media_root(manifest), heard=True)
     by_unit = dict(zip(with_media, drawn, strict=True))
     return [(mistake, known.get(mistake.unit_id), by_unit.get(mistake.unit_id)) for mistake in mistakes]
 

@@ -75,6 +75,7 @@ class Run:
     manifest: Path | None = None  # where the units' text and media are named
     audit: Audit | None = None  # None: predictions from elsewhere, for which there is none
     baselines: dict[str, Path] = field(default_factory=dict)  # head: prediction table of its plain baseline
+    explain: str = ""  # the command that explains a unit, which is to be put behind it; of a profile's own heads
 
 
 def gather(
@@ -151,6 +152,7 @@ def gather(
             if (damage := _damage(encoder, profile.store_path(encoder), clips)).clips
         ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
+        explain=script("heads/explain.py") if is_of_profile else "",
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
         **common,
     )

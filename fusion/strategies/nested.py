@@ -23,7 +23,7 @@ from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
 from fusion.tables.predictions import Predictions
 from fusion.tables.reading import SPLITS
-from heads.metrics import difference, evaluate, majority
+from heads.metrics import TESTABLE_GROUPS, difference, evaluate, majority
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first
@@ -281,9 +281,9 @@ def _notes(
         )
     if "val" in scores[chosen]:
         notes.append("Heads may have used val units for early stopping: val scores can be optimistic.")
-    if scores[chosen][headline]["n_groups"] < FEW_GROUPS:
-        count = scores[chosen][headline]["n_groups"]
-        notes.append(f"The {headline} units form only {count} group{'s' * (count != 1)}: intervals are rough.")
+    count = scores[chosen][headline]["n_groups"]
+    if TESTABLE_GROUPS <= count < FEW_GROUPS:  # of fewer, it is said that nothing can be tested
+        notes.append(f"The {headline} units form only {count} groups: intervals are rough.")
     rows = units.where(units.splits == headline)
     never = [name for i, name in enumerate(units.classes) if not (rows.labels == i).any()]
     if never:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -208,6 +209,8 @@ def verdict(over_baseline: dict[str, dict[str, float]] | None, name: str, kind: 
     if over_baseline is None:
         return NO_BASELINE
     gain = over_baseline["macro_f1"]
+    if math.isnan(gain["low"]):
+        return f"out of fold macro-F1 {gain['value']:+.3f} against the baseline, of too few groups to be tested"
     numbers = f"macro-F1 {gain['value']:+.3f} {interval(gain, '+.3f')}"
     if gain["low"] > 0:
         return f"out of fold it beats the baseline: {numbers}"

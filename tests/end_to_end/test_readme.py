@@ -1,4 +1,4 @@
-"""Every command in the README runs, and means what the README says."""
+"""Every command in the README, and in what it refers to first, runs, and means what they say."""
 
 import pickle
 import re
@@ -16,6 +16,8 @@ from configs.schema import Encoder, Head
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 
 README = (REPOSITORY / "README.md").read_text()
+GUIDES = ("data", "choosing_encoders", "heads_and_fusion", "prediction", "installing")
+GUIDE = README + "".join((REPOSITORY / "docs" / f"{name}.md").read_text() for name in GUIDES)
 FEATURES = (REPOSITORY / "docs" / "features.md").read_text()
 
 
@@ -27,7 +29,7 @@ def commands_of(text: str) -> list[str]:
     return [line for language, block in blocks_of(text) if not language for line in block.strip().splitlines()]
 
 
-BLOCKS, COMMANDS = blocks_of(README), commands_of(README)
+BLOCKS, COMMANDS = blocks_of(GUIDE), list(dict.fromkeys(commands_of(GUIDE)))
 # What runs around the tests and not within them: .ci/run calls both targets on a clean clone, and they install.
 BY_CI = {
     "make demo",
@@ -85,7 +87,7 @@ def test_a_command_about_features_runs(line: str, brought: None, shell: Shell):
 
 
 def test_commands_in_the_text_exist(shell: Shell):
-    for script in sorted(set(re.findall(r"`python (\w+/\w+\.py)", README))):
+    for script in sorted(set(re.findall(r"`python (\w+/\w+\.py)", GUIDE))):
         assert "Usage" in shell(f"python {script} --help").stdout
 
 
@@ -101,5 +103,5 @@ def test_the_examples_are_valid():
 
 
 def test_files_that_the_readme_names_exist():
-    for name in re.findall(r"[`(]((?:configs|docs)/[\w./]+|[A-Z]+\.md|requirements[\w-]*\.txt)[`)]", README):
-        assert (REPOSITORY / name).exists() or name == "configs/mine.yaml", name
+    for name in re.findall(r"[`(]((?:configs|docs)/[\w./]+|[A-Z]+\.(?:md|cff)|requirements[\w-]*\.txt)[`)]", GUIDE):
+        assert (REPOSITORY / name).exists() or name in ("configs/mine.yaml", "configs/NAME.yaml"), name

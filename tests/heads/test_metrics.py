@@ -92,6 +92,16 @@ def test_interval_covers_the_truth_about_95_times_in_100() -> None:
     assert 180 <= covered <= 198
 
 
+@pytest.mark.parametrize(("n_groups", "is_covered"), [(2, True), (9, True), (10, False)])
+def test_a_few_groups_that_are_alike_do_not_narrow_the_interval(n_groups: int, is_covered: bool) -> None:
+    right = np.tile(np.arange(10) < 9, n_groups)  # nine of ten in each
+    p = np.where(right[:, None], [1.0, 0, 0, 0], [0, 1.0, 0, 0])
+    labels, groups = ["c0"] * len(right), [f"g{i // 10}" for i in range(len(right))]
+    few, single = evaluate(labels, p, CLASSES, groups)["accuracy"], evaluate(labels, p, CLASSES)["accuracy"]
+    own = {"value": single["value"], "low": single["value"], "high": single["value"]}  # of groups: no spread at all
+    assert few == (single if is_covered else own)
+
+
 def test_clustered_interval_is_wider_on_clustered_data() -> None:
     rng = np.random.default_rng(0)
     right = (rng.random(100) < 0.6).repeat(10)  # a group is right or wrong as a whole

@@ -135,6 +135,10 @@ def test_a_clean_project_passes_and_its_heads_are_left_alone(
     before = Path("runs/tiny/audit/audit.json").read_bytes()
     assert run(monkeypatch, dataset())[0] == 0
     assert Path("runs/tiny/audit/audit.json").read_bytes() == before
+    run(monkeypatch, dataset(), "--no-permutation")  # what was found is kept
+    assert Path("runs/tiny/audit/audit.json").read_bytes() == before
+    _, other = run(monkeypatch, dataset(), "--no-permutation", seed=PROFILE.get("seed", 0) + 1)
+    assert all("with other data or settings" in c["text"] for c in other["checks"] if c["name"].startswith("permut"))
 
 
 def test_a_leak_ends_with_exit_code_4_in_one_line(
@@ -148,7 +152,7 @@ def test_a_leak_ends_with_exit_code_4_in_one_line(
     assert audit["verdict"] == "fail"
     skipped = [check for check in audit["checks"] if check["name"].startswith("permutation")]
     assert {check["verdict"] for check in skipped} == {"skipped"}
-    assert all("--no-permutation" in check["text"] for check in skipped)
+    assert all("python fusion/audit.py does it" in check["text"] for check in skipped)
     assert run(monkeypatch, leak, "--no-permutation", "--exit-zero")[0] == 0
 
 

@@ -15,7 +15,7 @@ from cache import Store, StoreWriter, write_sums
 from configs import Profile, load
 from extract.corpora.manifest import make_manifest, read_manifest, write_manifest
 from fusion.report.findings import analyse
-from fusion.report.outputs import fold_scores
+from fusion.report.outputs import fold_scores, summary
 from fusion.report.page import gather, p_value, write_report
 from fusion.report.training import read_curves, read_layers
 from fusion.strategies.nested import Fusion, fuse
@@ -84,7 +84,7 @@ def test_the_page_fetches_nothing_and_runs_nothing(found: Fusion, profile: Profi
     html, page = page_of(found, profile)
     assert {"script", "link", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.tags)
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     assert not [attrs for _, attrs in page.tags if {"src", "onload", "onclick"} & set(attrs)]
     targets = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert {attrs["href"] for _, attrs in page.tags if "href" in attrs} <= {f"#{target}" for target in targets}
@@ -115,7 +115,23 @@ def test_mistakes_show_what_is_seen_or_heard_or_why_not(found: Fusion, profile: 
     assert len(pictures) == len(set(pictures)) == 3
     assert all(picture.startswith("data:image/jpeg;base64,/9j/") for picture in pictures)
     assert "No picture of it: broken.mp4: " in page.text
-    assert html.count('aria-label="loudness over 0.5 seconds"') == 1
+    assert html.count(f'aria-label="loudness of {first[2]}"') == 1
+    heard = [attrs["src"] or "" for tag, attrs in page.tags if tag == "audio"]
+    assert [sound.partition(",")[0] for sound in heard] == ["data:audio/mpeg;base64"]
+
+
+def test_two_groups_are_not_tested_and_the_page_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    units = make_units(120, strengths=(1.2, 0.8), test_share=0.4)
+    groups = np.where(units.splits == "test", np.array([f"p{i % 2}" for i in range(120)]), units.groups)
+    found = fuse(replace(units, groups=groups), ["mean", "weighted"], bootstrap=50)
+    _, page = page_of(found, None)
+    assert page.text.count("its units form 2 groups") == 2  # in the lead, and where the tests would be
+    assert "McNemar" not in page.text
+    assert "no difference can be tested: its units form 2 groups" in summary(found, analyse(found, 50))
+    assert [
+        line for line in summary(found, analyse(found, 50)).splitlines() if "macro-F1 over" in line and "[" in line
+    ] == []
 
 
 def test_without_a_profile_there_are_ids_and_answers(

@@ -67,6 +67,11 @@ def test_alike_models_are_seldom_called_different() -> None:
 def test_a_handful_of_groups_proves_nothing() -> None:
     labels = np.random.default_rng(0).integers(0, 3, 300)
     candidates = {"better": answers(labels, 0.95, 1)}
-    groups = [f"g{i // 100}" for i in range(300)]
-    found = against(answers(labels, 0.4, 2), candidates, labels, CLASSES, groups)
-    assert found["better"]["macro_f1"]["p"] == 0.25  # 2 / 2 ** 3: three groups that agree
+    for n in (5, 6):
+        groups = [f"g{i % n}" for i in range(300)]
+        gain = against(answers(labels, 0.4, 2), candidates, labels, CLASSES, groups)["better"]["macro_f1"]
+        if n == 5:
+            assert all(np.isnan(gain[name]) for name in ("low", "high", "p"))
+        else:
+            assert gain["low"] > 0
+            assert gain["p"] == 2 / 2**6  # six groups that agree

@@ -176,7 +176,7 @@ def test_everything_that_shows_a_number_says_that_it_is_transductive(
     assert headline["transductive"] is True
     assert headline["plain"]["accuracy"] == metrics["plain"]["test"]["accuracy"]
     html = Path("out/report.html").read_text()
-    assert "transductive</title>" in html
+    assert "transductive · fusion report</title>" in html
     assert "<strong>Transductive.</strong>" in html
     assert f"macro-F1 here is {metrics['plain']['test']['macro_f1']:.3f}" in html
     files = {"h0": Path("h0.csv"), "h1": Path("h1.csv")}

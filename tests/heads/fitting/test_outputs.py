@@ -162,7 +162,12 @@ def test_the_baseline_is_scored_on_the_same_units(workspace: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(0.01, 0.2, "beats the baseline"), (-0.2, -0.01, "WORSE"), (-0.1, 0.1, "neither"), (np.nan, np.nan, "neither")],
+    [
+        (0.01, 0.2, "beats the baseline"),
+        (-0.2, -0.01, "WORSE"),
+        (-0.1, 0.1, "neither"),
+        (np.nan, np.nan, "too few groups"),
+    ],
 )
 def test_the_verdict_goes_by_the_interval(low: float, high: float, says: str) -> None:
     gain = {"macro_f1": {"value": 0.05, "low": low, "high": high}}
