@@ -90,9 +90,9 @@ def _head(about: Mapping[str, Any], metrics: Mapping[str, Any], encoders: dict[s
             task_name="emotion recognition",
             dataset_type=about["name"],
             dataset_name=about["name"],
-            dataset_split={"test": "test", "val": "validation"}.get(headline["split"], "train"),
+            dataset_split={"test": "test", "val": "validation"}.get(headline["split"], "train, out of fold"),
             metric_type=kind,
-            metric_name=name,
+            metric_name=name + " (transductive)" * headline["transductive"],
             metric_value=round(headline[key], 4),
         )
         for key, kind, name in (("accuracy", "accuracy", "accuracy"), ("macro_f1", "f1", "macro-F1"))
