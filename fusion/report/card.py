@@ -90,9 +90,9 @@ def _head(about: Mapping[str, Any], metrics: Mapping[str, Any], encoders: dict[s
             task_name="emotion recognition",
             dataset_type=about["name"],
             dataset_name=about["name"],
-            dataset_split={"test": "test", "val": "validation"}.get(headline["split"], "train"),
+            dataset_split={"test": "test", "val": "validation"}.get(headline["split"], "train, out of fold"),
             metric_type=kind,
-            metric_name=name,
+            metric_name=name + " (transductive)" * headline["transductive"],
             metric_value=round(headline[key], 4),
         )
         for key, kind, name in (("accuracy", "accuracy", "accuracy"), ("macro_f1", "f1", "macro-F1"))
@@ -170,13 +170,14 @@ def _of_card(path: Path) -> str:
 
 def _of_package(name: str) -> str:
     try:
-        about = metadata(name)
+        about = metadata(name).json
     except PackageNotFoundError:
         return UNKNOWN
-    classified = [each.split(" :: ")[-1] for each in about.get_all("Classifier") or [] if each.startswith("License ::")]
-    said = [about.get("License-Expression"), *classified, (about.get("License") or "").strip().partition("\n")[0]]
-    found = next((each for each in said if each and each.upper() != "UNKNOWN"), None)
-    return f"{found} (package {name} {about['Version']})" if found else UNKNOWN
+    classified = [str(each).split(" :: ")[-1] for each in about.get("classifier", []) if "License ::" in each]
+    named = str(about.get("license", "")).strip().partition("\n")[0]
+    said = [about.get("license_expression"), *classified, named]
+    found = next((each for each in said if each and str(each).upper() != "UNKNOWN"), None)
+    return f"{found} (package {name} {about['version']})" if found else UNKNOWN
 
 
 def _as_text(value: Any) -> Any:

@@ -133,7 +133,7 @@ def said_of_sets(found: dict[str, Any], split: str) -> str:
     if known / (known + 1) < float(SHOWN) - 1e-9:
         return (
             f"Sets of classes at {float(SHOWN):.0%} confidence hold all classes: {groups} to calibrate on vouch for "
-            f"{calibration['highest']:.0%} at most."
+            f"{100 * calibration['highest']:.3g}% at most."
         )
     rough = f"; rough, from {groups}" if calibration["rough"] else ""
     return (

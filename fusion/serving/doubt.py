@@ -90,7 +90,7 @@ def _note(scores: "Scores", met: int, confidence: float) -> str | None:
 
     groups = f"{scores.groups} group{'s' * (scores.groups != 1)}"
     if math.isinf(scores.limit(confidence)):
-        return f"{groups} to calibrate on vouch for {scores.highest:.0%} at most"
+        return f"{groups} to calibrate on vouch for {100 * scores.highest:.3g}% at most"
     if met < min(ENOUGH_GROUPS, scores.groups):
         return f"rough: of {groups} to calibrate on, {met} had what this answer goes by, no more and no less"
     return f"rough: calibrated on {groups}" if scores.groups < ENOUGH_GROUPS else None

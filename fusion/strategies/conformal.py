@@ -7,9 +7,9 @@ hierarchical data", theorem 1; the pooled distributions of Dunn, Wasserman and R
 prediction sets for two-layer hierarchical models"). crepes and mapie give every calibration unit the same weight and
 know no groups, hence these few lines instead of them.
 
-The score of a class is one minus its probability, which gives the smallest sets on average where probabilities are right
-(Sadinle, Lei and Wasserman 2019), but zero for the most probable class: no set is empty. That is part of the score, so
-coverage is what was asked for, and not more because of it.
+The score of a class is one minus its probability, which gives the smallest sets on average where probabilities are
+right (Sadinle, Lei and Wasserman 2019), but zero for the most probable class: no set is empty. That is part of the
+score, so coverage is what was asked for, and not more because of it.
 
 Scores come from cross-fitted predictions of training units: what answers later has learned from all of them, and the
 average of several models is a little better than each of them. Sets are then rather too large than too small.

@@ -9,10 +9,11 @@ import pytest
 from synthetic_heads import CLASSES, make_units
 
 from fusion.report.charts import write_charts
+from fusion.report.doubt import sets_of
 from fusion.report.findings import analyse
 from fusion.report.outputs import summary, write_outputs
 from fusion.report.page import gather, write_report
-from fusion.strategies.conformal import load_sets
+from fusion.strategies.conformal import SETS_FILE
 from fusion.strategies.nested import Fusion, fuse
 from heads.metrics import reliability
 
@@ -106,8 +107,8 @@ def test_sets_of_classes_are_counted_on_each_split(found: Fusion, folder: Path) 
     doubt = json.loads((folder / "metrics.json").read_text())["confidence"]
     assert doubt["plain"] is None
     assert set(doubt["splits"]) == {"oof", "test"}
-    sets = load_sets(folder / "model")
-    assert sets is not None
+    sets = sets_of(found.units, found.log_p[found.chosen])
+    assert json.loads((folder / "model" / SETS_FILE).read_text())["everyone"]["units"] == sets.everyone.units
     assert (
         doubt["calibration"]["groups"]
         == sets.everyone.groups

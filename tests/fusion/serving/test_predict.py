@@ -374,7 +374,7 @@ def test_an_answer_can_be_that_it_does_not_know(project, predict, tmp_path, caps
         "says": "don't know: any of the 7",
         "heads": None,
         "groups": groups,
-        "note": f"{groups} groups to calibrate on vouch for {groups / (groups + 1):.0%} at most",
+        "note": f"{groups} groups to calibrate on vouch for {100 * groups / (groups + 1):.3g}% at most",
     }
     sure = with_set(bundle, answer, 0.01)["set"]
     assert (sure["known"], sure["says"], sure["classes"]) == (True, answer["prediction"], [answer["prediction"]])
