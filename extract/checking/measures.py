@@ -143,15 +143,9 @@ class SoundLook:
 
     def decode(self, path: Path, beat: Beat) -> Measured:
         heard = _Listening()
-        n = 0
-
-        def counted() -> Iterator[np.ndarray]:
-            nonlocal n
-            for block in audio_blocks(path, beat, None, heard):
-                n += len(block)
-                yield block
-
-        values = sound_values(counted())
+        n, values = _heard(path, beat, None, heard)
+        if heard.cancels:  # the passes then take the first channel, too
+            n, values = _heard(path, beat, 1, Heard())
         damage = allowed(heard.damage, self.max_damage)
         values |= {
             "seconds": n / SAMPLE_RATE,
@@ -162,6 +156,20 @@ class SoundLook:
             "dead_channels": heard.dead_channels,
         }
         return Measured(n / SAMPLE_RATE, n, None, damage, values)
+
+
+def _heard(path: Path, beat: Beat, channel: int | None, heard: Heard) -> tuple[int, dict[str, float]]:
+    """How many samples came, and what they say."""
+    n = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal n
+        for block in audio_blocks(path, beat, channel, heard):
+            n += len(block)
+            yield block
+
+    values = sound_values(counted())
+    return n, values
 
 
 class _Watching(Seen):

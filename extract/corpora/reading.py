@@ -33,20 +33,10 @@ READERS: dict[str, Callable[[Any], Rows]] = {
     "webdataset": read_webdataset,
 }
 # Counts that are taken again of the clips that are left.
-COUNTED_ANEW = frozenset(
-    [
-        "clips",
-        "conversations",
-        "units",
-        "clips_with",
-        "conversations_without_unit",
-        "missing_files",
-        "missing_files_first",
-        "speakers_in_several_splits",
-        "speakers_in_several_groups",
-        "groups_across_splits",
-        "groups_across_folds",
-    ]
+COUNTED_ANEW = (
+    *("clips", "conversations", "units", "clips_with", "conversations_without_unit"),
+    *("missing_files", "missing_files_first", "speakers_in_several_splits", "speakers_in_several_groups"),
+    *("groups_across_splits", "groups_across_folds"),
 )
 
 
@@ -85,8 +75,11 @@ def _without(manifest: Manifest, dataset: DatasetFiles) -> Manifest:
     if unknown := sorted(ids - set(manifest.clips["clip_id"])):
         raise UserError(f"{path}: dataset.exclude: the dataset has no clip {some(map(shortened, unknown))}")
     counts = {name: value for name, value in manifest.counts.items() if name not in COUNTED_ANEW}
-    counts |= {
-        f"groups_across_{part}s": len(groups) for part in ("split", "fold") if (groups := straddling(left, part))
-    }
+    for part in ("split", "fold"):
+        if groups := straddling(left, part):
+            counts[f"groups_across_{part}s"] = len(groups)
+    if given := counts.get("folds_given"):
+        units = left.filter((pl.col("split") == "train") & pl.col("label").is_not_null())["fold"]
+        counts["folds_given"] = {name: int((units == number).sum()) for number, name in enumerate(given)}
     counts["excluded"] = len(ids)
     return make_manifest(left, manifest.root, manifest.classes, counts, str(path), manifest.missing)
