@@ -69,7 +69,8 @@ def main(
             remembered = profile.run_dir / f".check.{kind}.parquet"
             looked[kind] = look(manifest, task, sources, remembered, workers or usable_cores(), timeout)
         table = assembled(manifest, {kind: each.files for kind, each in looked.items()})
-        hints = [] if tells_languages() else ["languages were not told: pip install -e '.[language]'"]
+        has_texts = manifest.clips["text"].is_not_null().any()
+        hints = ["languages were not told: pip install -e '.[language]'"] if has_texts and not tells_languages() else []
         hints += _about_faces(profile, crop)
         text = summary(table, looked, hints, time.monotonic() - started)
         options = [*(["--config", config] if config else []), *(overrides or [])]

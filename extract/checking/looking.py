@@ -2,8 +2,9 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,8 @@ from extract.media.hashing import ChangedError
 from extract.media.reading import DECODING, ClipError, MediaError
 from extract.media.sources import Clip, Sources, local_copy
 
-SLICE = 256  # clips given to the threads at a time: what is held of them does not grow with the corpus
+AHEAD = 4  # files a worker that are given out at a time: what is held of them does not grow with the corpus
+TOGETHER = 32  # rows of a table, to begin with: an interruption costs those that are not in one
 SAVE_SECONDS = 20  # after which what was measured is written down
 VALUES = {"audio": SOUND, "video": PICTURES}
 ABOUT = {"problem": pl.String, "damage": pl.Float64, "note": pl.String}  # why it cannot be read; the share that is lost
@@ -103,15 +105,22 @@ def _measured(
     """What is found, in parts."""
     decoders = Decoders(task, workers, timeout)
     pool = ThreadPoolExecutor(workers)
+    waiting = iter(clips)
+    under_way: deque[Future[dict[str, Any]]] = deque()
     try:
         with tqdm(total=len(clips), desc=f"looking at {kind}", unit="file", disable=None) as progress:
-            rest = iter(clips)
-            while some := list(islice(rest, SLICE)):
-                rows = []
-                for row in pool.map(lambda each: _row(each[0], each[1], decoders), some):
-                    rows.append(row)
+            rows: list[dict[str, Any]] = []
+            while True:
+                for content, clip in islice(waiting, AHEAD * workers - len(under_way)):
+                    under_way.append(pool.submit(_row, content, clip, decoders))
+                if under_way:
+                    rows.append(under_way.popleft().result())
                     progress.update()
-                yield pl.DataFrame(rows, schema=schema(kind))
+                if rows and (len(rows) == TOGETHER or not under_way):
+                    yield pl.DataFrame(rows, schema=schema(kind))
+                    rows = []
+                if not under_way:
+                    return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         decoders.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import polars as pl
+from tqdm import tqdm
 
 LEAST_LETTERS = 40  # of shorter texts nobody can say the language: of 5,000 English turns "Great, congratulations"
 SURE = 0.95  # that it is the language; of those 5,000 none of 40 letters was then taken for another
@@ -80,10 +81,13 @@ def languages(texts: Sequence[str]) -> list[str | None]:
 
     # Trigrams alone: 0.3 ms a text and 140 MB; all n-grams 5 ms and 1.1 GB, and no better on 40 letters.
     detector = LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
+    progress = tqdm(total=len(long), desc="telling languages", unit="text", disable=None, delay=2)
     for at in range(0, len(long), BATCH):
         part = long[at : at + BATCH]
+        progress.update(len(part))
         ranked = detector.compute_language_confidence_values_in_parallel([texts[i] for i in part])
         for i, values in zip(part, ranked, strict=True):
             if values and values[0].value >= SURE:
                 found[i] = values[0].language.iso_code_639_1.name.lower()
+    progress.close()
     return found

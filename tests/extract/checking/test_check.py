@@ -20,7 +20,7 @@ from cache import verify_published
 from configs import UserError
 from extract.checking import texts
 from extract.checking.findings import KINDS, assembled, refused
-from extract.checking.looking import look
+from extract.checking.looking import TOGETHER, look
 from extract.checking.measures import PictureLook, SoundLook, clipped, frame_cells, is_blank
 from extract.corpora.manifest import make_manifest
 from extract.media.decoding import Decoders
@@ -350,3 +350,44 @@ def test_faces_that_are_wanted_need_dlib(project: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("extract.media.faces.face_detector", refuse)
     done = check("--faces")
     assert (done.code, done.err) == (2, "error: --faces: needs dlib; install it with: pip install -e '.[face]'\n")
+
+
+def test_objects_are_brought_to_disk_and_looked_at_once(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_audio(tmp_path / "a.wav", voice(0), RATE, "pcm_s16le")
+    s3.write("media/a.wav", (tmp_path / "a.wav").read_bytes())
+    monkeypatch.setattr("extract.checking.looking.Decoders", InProcess)
+    about = {"index": 0, "split": "train", "group": "g", "label": "x"}
+    rows = [{"clip_id": name, "conversation_id": name, "audio": f"{name}.wav", **about} for name in ("a", "gone")]
+    manifest = make_manifest(pl.DataFrame(rows), "s3://bucket/media", ["x"], {}, "here")
+    sources = Sources(None)
+    first = look(manifest, SoundLook(0.05), sources, tmp_path / "known.parquet", 1, 60)
+    assert first.files["problem"].to_list() == [None, "no such object"]
+    assert first.files["seconds"].to_list() == [1, None]
+    again = look(manifest, SoundLook(0.05), sources, tmp_path / "known.parquet", 1, 60)
+    assert (first.n_measured, again.n_measured, again.n_remembered) == (1, 0, 1)
+    assert again.files.equals(first.files)
+
+
+def test_an_interrupted_look_keeps_what_it_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"index": 0, "split": "train", "group": "g", "label": "x"}
+    names = [f"{i:02}" for i in range(40)]
+    rows = [{"clip_id": name, "conversation_id": name, "audio": f"{name}.wav", **about} for name in names]
+    for i, name in enumerate(names):
+        write_audio(tmp_path / f"{name}.wav", voice(i, 0.1), RATE, "pcm_s16le")
+    manifest = make_manifest(pl.DataFrame(rows), tmp_path, ["x"], {}, "here")
+
+    class Interrupted(InProcess):
+        def decode(self, path: Path, content_hash: str | None = None) -> Decoded:
+            if path.stem == "36":
+                raise KeyboardInterrupt
+            return super().decode(path, content_hash)
+
+    monkeypatch.setattr("extract.checking.looking.Decoders", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        look(manifest, SoundLook(0.05), Sources(None), tmp_path / "known.parquet", 2, 60)
+    monkeypatch.setattr("extract.checking.looking.Decoders", InProcess)
+    looked = look(manifest, SoundLook(0.05), Sources(None), tmp_path / "known.parquet", 2, 60)
+    assert (looked.n_remembered, looked.n_measured) == (TOGETHER, 40 - TOGETHER)
+    assert looked.files["seconds"].to_list() == [0.1] * 40
