@@ -65,7 +65,7 @@ _text_alone = pl.col("audio").is_null() & pl.col("video").is_null()
 _named = pl.col("text_words") >= FEW_WORDS
 _labels = pl.max_horizontal("audio_labels", "video_labels", pl.when(_text_alone & _named).then("text_labels"))
 _format = pl.concat_str(
-    pl.when(pl.col("audio_odd")).then(pl.format("{} Hz, {} channel(s)", _number("audio_rate", 0), "audio_channels")),
+    pl.when(pl.col("audio_odd")).then(pl.format("{} Hz, {} channel(s)", "audio_rate", "audio_channels")),
     pl.when(pl.col("video_odd")).then(
         pl.format("{} x {} at {} frames/s", "video_width", "video_height", _number("video_fps"))
     ),
@@ -136,7 +136,7 @@ KINDS = {
         "encoders take it, and hear a telephone: keep such clips out of one class or speaker alone",
         pl.col("audio_rate") < RATE,
         -pl.col("audio_rate"),
-        pl.format("{} Hz", _number("audio_rate", 0)),
+        pl.format("{} Hz", "audio_rate"),
     ),
     "format": Kind(
         "Another format than nearly all of its corpus",
@@ -180,7 +180,7 @@ KINDS = {
     "no_face": Kind(
         "No face found",
         "raise face_crop.upsample for small faces; without a face the clip is missing for encoders with face_crop",
-        pl.col("video_face") == 0,
+        ~pl.col("video_face"),
         pl.lit(0),
         pl.lit("none in four frames"),
     ),

@@ -26,12 +26,13 @@ AHEAD = 4  # files a worker that are given out at a time: what is held of them d
 TOGETHER = 32  # rows of a table, to begin with: an interruption costs those that are not in one
 SAVE_SECONDS = 20  # after which what was measured is written down
 VALUES = {"audio": SOUND, "video": PICTURES}
+TYPES = {"face": pl.Boolean} | dict.fromkeys(("rate", "channels", "dead_channels", "width", "height"), pl.Int32)
 ABOUT = {"problem": pl.String, "damage": pl.Float64, "note": pl.String}  # why it cannot be read; the share that is lost
 
 
 def schema(kind: str) -> dict[str, Any]:
     """Columns of what is found of a modality's files, after ``hash``: of their content."""
-    return {"hash": pl.String, **ABOUT, **dict.fromkeys(VALUES[kind], pl.Float64)}
+    return {"hash": pl.String, **ABOUT, **{name: TYPES.get(name, pl.Float64) for name in VALUES[kind]}}
 
 
 @dataclass(frozen=True)

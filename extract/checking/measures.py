@@ -58,7 +58,7 @@ PICTURES = {
     "height": "pixels, upright",
     "blank": "share of frames looked at that are black or of one colour",
     "frozen": "share of steps between frames looked at in which nothing moves",
-    "face": "1 where one of four frames shows a face, else 0; null where none was looked for",
+    "face": "whether one of four frames shows a face; null where none was looked for",
 }
 
 
