@@ -10,7 +10,8 @@ import typer
 from cache import claimed, publish_folder
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load, some
 from configs.schema import MAX_DAMAGE, FaceCrop, Modality
-from extract.checking.findings import KINDS, assembled, refused
+from extract.checking.findings import assembled, refused
+from extract.checking.kinds import KINDS
 from extract.checking.looking import Looked, look
 from extract.checking.measures import PictureLook, SoundLook
 from extract.checking.page import summary, write_page

@@ -9,7 +9,8 @@ import polars as pl
 
 from configs import UserError, one_line, some
 from configs.tables import shortened
-from extract.checking.findings import KINDS, found_of
+from extract.checking.findings import found_of
+from extract.checking.kinds import KINDS
 from extract.checking.looking import Looked
 from extract.corpora.manifest import Manifest
 from extract.pages.rendering import environment

@@ -19,7 +19,8 @@ from small_project import Done, run
 from cache import verify_published
 from configs import UserError
 from extract.checking import texts
-from extract.checking.findings import KINDS, assembled, refused
+from extract.checking.findings import assembled, refused
+from extract.checking.kinds import KINDS
 from extract.checking.looking import TOGETHER, look
 from extract.checking.measures import PictureLook, SoundLook, clipped, frame_cells, is_blank
 from extract.corpora.manifest import make_manifest
