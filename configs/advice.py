@@ -11,7 +11,7 @@ from typing import Any
 
 # The scripts that read a profile; fusion/predict.py reads a bundle, the others of cache/ a store.
 OF_A_PROFILE = (
-    *("configs/show", "extract/manifest", "extract/run"),
+    *("configs/show", "extract/manifest", "extract/check", "extract/run"),
     *("heads/inputs", "heads/pretrain", "heads/train", "heads/search", "heads/layers"),
     *("fusion/stack", "fusion/audit", "fusion/bundle", "fusion/card"),
     *("cache/ingest", "cache/map"),

@@ -30,6 +30,7 @@ BELOW = {
         *("extract.media", "extract.arrays", "extract.encoders", "extract.corpora"),
     ],
     "extract.pages": ["configs", "cache", "extract.media", "extract.corpora"],
+    "extract.checking": ["configs", "cache", "extract.media", "extract.corpora", "extract.pages"],
     "extract.sample": ["configs"],
     "extract.starting": ["configs", "extract.media", "extract.corpora"],
     "heads.metrics": [],

@@ -88,6 +88,7 @@ class DatasetFiles(Section):
 
     root: HomePath  # the folder that holds the annotations and, unless media_root says otherwise, the media
     media_root: Place | None = None  # where the media are, if elsewhere: a folder, or s3://bucket/prefix
+    exclude: HomeText | None = None  # a text file, relative to root: ids of clips to leave out, one a line
 
     @property
     def media(self) -> Path | str:

@@ -118,7 +118,7 @@ class AudioTask:
     def _judged(self, heard: Heard) -> Damage | None:
         if heard.is_silent and not self.silence:
             raise SilentError("its sound track is silent from end to end")
-        return _allowed(heard.damage, self.max_damage)
+        return allowed(heard.damage, self.max_damage)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class VideoTask:
         if n > self.short_segments:
             return Decoded(seconds, n, None)
         images = np.stack(list(self._images(path, first, seconds, beat, seen)))
-        return Decoded(seconds, n, images, _allowed(seen.damage, self.max_damage))
+        return Decoded(seconds, n, images, allowed(seen.damage, self.max_damage))
 
     def stream(self, path: Path, beat: Beat) -> Iterator[Streamed | np.ndarray | Damage]:
         """``Streamed``, then segment after segment: (n_frames, size, size, 3) uint8."""
@@ -153,7 +153,7 @@ class VideoTask:
         first, seconds = time_span(path, beat, seen)
         yield Streamed(seconds, self._segments(seconds))
         yield from self._images(path, first, seconds, beat, seen)
-        damage = _allowed(seen.damage, self.max_damage)
+        damage = allowed(seen.damage, self.max_damage)
         if damage:
             yield damage
 
@@ -201,7 +201,7 @@ class LengthTask:
         return Decoded(math.nan if seconds is None else seconds, 0, None)
 
 
-def _allowed(damage: Damage | None, most: float) -> Damage | None:
+def allowed(damage: Damage | None, most: float) -> Damage | None:
     if damage and damage.share > most:
         raise MediaError(f"damaged: {damage.share:.1%} of it, more than max_damage = {most:g} ({damage.reason})")
     return damage
