@@ -1,6 +1,6 @@
 """Take the features out of a pickle, without running anything that is in it."""
 
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,10 +89,13 @@ def _file_name(name: str) -> str:
 def _limited(file: Path) -> Iterator[None]:
     """Memory in proportion to the file: a few bytes of a pickle can ask for any amount."""
     memory = Path("/proc/self/statm")
-    if not memory.is_file():  # not Linux
+    if not memory.is_file():
+        print("warning: no limit on memory here: this system has none that is used", file=sys.stderr)
         yield
         return
-    taken = int(memory.read_text().split()[0]) * resource.getpagesize()
+    import resource  # of Unix alone
+
+    taken = int(memory.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = taken + MORE_MEMORY + MEMORY * (file.stat().st_size if file.is_file() else 0)
     allowed = [each for each in (wanted, soft, hard) if each != resource.RLIM_INFINITY]

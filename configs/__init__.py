@@ -68,6 +68,7 @@ OverrideArgument = Annotated[
 ]
 
 LONGEST = 1000  # characters of an error
+STOPPING = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 DEEPEST = 12  # dots in the key of a setting; none has as many
 
 
@@ -245,7 +246,7 @@ def command(main: Callable[..., None]) -> None:
     def run(**arguments: Any) -> None:
         remember(arguments)
         try:
-            with _stopped_by(signal.SIGTERM, signal.SIGHUP):
+            with _stopped_by(*(getattr(signal, name) for name in STOPPING if hasattr(signal, name))):
                 main(**arguments)
         except KeyboardInterrupt as stop:
             with suppress(OSError):  # the terminal may be gone
