@@ -13,7 +13,7 @@ from cache import StoreError, parquet_bytes, writable, write_atomically
 from cache.foreign.exports import write_npz, write_whole
 from cache.foreign.layouts import Layout, layout_of, outline
 from cache.foreign.pickles import read_pickle
-from configs import UserError, command
+from configs import UserError, command, completed
 
 MEMORY = 4  # bytes of memory for one of the file, and
 MORE_MEMORY = 2**32  # beside what is taken already
@@ -78,7 +78,7 @@ def _write(found: Layout, folder: Path) -> None:
     for name in found.features:
         path = folder / f"{_file_name(name)}.npz"
         modality = next((what for what, names in USUAL.items() if name.lower() in names), "MODALITY")
-        print(f"python cache/ingest.py --encoder {_file_name(name)} --modality {modality} {path}")
+        print(completed(f"python cache/ingest.py --encoder {_file_name(name)} --modality {modality} {path}"))
 
 
 def _file_name(name: str) -> str:
