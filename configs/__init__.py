@@ -55,7 +55,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="A profile: a name in configs/, or of one that comes along, or the path of a YAML file that holds all of it. "
+        help="A profile: a name in configs/, or of one that comes along, or a path to a YAML file with all of it. "
         "Default: the one named in dvc.yaml.",
     ),
 ]

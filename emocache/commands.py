@@ -41,6 +41,7 @@ ROOMS = {  # titles of the help, by the folder of the scripts
     "cache": "stores of features",
 }
 _WORDS = {module: word for word, (module, _) in COMMANDS.items()}
+_EXTRA = re.compile(r"pip install -e '?\.\[(\w+)\]'?")
 _SCRIPT = re.compile(r"python (\w+)/(\w+)\.py\b")
 
 
@@ -51,4 +52,5 @@ def as_typed(text: str) -> str:
         module = f"{found[1]}.{found[2]}"
         return f"emocache {_WORDS[module]}" if module in _WORDS else found[0]
 
-    return re.sub(r"\bdvc repro\b", "emocache repro", _SCRIPT.sub(word, text))
+    text = _EXTRA.sub(r"pip install 'emocache[\1]'", _SCRIPT.sub(word, text))
+    return re.sub(r"\bdvc repro\b", "emocache repro", text)

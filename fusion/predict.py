@@ -42,9 +42,9 @@ def main(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
     ] = None,
-    device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
-        "auto"
-    ),
+    device: Annotated[
+        str, typer.Option(help="For encoders: cpu, cuda, cuda:1, mps; auto takes a CUDA GPU if there is one.")
+    ] = ("auto"),
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each unit instead of a table.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write a row per unit there, instead of printing them.")

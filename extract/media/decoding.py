@@ -37,6 +37,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_device() -> str:
+    """Where networks run when nobody says: on a CUDA GPU where there is one. Apple's (``mps``) has to be named: it was
+    not tried, and results of another device are others."""
+    import torch  # a decoder does without
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Decoders:
     """Children that decode, one for each of ``workers`` calls at a time; further callers wait.
 

@@ -52,11 +52,6 @@ def share_memory(n: int) -> None:
     sharers = n
 
 
-def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Features:
     """What one encoder says of a list of clips, which are known by their number in it.
 
