@@ -42,7 +42,7 @@ ROOMS = {  # titles of the help, by the folder of the scripts
 }
 _WORDS = {module: word for word, (module, _) in COMMANDS.items()}
 _EXTRA = re.compile(r"pip install -e '?\.\[(\w+)\]'?")
-_SCRIPT = re.compile(r"python (\w+)/(\w+)\.py\b")
+_SCRIPT = re.compile(r"python\s(\w+)/(\w+)\.py\b")
 
 
 def as_typed(text: str) -> str:

@@ -86,6 +86,7 @@ def _lines(arguments: list[str]) -> Iterator[str]:
                 os.killpg(process.pid, number)
             else:
                 process.terminate()
+            process.stdout.read()  # until all of them have ended: what they do by then, they do properly
             raise
     if process.returncode:
         raise UserError("the pipeline stopped: what failed says why, above; 'dvc repro' goes on from there")

@@ -14,7 +14,7 @@ def main(
 ) -> None:
     """Run every step of the pipeline (dvc.yaml) that is not up to date, and say how long each took.
 
-    It is what dvc repro does, without its hints. In a folder that is no checkout of the program, 'emocache use NAME'
+    DVC decides which; its hints are left out. In a folder that is no checkout of the program, 'emocache use NAME'
     writes dvc.yaml.
     """
     run(

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +188,19 @@ def test_dvc_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert next(lines) == "it is full"
     with pytest.raises(UserError, match="the pipeline stopped"):
         list(lines)
+
+
+def test_whoever_ends_the_command_ends_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    (tmp_path / "dvc.py").write_text(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines = emocache.pipeline._lines(["repro"])
+    number = int(next(lines))
+    os.kill(number, 0)
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt(signal.SIGTERM))
+    state = Path(f"/proc/{number}/stat")
+    assert not state.exists() or ") Z " in state.read_text()  # nobody may have asked yet how it ended
 
 
 def test_a_demo_ends_in_lines_that_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
