@@ -84,7 +84,7 @@ def install(what: Path) -> None:
             if sys.version_info < (3, 11):  # noqa: UP036
                 sys.exit(f"EmoCache needs Python 3.11 or newer, this is {sys.version.split()[0]}")
             print(
-                "== Installing into .venv: once, a few minutes; 3.2 GB on disk with the sample's encoders", flush=True
+                "== Installing into .venv: once, a few minutes; 2.5 GB on disk with the sample's encoders", flush=True
             )
             if not VENV.is_dir():
                 run([sys.executable, "-m", "venv", str(VENV)])
