@@ -23,7 +23,7 @@ def main() -> None:
     if PIPELINE.is_file() and f"configs/{SAMPLE}.yaml" not in PIPELINE.read_text(encoding="utf-8"):
         raise UserError(completed(f"{PIPELINE}: names another profile: run it with 'dvc repro'"))
     print(select(SAMPLE) if not PIPELINE.is_file() else f"{PIPELINE}: uses configs/{SAMPLE}.yaml")
-    print("The sample's pipeline: about three minutes on two idle cores, 300 MB in runs/ and .dvc/; what is up to date is skipped")
+    print("About three minutes on two idle cores, and 300 MB in runs/ and .dvc/; what is up to date is skipped")
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         said: list[str] = []
