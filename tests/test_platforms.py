@@ -3,6 +3,7 @@
 import ast
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -25,6 +26,7 @@ CALLS = {
     *("fork", "killpg", "getuid", "pread", "pwrite", "sched_getaffinity", "O_NONBLOCK", "SIGHUP", "SIGKILL", "poll"),
     *("setsid", "getpgid", "mkfifo", "fchmod", "statvfs", "O_DIRECTORY", "RTLD_GLOBAL"),
 }
+NAMED = re.compile(rf"\b(?:{'|'.join(UNIX)})\b|\b(?:os|signal|select)\.(?:{'|'.join(CALLS)})\b")
 SOURCES = sorted(path for folder in ROOMS for path in (REPOSITORY / folder).rglob("*.py"))
 
 BLOCKED = """
@@ -59,6 +61,8 @@ def imports_at_once(tree: ast.AST) -> set[str]:
 def test_what_only_unix_has_is_asked_for_first() -> None:
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
+        if not NAMED.search(text):
+            continue
         tree, lines = ast.parse(text), text.splitlines()
         assert not imports_at_once(tree) & UNIX, path
         for node in ast.walk(tree):
@@ -79,6 +83,45 @@ def test_every_module_imports_without_what_only_unix_has() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def module_of(path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"again_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_make_installs_what_is_not_installed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = module_of(REPOSITORY / "make.py")
+    targets = (REPOSITORY / "Makefile").read_text().partition(".PHONY:")[2].splitlines()[0].split()
+    assert set(targets) == {*make.TARGETS, "help"}
+    monkeypatch.chdir(tmp_path)
+    done: list[str] = []
+    monkeypatch.setattr(make, "VENV", tmp_path / ".venv")
+    for name, mark in (("INSTALLED", "installed"), ("SAMPLE", "installed-sample"), ("TESTS", "installed-test")):
+        monkeypatch.setattr(make, name, tmp_path / ".venv" / mark)
+    monkeypatch.setattr(make, "run", lambda command, more=None: done.append(" ".join(command[1:])))
+    for name in ("requirements.txt", "pyproject.toml"):
+        Path(name).touch()
+        os.utime(name, (1000, 1000))
+    Path(".venv").mkdir()
+
+    def installs(what: Path) -> list[str]:
+        done.clear()
+        make.install(what)
+        return [line.split()[-1] for line in done]
+
+    assert installs(make.SAMPLE) == ["requirements.txt", "mend-torchaudio", ".[sample]"]
+    assert "2.5 GB" in capsys.readouterr().out
+    assert installs(make.SAMPLE) == []
+    assert installs(make.TESTS) == [".[test]"]
+    os.utime(make.SAMPLE, (2000, 2000))  # what it builds on was installed anew since
+    assert installs(make.TESTS) == [".[sample]", ".[test]"]
+
+
 @pytest.fixture
 def on_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of locks as Windows takes it, on a file that is locked as there: exclusively, and with its errors."""
@@ -93,14 +136,9 @@ def on_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     msvcrt = ModuleType("msvcrt")
     msvcrt.__dict__.update(locking=locking, LK_NBLCK=2)
     monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
-    spec = spec_from_file_location("locks_on_windows", cache.disk.locks.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
     with monkeypatch.context() as windows:
         windows.setattr(sys, "platform", "win32")
-        spec.loader.exec_module(module)
-    return module
+        return module_of(Path(cache.disk.locks.__file__))
 
 
 def test_locks_of_windows_say_who_holds_them_and_go_with_their_holder(on_windows: ModuleType, tmp_path: Path) -> None:
