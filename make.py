@@ -19,7 +19,7 @@ TARGETS = {
     "gpu": "the CUDA tests, and what this machine's card gives, in eight minutes; results in runs/gpu",
     "clean": "remove the sample's results (runs/sample); features stay in runs/stores",
 }
-# Parts of an installation, by the name of the file that marks one as done: what it builds on, what is said, what pip gets.
+# Parts of an installation, by the file that marks one as done: what it builds on, what is said, what pip gets.
 PARTS = {
     "installed": (
         None,
