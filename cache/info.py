@@ -15,7 +15,7 @@ from cache.disk.locks import writing_process
 from cache.disk.unfinished import begun
 from cache.files.layout import Header, read_index_table
 from cache.shelf import stores_of
-from configs import UserError, command, load, one_line, some
+from configs import UserError, command, completed, load, one_line, some
 from configs.schema import SHELF
 
 ERRORS, DAMAGED = "errors.parquet", "damaged.parquet"
@@ -114,7 +114,8 @@ def _said(value: object) -> str:
 
 def _compaction(store: Path, total_rows: int, live: int) -> str:
     worth_it = total_rows - live > 0.2 * total_rows
-    return f" (python cache/convert.py {store} DESTINATION leaves the dead ones out)" if worth_it else ""
+    leave_out = completed(f"python cache/convert.py {store} DESTINATION leaves the dead ones out")
+    return f" ({leave_out})" if worth_it else ""
 
 
 def _errors(path: Path) -> str:

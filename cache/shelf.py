@@ -90,6 +90,8 @@ def point(link: Path, store: Path) -> None:
     with suppress(FileNotFoundError):
         beside.unlink()
     beside.symlink_to(target, target_is_directory=True)
+    if os.name == "nt":  # which renames nothing over a folder, nor over a link to one
+        link.unlink(missing_ok=True)
     beside.replace(link)
 
 

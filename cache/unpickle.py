@@ -1,6 +1,6 @@
 """Take the features out of a pickle, without running anything that is in it."""
 
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from cache import StoreError, parquet_bytes, writable, write_atomically
 from cache.foreign.exports import write_npz, write_whole
 from cache.foreign.layouts import Layout, layout_of, outline
 from cache.foreign.pickles import read_pickle
-from configs import UserError, command
+from configs import UserError, command, completed
 
 MEMORY = 4  # bytes of memory for one of the file, and
 MORE_MEMORY = 2**32  # beside what is taken already
@@ -78,7 +78,7 @@ def _write(found: Layout, folder: Path) -> None:
     for name in found.features:
         path = folder / f"{_file_name(name)}.npz"
         modality = next((what for what, names in USUAL.items() if name.lower() in names), "MODALITY")
-        print(f"python cache/ingest.py --encoder {_file_name(name)} --modality {modality} {path}")
+        print(completed(f"python cache/ingest.py --encoder {_file_name(name)} --modality {modality} {path}"))
 
 
 def _file_name(name: str) -> str:
@@ -89,10 +89,13 @@ def _file_name(name: str) -> str:
 def _limited(file: Path) -> Iterator[None]:
     """Memory in proportion to the file: a few bytes of a pickle can ask for any amount."""
     memory = Path("/proc/self/statm")
-    if not memory.is_file():  # not Linux
+    if not memory.is_file():
+        print("warning: no limit on memory here: this system has none that is used", file=sys.stderr)
         yield
         return
-    taken = int(memory.read_text().split()[0]) * resource.getpagesize()
+    import resource  # of Unix alone
+
+    taken = int(memory.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = taken + MORE_MEMORY + MEMORY * (file.stat().st_size if file.is_file() else 0)
     allowed = [each for each in (wanted, soft, hard) if each != resource.RLIM_INFINITY]

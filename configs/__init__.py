@@ -21,10 +21,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from configs.advice import completed, remember
+from configs import shipped
+from configs.advice import completed, is_command, remember
 from configs.errors import EngineError, UserError, first_line, one_line, some
 from configs.outside import parse_yaml, read_yaml
 from configs.schema import Profile, settings_below
+from emocache.commands import as_typed
 
 # Read when torch loads OpenMP. Where a team of threads is smaller than torch counts on - by the load, or by a limit -
 # convolutions give wrong values without a word: a third off, or NaN.
@@ -53,7 +55,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="A profile: a name in configs/ or a path to a YAML file that holds all of it. "
+        help="A profile: a name in configs/, or of one that comes along, or a path to a YAML file with all of it. "
         "Default: the one named in dvc.yaml.",
     ),
 ]
@@ -68,6 +70,7 @@ OverrideArgument = Annotated[
 ]
 
 LONGEST = 1000  # characters of an error
+STOPPING = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 DEEPEST = 12  # dots in the key of a setting; none has as many
 
 
@@ -124,7 +127,8 @@ def changed(profile: Profile, fragment: dict[str, Any]) -> Profile:
 def _read(path: Path, what: str) -> dict[str, Any]:
     if not os.path.exists(path):  # noqa: PTH110 (a Path raises where the name is too long)
         raise UserError(f"{str(path)[:300]}: no such file; an override is KEY=VALUE or a YAML file with settings")
-    settings = read_yaml(path)
+    comes_along = path.parent == shipped.HERE
+    settings = parse_yaml(shipped.profile_text(path), path) if comes_along else read_yaml(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: {what} is a mapping of settings, found {type(settings).__name__}")
     return settings
@@ -161,8 +165,11 @@ def _profile_path(name: str | None) -> Path:
         return _default_profile()
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path("configs") / f"{name}.yaml"
     if not os.path.isfile(path):  # noqa: PTH113 (as above)
+        if name in shipped.names():
+            return shipped.HERE / f"{name}.yaml"
         known = ", ".join(sorted(p.stem for p in Path("configs").glob("*.yaml"))) or "none here"
-        raise UserError(f"{str(path)[:300]}: no such profile (profiles in configs/: {known})")
+        also = f"; that come along: {', '.join(shipped.names())}" if is_command() else ""
+        raise UserError(f"{str(path)[:300]}: no such profile (profiles in configs/: {known}{also})")
     return path
 
 
@@ -170,7 +177,8 @@ def _default_profile() -> Path:
     """The profile named first under ``vars`` in dvc.yaml: one place decides, for DVC and for scripts."""
     pipeline = Path("dvc.yaml")
     if not pipeline.is_file():
-        raise UserError("dvc.yaml: not found here: run from the repository root, or name a profile with --config")
+        begin = "; emocache use NAME writes one" if is_command() else ""
+        raise UserError(f"dvc.yaml: not found here: run from where it lies, or name a profile with --config{begin}")
     entries = _read(pipeline, "a pipeline").get("vars")
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, str):
@@ -233,8 +241,10 @@ def _message(problem: Any) -> str:
     return problem["msg"].removeprefix("Value error, ")
 
 
-def command(main: Callable[..., None]) -> None:
+def command(main: Callable[..., None], program: str | None = None) -> None:
     """Run a script's ``main`` as a command line; its signature gives the options, its docstring the help.
+
+    ``program`` is what was typed in place of the script's own name: ``emocache train``.
 
     ``UserError`` and what the operating system refuses (a full disk, permissions) end in one line on stderr and exit
     code 2, or the error's own. Ctrl-C ends in 130, SIGTERM in 143, SIGHUP (a closed terminal) in 129:
@@ -243,9 +253,9 @@ def command(main: Callable[..., None]) -> None:
 
     @wraps(main)
     def run(**arguments: Any) -> None:
-        remember(arguments)
+        remember(arguments, program is not None)
         try:
-            with _stopped_by(signal.SIGTERM, signal.SIGHUP):
+            with _stopped_by(*(getattr(signal, name) for name in STOPPING if hasattr(signal, name))):
                 main(**arguments)
         except KeyboardInterrupt as stop:
             with suppress(OSError):  # the terminal may be gone
@@ -266,8 +276,10 @@ def command(main: Callable[..., None]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not cost the result
             stream.reconfigure(errors="backslashreplace")
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    if program is not None:
+        run.__doc__ = as_typed(main.__doc__ or "")
     app.command()(run)
-    app()
+    app(prog_name=program)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from configs import UserError, command, load
+from configs import UserError, command, completed, load
+from configs.advice import is_command
 from configs.pipeline import select
 from configs.schema import Dataset
 from configs.sections.common import Name
@@ -40,7 +41,9 @@ def main(
     except ValidationError as error:
         raise UserError(f"--name {name!r}: letters, digits, - and _ make a name") from error
     target = Path("configs") / f"{name}.yaml"
-    if not target.parent.is_dir():
+    if is_command():
+        target.parent.mkdir(exist_ok=True)
+    elif not target.parent.is_dir():
         raise UserError("configs/: no such folder here: run from the repository root")
     if target.exists():
         raise UserError(f"{target}: exists already, and is not overwritten: give another --name, or remove it")
@@ -49,7 +52,7 @@ def main(
     if sys.stdin.isatty() and sys.stderr.isatty():
         layout = replace(layout, dataset=_asked(layout.dataset, layout.open) | _added(layout.maybe), open={}, maybe={})
     if layout.open:
-        target.write_text(undecided(name, layout), encoding="utf-8")
+        target.write_text(completed(undecided(name, layout)), encoding="utf-8")
         key, choices = next(iter(layout.open.items()))
         raise UserError(f"{target}: written, but {key} is left to choose: {', '.join(choices)}")
     manifest = read_dataset(_validated(layout.dataset), 0)
@@ -63,10 +66,10 @@ def main(
     if manifest.missing:
         layout = replace(layout, dataset=layout.dataset | {"missing_media": "allow"})
     print("\n".join(told(layout, manifest)))
-    target.write_text(written(name, layout, manifest), encoding="utf-8")
+    target.write_text(completed(written(name, layout, manifest)), encoding="utf-8")
     load(name)
     print(f"{target}: written")
-    print(select(name) if use_it else f"next: python configs/use.py {name}, then dvc repro")
+    print(select(name) if use_it else completed(f"next: python configs/use.py {name}, then dvc repro"))
 
 
 def _validated(dataset: dict[str, Any]) -> Dataset:

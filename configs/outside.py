@@ -15,6 +15,23 @@ LARGEST = 2**30  # bytes; nothing that a person or a tool writes as JSON or YAML
 MOST_NODES = 100_000  # of a YAML file, aliases written out
 
 
+def open_to_read(path: Path) -> int:
+    """A descriptor of a file, of its bytes as they are; a pipe that nobody writes is not waited for. Raises OSError."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+
+
+def read_at(descriptor: int, n_bytes: int, at: int) -> bytes:
+    """Up to ``n_bytes`` of an open file from ``at`` on; where it is read next stays as it is."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, n_bytes, at)
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        os.lseek(descriptor, at, os.SEEK_SET)
+        return os.read(descriptor, n_bytes)
+    finally:
+        os.lseek(descriptor, before, os.SEEK_SET)
+
+
 def read_outside(path: Path, largest: int = LARGEST) -> bytes:
     """All bytes of a regular file (or of what a link leads to).
 
@@ -23,7 +40,7 @@ def read_outside(path: Path, largest: int = LARGEST) -> bytes:
             bytes, or the operating system refuses it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes would hang here
+        descriptor = open_to_read(path)
         with os.fdopen(descriptor, "rb") as file:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):

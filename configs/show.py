@@ -22,7 +22,8 @@ def main(
     if out.is_dir():
         raise UserError(f"{out}: is a folder: name a file")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(f"# All settings of a run, those that its profile leaves out, too. Made by configs/show.py.\n{text}")
+    text = f"# All settings of a run, those that its profile leaves out, too. Made by configs/show.py.\n{text}"
+    out.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

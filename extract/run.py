@@ -16,7 +16,10 @@ def main(
     encoder: Annotated[str | None, typer.Option(metavar="NAME", help="Run one of the profile's encoders.")] = None,
     config: ConfigOption = None,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, or several: cuda:0,cuda:1; auto takes a GPU if there is one.")
+        str,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps (Apple), or several: cuda:0,cuda:1; auto takes a CUDA GPU if there is one."
+        ),
     ] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Child processes that decode media; default: one for each usable core.")

@@ -43,9 +43,9 @@ def main(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
     ] = None,
-    device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
-        "auto"
-    ),
+    device: Annotated[
+        str, typer.Option(help="For encoders: cpu, cuda, cuda:1, mps; auto takes a CUDA GPU if there is one.")
+    ] = "auto",
     confidence: Annotated[
         float | None,
         typer.Option(

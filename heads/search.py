@@ -1,6 +1,5 @@
 """Search for a head's best settings."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 import yaml
 
 from cache import claimed, write_text_atomically
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import ConfigOption, OverrideArgument, UserError, command, completed, load
 from extract.corpora.manifest import read_manifest
 from heads.cluster.engines import EngineOption, fitting_on
 
@@ -47,8 +46,7 @@ def main(
             search.run(trials)
         finally:  # Ctrl-C too
             if search.best():
-                options = [f"--config {shlex.quote(config)}"] if config else []
-                again = " ".join([f"python heads/train.py --head {head}", *options, *map(shlex.quote, overrides or [])])
+                again = completed(f"python heads/train.py --head {head}")
                 print(_summary(search))
                 print(f"use it: {again} {_write_best(search, again)}")
 

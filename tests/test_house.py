@@ -10,7 +10,8 @@ from shells import REPOSITORY
 
 # A room, and the rooms that it may import: those below it. A folder's scripts may import all of their own folder.
 BELOW = {
-    "configs": [],
+    "emocache.commands": [],  # the words of the command: messages name them, too
+    "configs": ["emocache.commands"],
     "configs.new": ["configs", "extract"],  # a script: from files to a profile, which takes whoever knows files
     "cache.disk": ["configs"],
     "cache.files": ["configs", "cache.disk"],
@@ -63,10 +64,20 @@ BELOW = {
     "extract": ["configs", "cache", "extract"],
     "heads": ["configs", "cache", "extract", "heads"],
     "fusion": ["configs", "cache", "extract", "heads", "fusion"],
+    "emocache": ["configs", "cache", "emocache.commands"],  # scripts are called by their names
 }
 # What other folders may import of a folder; everything else in it is its own business.
 DOORS = {
-    "configs": ["configs", "configs.sections.datasets", "configs.outside", "configs.schema", "configs.tables"],
+    "emocache": ["emocache.commands"],
+    "configs": [
+        "configs",
+        "configs.pipeline",
+        "configs.shipped",
+        "configs.sections.datasets",
+        "configs.outside",
+        "configs.schema",
+        "configs.tables",
+    ],
     "cache": ["cache", "cache.shelf", "cache.remote.copies", "cache.remote.objects"],
     "extract": [
         "extract.corpora.avamerg",
@@ -208,7 +219,7 @@ def test_folders_are_small_and_say_what_they_are() -> None:
 def test_no_module_hides_a_library() -> None:
     """A script's own folder comes first on Python's path: its modules and folders are found before any library."""
     libraries = sys.stdlib_module_names | packages_distributions().keys()
-    for script in ("cache", "extract", "heads", "fusion"):
+    for script in ("cache", "emocache", "extract", "heads", "fusion"):
         own = {path.stem for path in (REPOSITORY / script).iterdir() if path.suffix == ".py" or path.is_dir()}
         assert not (own - {"__init__", "__pycache__"}) & libraries, script
 

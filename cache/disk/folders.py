@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def _take_along(folder: Path, fresh: Path, own: str) -> None:
         if is_folder:
             place.mkdir(exist_ok=True)
         elif not os.path.lexists(place):
-            os.link(path, place, follow_symlinks=False)
+            os.link(path, place, follow_symlinks=os.link not in os.supports_follow_symlinks)
 
 
 def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:
@@ -230,5 +231,5 @@ def _put_in_place(fresh: Path, folder: Path, old: Path) -> None:
 
 def _exchange(a: Path, b: Path) -> bool:
     """Let two folders change places in one step; False where the system or the file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc on Linux
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None  # glibc's
     return renameat2 is not None and not renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE)

@@ -1,12 +1,37 @@
-"""One writer at a time: an advisory lock beside what is written. The kernel frees it however the process ends."""
+"""One writer at a time: an advisory lock beside what is written. The kernel frees it however the process ends.
 
-import fcntl
+``filelock`` has no question that two may ask at once ("is it being written?"), so the two calls that it takes are here.
+"""
+
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.disk.writing import StoreError, writable
+
+BINARY = getattr(os, "O_BINARY", 0)  # where text and binary files differ
+FAR = 2**30  # Windows lets nobody read a byte that is locked: behind whatever the holder says of itself
+
+if sys.platform == "win32":  # not tried
+    import msvcrt
+
+    def _lock(descriptor: int, shared: bool = False) -> None:
+        """Raises BlockingIOError. There are no shared locks: one that is only to be looked at is given back at once."""
+        os.lseek(descriptor, FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def _lock(descriptor: int, shared: bool = False) -> None:
+        """Raises BlockingIOError where another process holds it, and the wish is not ``shared`` by both."""
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def take_lock(path: Path, doing: str = "another extraction is writing this store") -> int:
@@ -18,11 +43,13 @@ def take_lock(path: Path, doing: str = "another extraction is writing this store
     """
     while True:
         try:
-            lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o644)
-        except IsADirectoryError as error:
+            lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | BINARY, 0o644)
+        except (IsADirectoryError, PermissionError) as error:
+            if not _lock_path(path).is_dir():  # of a folder, Windows says no more than that it may not
+                raise
             raise StoreError(f"{_lock_path(path)}: a folder, where a lock file is to be: remove it") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError as error:
             holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
             os.close(lock)
@@ -33,7 +60,7 @@ def take_lock(path: Path, doing: str = "another extraction is writing this store
         os.close(lock)  # whoever held it has removed the file meanwhile
     with suppress(OSError):  # on a full disk the lock holds, too; it only cannot say whose it is
         os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        os.write(lock, str(os.getpid()).encode())
     return lock
 
 
@@ -61,7 +88,7 @@ def claimed(path: Path, remedy: str = "wait until it is done, or stop it") -> It
     try:
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # Windows removes no open file: it then stays, and locks nothing
             _lock_path(path).unlink()
         os.close(lock)
 
@@ -69,11 +96,11 @@ def claimed(path: Path, remedy: str = "wait until it is done, or stop it") -> It
 def writing_process(path: Path) -> str | None:
     """The process that is writing ``path`` now, or None."""
     try:
-        lock = os.open(_lock_path(path), os.O_RDONLY)
+        lock = os.open(_lock_path(path), os.O_RDONLY | BINARY)
     except OSError:
         return None  # nobody ever wrote here, or the lock file did not come along
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _lock(lock, shared=True)
         return None
     except BlockingIOError:
         return os.read(lock, 20).decode(errors="replace").strip() or "unknown"

@@ -119,6 +119,8 @@ class LoadedEncoder:
         try:
             there = {name: sent(x, self.device) for name, x in inputs.items()}
             hidden = self.hidden(there, lengths).float()  # (batch, time, dim)
+            if not hidden.is_cuda:  # Apple's GPUs know no float64
+                hidden = hidden.cpu()
             summed = self.spec.layers is not None
             if summed:
                 hidden = moments(hidden, [window.keep for window in windows])

@@ -10,6 +10,7 @@ from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.features import load_features
 from extract.encoders.text import load_text_encoder
 from extract.encoders.video import load_video_encoder
+from extract.media.decoding import default_device
 
 LOADERS = {  # by modality, or by families that are not as the others of theirs
     "audio": load_audio_encoder,
@@ -22,7 +23,7 @@ LOADERS = {  # by modality, or by families that are not as the others of theirs
 
 
 def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
-    """The profile's encoder of this name on a device (``auto``: a GPU if there is one).
+    """The profile's encoder of this name on a device (``auto``: a CUDA GPU if there is one; ``mps`` is Apple's).
 
     Of several devices (``cuda:0,cuda:1``) all are tried; the encoder is loaded on the CPU, for its settings, and the
     processes of the devices load their own.
@@ -30,7 +31,7 @@ def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
     Raises:
         UserError: there is no such device, or the encoder cannot be loaded; the line names it.
     """
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = default_device() if device == "auto" else device
     for each in chosen.split(","):
         try:
             torch.empty(0, device=each)

@@ -98,8 +98,8 @@ class ReadyNetwork:
     def call(self, function: Callable[..., Any], **inputs: Tensor) -> Any:
         """``function(**inputs)`` in this precision; ``function`` is the network or something that runs it."""
         autocast: AbstractContextManager = nullcontext()
-        if self._device.type == "cuda" and self._dtype != torch.float32:
-            autocast = torch.autocast("cuda", dtype=self._dtype)
+        if self._device.type != "cpu" and self._dtype != torch.float32:
+            autocast = torch.autocast(self._device.type, dtype=self._dtype)
         elif self._dtype != torch.float32:
             inputs = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         with autocast:

@@ -1,12 +1,12 @@
 """A child process to send messages to: ``python -m MODULE FD``, with a pair of sockets between it and its parent.
 
 Messages are pickled, each behind its length in 8 bytes; both ends are this program. A child ends when its parent does,
-and leaves Ctrl-C to it.
+which it learns from its standard input, and leaves Ctrl-C to it.
 """
 
+import multiprocessing.connection
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _LENGTH_BYTES = 8
+_SHARED_BYTES = 628  # of Windows' WSAPROTOCOL_INFOW, by which a process takes over a socket
 _GLANCE = 1.0  # seconds of silence between two looks at how a child gets on
 
 
@@ -32,15 +33,22 @@ class Child:
         self._what = what
         self._socket, theirs = socket.socketpair()
         paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        # In a group of its own: Ctrl-C reaches the parent, which decides. Windows (not tried) hands sockets on by name.
+        alone: dict[str, Any] = {"pass_fds": [theirs.fileno()], "process_group": 0}
+        if sys.platform == "win32":
+            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
-                process_group=0,  # Ctrl-C reaches the parent, which decides
+                **alone,
             )
+            if sys.platform == "win32":
+                assert self.process.stdin is not None
+                self.process.stdin.write(theirs.share(self.process.pid))
+                self.process.stdin.flush()
 
     def send(self, message: Any) -> None:
         """Raises LostError."""
@@ -59,12 +67,10 @@ class Child:
 
     def _hear(self, timeout: float) -> None:
         """Return when a byte has come, or the child's end. Raises LostError."""
-        watch = select.poll()
-        watch.register(self._socket, select.POLLIN)
         silent, queued = 0.0, self.queued_seconds()
         while silent < timeout:
             glance = min(_GLANCE, timeout - silent)
-            if watch.poll(glance * 1000):
+            if multiprocessing.connection.wait([self._socket], glance):
                 return
             before, queued = queued, self.queued_seconds()
             silent += max(0.01, glance - (queued - before))  # never the clock: this process may have been stopped
@@ -73,7 +79,7 @@ class Child:
     def queued_seconds(self) -> float:
         """For how long the child has wanted a processor and got none; 0 where the system does not say."""
         try:
-            return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+            return int(Path(f"/proc/{self.process.pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             return 0.0
 
@@ -81,6 +87,8 @@ class Child:
         self.process.kill()
         self.process.wait()
         self._socket.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
     def _how_it_ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
@@ -95,16 +103,18 @@ class Child:
 def parent() -> Iterator[socket.socket]:
     """In a child: the socket to the parent. Leaving, or the parent's end, ends the child quietly."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as inherited, suppress(EOFError, ConnectionError):
-        threading.Thread(target=_end_with, args=[inherited], daemon=True).start()
+    if sys.platform == "win32":
+        inherited = socket.fromshare(sys.stdin.buffer.read(_SHARED_BYTES))
+    else:
+        inherited = socket.socket(fileno=int(sys.argv[1]))
+    with inherited, suppress(EOFError, ConnectionError):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         yield inherited
 
 
-def _end_with(inherited: socket.socket) -> None:
-    """End this process with its parent, whatever it is doing."""
-    watch = select.poll()
-    watch.register(inherited, 0)  # hanging up is always reported
-    watch.poll()
+def _end_with_parent() -> None:
+    """End this process with its parent, whatever it is doing: nobody else holds the other end of its input."""
+    os.read(0, 1)
     os._exit(0)
 
 

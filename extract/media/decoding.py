@@ -10,8 +10,8 @@ A child (``child.py``) imports neither torch nor transformers, limits its own me
 
 import os
 import queue
-import resource
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -37,6 +37,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_device() -> str:
+    """Where networks run when nobody says: on a CUDA GPU where there is one. Apple's (``mps``) has to be named: it was
+    not tried, and results of another device are others."""
+    import torch  # a decoder does without
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Decoders:
     """Children that decode, one for each of ``workers`` calls at a time; further callers wait.
 
@@ -50,6 +58,8 @@ class Decoders:
         self._lock = threading.Lock()  # around _children and _closed
         self._children: set[Child] = set()
         self._free: queue.LifoQueue[Child | None] = queue.LifoQueue()
+        if not limits_memory():
+            print("warning: decoders run without a limit on memory: this system has none", file=sys.stderr)
         for _ in range(workers):
             self._free.put(None)
 
@@ -168,13 +178,25 @@ class Decoders:
                 self._children.discard(child)
 
 
+def limits_memory() -> bool:
+    """Whether this system limits a process's memory: Windows has no such call, macOS one that does nothing."""
+    return sys.platform not in ("win32", "darwin")
+
+
+def _limit_memory() -> None:
+    if limits_memory():
+        import resource  # of Unix alone
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
 def serve(connected: socket.socket) -> None:
     """A child's life: a task, then wishes ``(ping | decode | stream, path, hash)`` until the parent hangs up.
 
     A ping is answered with ``("alive", None)``. The others are answered with ``("item", ...)`` any number of times,
     ``("alive", None)`` in between, and ``("done", None)`` or ``("failed", exception)`` at the end.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _limit_memory()
     task: Any = receive(connected)  # a Look, or a Task where streams are wished
     beat = _beat(connected)
     send(connected, ("alive", None))

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from configs.outside import open_to_read
 
 
 class ChangedError(Exception):
@@ -31,14 +34,23 @@ def held(path: Path, content_hash: str | None) -> Iterator[Path]:
     if content_hash is None:
         yield path
         return
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe must not be waited for
+    with os.fdopen(open_to_read(path), "rb") as file:
         before = _state(file.fileno())
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ChangedError("changed while it was read: it is no regular file any more")
-        yield Path(f"/dev/fd/{file.fileno()}")
+        linux = sys.platform == "linux"  # opening /dev/fd gives the same place in the file elsewhere, or there is none
+        yield Path(f"/dev/fd/{file.fileno()}") if linux else path
         digest = hashlib.file_digest(file, new_content_hash)
-        if digest.hexdigest() != content_hash or _state(file.fileno()) != before:
+        if digest.hexdigest() != content_hash or _state(file.fileno()) != before or (not linux and _other(file, path)):
             raise ChangedError("changed while it was read")
+
+
+def _other(file: BinaryIO, path: Path) -> bool:
+    """Whether the name leads to another file by now."""
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return True
 
 
 def _state(descriptor: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import av
 from av.stream import Disposition
 
+from configs.outside import open_to_read
 from extract.media.containers.completeness import missing_end
 from extract.media.containers.foreign import what_else
 from extract.media.containers.lengths import stated_seconds
@@ -56,7 +57,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, int]]:
     URL, a pattern or an option.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not be waited for
+        descriptor = open_to_read(path)
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):

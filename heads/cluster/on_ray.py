@@ -5,7 +5,6 @@ it read for the next task: through the driver go the manifest, once, and finishe
 memory-mapped, so that processes of one machine share their pages; in Ray's object store they would be in memory twice.
 """
 
-import fcntl
 import os
 import socket
 import tempfile
@@ -23,6 +22,7 @@ from extract.passes.cluster import Manner, connected, needs, places_on_a_machine
 import numpy as np
 import ray
 import torch
+from filelock import FileLock
 from ray.exceptions import RayError, RayTaskError
 
 from cache import Store
@@ -193,8 +193,8 @@ def _fit(
 def _stores(shared: _Shared, head: Head, held: dict[str, list[str]]) -> dict[str, Store]:
     """The head's stores as this machine has them, fetched by one process at a time where they have a URL."""
     try:
-        with (Path(tempfile.gettempdir()) / f"emocache-{os.getuid()}.fetching").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        whose = os.getuid() if hasattr(os, "getuid") else "one"  # Windows has a folder for each user
+        with FileLock(Path(tempfile.gettempdir()) / f"emocache-{whose}.fetching"):
             stores = open_stores(shared.profile, head)
     except UserError as error:
         raise EngineError(f"--engine ray: on {socket.gethostname()}: {error}") from error

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from configs import UserError
 from extract.corpora.manifest import Manifest, Unit
-from heads.data.features import Frames, Source, default_device, load_features, sent
+from extract.media.decoding import default_device
+from heads.data.features import Frames, Source, load_features, sent
 
 ROLES = ("speaker", "listener", "listener_response", "context")  # id 0 is any other role, or none
 SPEAKER, LISTENER = "speaker identity", "listener identity"  # fields that every UnitData has beside the named ones
@@ -102,7 +103,9 @@ class UnitData:
         if len(self._members) > len(clip_ids):
             conversations = manifest.clips["conversation_id"][unit_rows].to_numpy()
             self.groups = np.unique(conversations, return_inverse=True)[1]
-        self.features = load_features(sources, clip_ids, statistics, resident_bytes, device or default_device())
+        self.features = load_features(
+            sources, clip_ids, statistics, resident_bytes, device or torch.device(default_device())
+        )
 
     @property
     def streams(self) -> bool:

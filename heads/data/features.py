@@ -52,11 +52,6 @@ def share_memory(n: int) -> None:
     sharers = n
 
 
-def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Features:
     """What one encoder says of a list of clips, which are known by their number in it.
 
@@ -235,7 +230,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux
         return UNKNOWN_FREE_BYTES
@@ -250,7 +245,7 @@ def _left_in_groups(own: Path, groups: Path) -> Iterator[int]:
         groups: where they are mounted.
     """
     try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not Linux
         return
     for _, controllers, path in lines:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from configs import UserError
 from configs.schema import Head
+from extract.media.decoding import default_device
 from heads.data.batches import LISTENER, ROLES, SPEAKER, UnitData, categories
-from heads.data.features import default_device
 from heads.data.finer import finer_labels
 from heads.data.folds import FoldTask
 from heads.data.layers import Layer, lacks_layer
@@ -126,7 +126,7 @@ def load_fold(folder: Path, about: dict[str, Any]) -> NetworkModel:
     """What :meth:`NetworkModel.save` wrote, on the GPU where there is one."""
     network = build(HeadSizes(**about["sizes"]))
     network.load_state_dict(load_file(folder / about["file"]))
-    network.to(default_device()).eval()
+    network.to(torch.device(default_device())).eval()
     if "base" not in about:
         return NetworkModel(network, about["vocabularies"])
     from heads.models.linear import load_fold as load_base  # scikit-learn takes seconds to import
@@ -172,7 +172,7 @@ def new_model(task: FoldTask) -> NetworkModel:
             name: _mix(name, features.layers, head.layer) for name, features in data.features.items() if features.layers
         },
     )
-    network = build(sizes, tails).to(default_device())
+    network = build(sizes, tails).to(torch.device(default_device()))
     fit_scalers(network, data, task.fit)
     if task.start:  # with the scalers that its weights were trained behind
         left = network.load_state_dict(dict(task.start), strict=False).unexpected_keys

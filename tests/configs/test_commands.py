@@ -15,7 +15,7 @@ from shells import REPOSITORY
 from configs import ConfigOption, OverrideArgument, UserError, command, completed
 from configs.advice import OF_A_PROFILE
 
-FOLDERS = ("configs", "cache", "extract", "heads", "fusion")
+FOLDERS = ("configs", "cache", "emocache", "extract", "heads", "fusion")
 
 SCRIPT = """
 import sys

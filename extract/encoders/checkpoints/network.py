@@ -1,5 +1,10 @@
 """The network of a checkpoint's folder, or the part of it that an encoder is made of."""
 
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,12 +21,33 @@ from configs import UserError, one_line
 from configs.outside import read_json
 from configs.schema import Encoder
 
-if find_spec("torchaudio") is not None:  # transformers imports it wherever there are sounds or pictures
+DOES_NOT_IMPORT = (ImportError, OSError, RuntimeError)
+
+
+def _import_torchaudio() -> None:
+    """transformers does so wherever there are sounds or pictures. Where it fails, it is mended, once, and that is said.
+
+    Raises:
+        UserError: it does not import even so.
+    """
+    with suppress(*DOES_NOT_IMPORT):
+        import_module("torchaudio")
+        return
+    # A process of its own: it looks for what fails, and scripts are imported by nobody.
+    home = str(Path(__file__).parents[3])
+    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    mending = [sys.executable, "-P", "-m", "extract.mend_torchaudio"]
+    done = subprocess.run(mending, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    print(f"note: {one_line(done.stdout or done.stderr, 400)}", file=sys.stderr)
     try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
+        import_module("torchaudio")
+    except DOES_NOT_IMPORT as error:
         reason = one_line(error, 200)
         raise UserError(f"torchaudio does not import here: run python extract/mend_torchaudio.py ({reason})") from error
+
+
+if find_spec("torchaudio") is not None:
+    _import_torchaudio()
 
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "mask_token")  # no hidden state depends on them at inference
 # What libraries raise of files that make no sense: they check little of what they read.

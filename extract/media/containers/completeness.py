@@ -9,6 +9,7 @@ here is the container's outermost structure: a few bytes, whatever the file's si
 import os
 from collections.abc import Callable
 
+from configs.outside import read_at
 from extract.media.containers.ogg import last_page_problem
 
 _UNKNOWN_TO_RIFF = (
@@ -38,10 +39,10 @@ def _ends_after(size: int, end: int, slack: int = SLACK) -> str | None:
 
 def _riff(descriptor: int, size: int) -> str | None:
     """RIFF (WAV, AVI), RF64 and AIFF: chunks of a name, a size of 4 bytes and content, padded to even lengths."""
-    order = "big" if os.pread(descriptor, 4, 0) == b"FORM" else "little"
+    order = "big" if read_at(descriptor, 4, 0) == b"FORM" else "little"
     at, long_size = 12, 0
     for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 28, at)
+        header = read_at(descriptor, 28, at)
         if len(header) < 8:
             return None
         name, length = header[:4], int.from_bytes(header[4:8], order)  # type: ignore[arg-type]
@@ -61,7 +62,7 @@ def _riff(descriptor: int, size: int) -> str | None:
 
 def _w64(descriptor: int, size: int) -> str | None:
     """Sony Wave64: a GUID and the size of the whole, in 8 bytes; unknown is all bits set."""
-    stated = int.from_bytes(os.pread(descriptor, 8, 16), "little")
+    stated = int.from_bytes(read_at(descriptor, 8, 16), "little")
     return None if stated >= 1 << 62 else _ends_after(size, stated)
 
 
@@ -69,7 +70,7 @@ def _caf(descriptor: int, size: int) -> str | None:
     """Apple's Core Audio Format: chunks of a name, a size of 8 bytes (-1: to the file's end) and content."""
     at = 8
     for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 12, at)
+        header = read_at(descriptor, 12, at)
         if len(header) < 12:
             return None
         length = int.from_bytes(header[4:], "big", signed=True)
@@ -81,9 +82,9 @@ def _caf(descriptor: int, size: int) -> str | None:
 
 def _voc(descriptor: int, size: int) -> str | None:
     """Creative Voice: blocks of a type, a size of 3 bytes and content; type 0 ends the file."""
-    at = int.from_bytes(os.pread(descriptor, 2, 20), "little")
+    at = int.from_bytes(read_at(descriptor, 2, 20), "little")
     for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 4, at)
+        header = read_at(descriptor, 4, at)
         if len(header) < 4 or header[0] == 0:
             return None
         at += 4 + int.from_bytes(header[1:], "little")
@@ -96,7 +97,7 @@ def _rm(descriptor: int, size: int) -> str | None:
     """RealMedia: chunks of a name, a size of 4 bytes that counts all of the chunk, and content."""
     at = 0
     for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 8, at)
+        header = read_at(descriptor, 8, at)
         length = int.from_bytes(header[4:], "big")
         if len(header) < 8 or length < 8:
             return None
@@ -108,7 +109,7 @@ def _rm(descriptor: int, size: int) -> str | None:
 
 def _asf(descriptor: int, size: int) -> str | None:
     """ASF (WMA, WMV): the File Properties object in the header states the file's size, unless it was streamed."""
-    head = os.pread(descriptor, 1 << 16, 0)
+    head = read_at(descriptor, 1 << 16, 0)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 92 or head[at + 88] & 1:
         return None
@@ -119,7 +120,7 @@ def _mp4(descriptor: int, size: int) -> str | None:
     """ISO 14496-12: boxes of a size (0: to the file's end, 1: 8 more bytes hold it) and a name."""
     at = 0
     for _ in range(_MAX_BOXES):
-        header = os.pread(descriptor, 16, at)
+        header = read_at(descriptor, 16, at)
         if len(header) < 8:
             return None
         length, name = int.from_bytes(header[:4], "big"), header[4:8]
@@ -137,7 +138,7 @@ def _matroska(descriptor: int, size: int) -> str | None:
     """RFC 8794: an EBML header, then one segment; sizes have as many bytes as their first byte's leading zeros say."""
     at = 0
     for name in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
-        header = os.pread(descriptor, 12, at)
+        header = read_at(descriptor, 12, at)
         if len(header) < 12 or header[:4] != name or header[4] == 0:
             return None
         n_bytes = 9 - header[4].bit_length()
@@ -157,10 +158,10 @@ def _ogg(descriptor: int, size: int) -> str | None:
 def _mp3(descriptor: int, size: int) -> str | None:
     """The byte count in the Xing or Info header that encoders put into the first frame, behind an ID3v2 tag."""
     at = 0
-    tag = os.pread(descriptor, 10, 0)
+    tag = read_at(descriptor, 10, 0)
     if len(tag) == 10 and tag[:3] == b"ID3":
         at = 10 + (tag[6] << 21) + (tag[7] << 14) + (tag[8] << 7) + tag[9]
-    frame = os.pread(descriptor, 200, at)
+    frame = read_at(descriptor, 200, at)
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
         return None
     is_mpeg1, is_mono = frame[1] & 0x18 == 0x18, frame[3] >> 6 == 3

@@ -2,6 +2,8 @@
 
 import os
 
+from configs.outside import read_at
+
 _MAGIC = {
     b"version https://git-lfs.github.com/spec/": "a Git LFS pointer and not the file itself: run git lfs pull",
     b"/annex/objects/": "a git-annex pointer and not the file itself: run git annex get",
@@ -26,15 +28,15 @@ _SAMPLED = 4096  # bytes
 
 def what_else(descriptor: int) -> str | None:
     """What a file is, in words, if it is one of these; its position is left alone."""
-    head = os.pread(descriptor, _SAMPLED, 0)
+    head = read_at(descriptor, _SAMPLED, 0)
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")[:64].lower()
     for magic, what in _MAGIC.items():
         if begin.startswith(magic):
             return what
     if head and not any(head):
         size = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, _SAMPLED, max(0, size - _SAMPLED))
-        middle = os.pread(descriptor, _SAMPLED, size // 2)
+        tail = read_at(descriptor, _SAMPLED, max(0, size - _SAMPLED))
+        middle = read_at(descriptor, _SAMPLED, size // 2)
         if not any(tail) and not any(middle):
             return "nothing but zeros, as of a download that was never filled: download it again"
     return None

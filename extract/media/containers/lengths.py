@@ -1,8 +1,9 @@
 """How long a media file says it is, read from its header without FFmpeg, which guesses where nothing is stated."""
 
-import os
 import struct
 from collections.abc import Callable, Iterator
+
+from configs.outside import read_at
 
 _HEAD = 1 << 16  # bytes in which headers stand
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -17,7 +18,7 @@ def stated_seconds(descriptor: int, format_name: str) -> float | None:
         format_name: FFmpeg's name of the container.
     """
     reader = _READERS.get(format_name)
-    seconds = reader(os.pread(descriptor, _HEAD, 0), descriptor) if reader else None
+    seconds = reader(read_at(descriptor, _HEAD, 0), descriptor) if reader else None
     return seconds if seconds and 0 < seconds < 1e6 else None
 
 
@@ -74,7 +75,7 @@ def _mp3(head: bytes, descriptor: int) -> float | None:
     at = 0
     if head[:3] == b"ID3" and len(head) > 10:
         at = 10 + (head[6] << 21) + (head[7] << 14) + (head[8] << 7) + head[9]
-        head = os.pread(descriptor, 200, at)
+        head = read_at(descriptor, 200, at)
     if len(head) < 60 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:  # layer III
         return None
     version = head[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5

@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from configs.outside import read_at
+
 _HEADER = 27  # bytes, and as many more as the page has segments
 _LONGEST = _HEADER + 255 + 255 * 255
 _NOT_YET = (1 << 64) - 1  # in place of a time: no packet ends on this page
@@ -59,7 +61,7 @@ def sound(descriptor: int) -> Sound:
 def last_page_problem(descriptor: int, size: int) -> str | None:
     """Whether the last page lacks its end, in words."""
     start = max(0, size - 2 * _LONGEST)
-    tail = os.pread(descriptor, size - start, start)
+    tail = read_at(descriptor, size - start, start)
     at = tail.rfind(b"OggS")
     length = _length(tail[at:]) if at >= 0 else None
     rest = b"O" if length is None or at + length > len(tail) else tail[at + length :]
@@ -71,7 +73,7 @@ def last_page_problem(descriptor: int, size: int) -> str | None:
 def _pages(descriptor: int, size: int) -> Iterator[_Page]:
     at = 0
     while at < size:
-        page = os.pread(descriptor, _LONGEST, at)
+        page = read_at(descriptor, _LONGEST, at)
         start = page.find(b"OggS")
         if start < 0:
             at += max(1, len(page) - 3)

@@ -89,7 +89,7 @@ def test_the_fragment_trains_a_head_with_the_score_that_was_found(
     assert run("--head", head, "--trials", "4") == 0
     printed = capsys.readouterr().out
     fragment = FOLDER / head / "best.yaml"
-    assert f"use it: python heads/train.py --head {head} --config profile.yaml {fragment}" in printed
+    assert f"use it: python heads/train.py --config profile.yaml --head {head} {fragment}" in printed
     best = max(trials(head), key=lambda trial: trial.value or 0)
     assert f"{best.value:.4f}" in printed
     content = fragment.read_text()

@@ -8,15 +8,12 @@ import ast
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
-
-sys.path = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
 
 from configs import UserError, command
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("cache", "configs", "extract", "fusion", "heads")
+ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the folder of packages
+FOLDERS = ("cache", "configs", "emocache", "extract", "fusion", "heads")
 STAGES = {
     "profile": "configs.show",
     "manifest": "extract.manifest",

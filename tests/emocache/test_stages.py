@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from configs import UserError
-from configs.code import FOLDERS, ROOT, STAGES, Code
+from emocache.stages import FOLDERS, ROOT, STAGES, Code
 
 
 @pytest.fixture
