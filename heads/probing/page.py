@@ -98,6 +98,6 @@ def _draw(path: Path, curves: Sequence[Curve], profile: str, classes: int) -> No
     name = curves[0].metric.replace("_", "-").replace("f1", "F1")
     axes.set(xlabel="layer (0: what enters the first)", ylabel=f"{name}, out of fold")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center")
     figure.suptitle(literal(f"linear probe per layer, profile {profile}", 200), fontsize=10)
     save(figure, path, DPI)

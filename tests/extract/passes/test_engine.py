@@ -247,7 +247,8 @@ def test_a_store_of_layers_is_as_safe_as_any(good: list[Clip], load: Load, tmp_p
     repair(tmp_path / "cut", report)
     do_pass(good, encoder, tmp_path / "cut", of["zarr"])
     assert inspect(tmp_path / "cut").whole
-    assert all(np.array_equal(Store(tmp_path / "cut")[clip.clip_id], stores["zarr"][clip.clip_id]) for clip in good)
+    for clip in good:  # the damaged one is computed beside others than before
+        assert relative_error(Store(tmp_path / "cut")[clip.clip_id], stores["zarr"][clip.clip_id]) <= 1e-5
 
 
 @pytest.fixture
