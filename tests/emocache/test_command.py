@@ -128,7 +128,9 @@ def test_the_pipeline_outside_a_checkout_calls_words_and_notes_the_code_each_tim
     assert here["stages"].keys() == there["stages"].keys()
     for name, stage in there["stages"].items():
         own, its = (each.get("do", each) for each in (here["stages"][name], stage))
-        assert own.keys() - its.keys() == ({"deps"} if name == "code" else set())  # where there are none, it always runs
+        assert own.keys() - its.keys() == (
+            {"deps"} if name == "code" else set()
+        )  # where there are none, it always runs
         assert own["outs"] == its["outs"]
         command, word, *rest = its["cmd"].split()
         assert (command, rest) == ("emocache", own["cmd"].split()[2:])
