@@ -10,7 +10,7 @@ from emocache.commands import as_typed
 
 HERE = Path(__file__).parent
 HOME = HERE.parent  # a checkout, or the folder of packages
-_OURS = re.compile(r"^ +- (?:cache|configs|emocache|extract|fusion|heads)(?:/\w+)*(?:\.py)?(?: +#.*)?\n", re.MULTILINE)
+_CODE = re.compile(r"^    deps:\n(?:      - \w+\n)+", re.MULTILINE)  # folders of the program: one stage watches them
 HEADER = "# Written by emocache"
 
 
@@ -41,8 +41,7 @@ def pipeline_text() -> str:
     path = next((path for path in (HOME / "dvc.yaml", HOME / "emocache" / "dvc.yaml") if path.is_file()), None)
     if path is None:
         raise UserError(f"{HOME / 'emocache' / 'dvc.yaml'}: not there: install EmoCache again")
-    text = _OURS.sub("", as_typed(path.read_text(encoding="utf-8")))
-    text = re.sub(r"(?m)^( +)deps:\n(?!\1 )", "", text)
+    text = _CODE.sub("", as_typed(path.read_text(encoding="utf-8")))
     return f"{HEADER} {version('emocache')}.\n{text}"
 
 
