@@ -16,7 +16,7 @@ from fusion.streaming.speech import LEAST_SPEECH, Ear
 from fusion.streaming.waiting import Arrival
 
 STAGES = ("decode", "vad", "encode", "fuse")
-NOBODY = {"prediction": None, "probability": None, "probabilities": None, "heads": {}, "missing": []}
+NOBODY: dict[str, Any] = {"prediction": None, "probability": None, "probabilities": None, "heads": {}, "missing": []}
 Line = dict[str, Any]
 
 
@@ -38,7 +38,7 @@ class Answering:
         self._predictor, self._profile, self._metadata = predictor, profile, metadata
         self._ear, self._smooth = ear, smooth
         self._smoothed: tuple[str, float, dict[str, float]] | None = None  # of which file, when, what
-        self.seconds = Counter[str]()  # of each stage
+        self.seconds = dict.fromkeys(STAGES, 0.0)
         self.counts = Counter[str]()
         self.covered = 0.0  # seconds of the source that were answered or dropped
 

@@ -146,7 +146,7 @@ def _files(folder: Path, whole: Cut, note: Note) -> Iterator[Arrival]:
                 found = entry.stat()
             except OSError:  # it is gone again
                 continue
-            state = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            state: tuple[int, ...] = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if taken.get(name) == state or not stat.S_ISREG(found.st_mode):
                 continue
             if seen.get(name, (None, 0.0))[0] != state:
