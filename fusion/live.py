@@ -67,6 +67,9 @@ def main(
     threshold = _threshold(vad)
     if realtime and (not os.path.isfile(source)):  # noqa: PTH113
         raise UserError(f"--realtime: is for a file, and {source[:300]} is none")
+    from fusion.streaming.sources import arrivals, source_of  # needs no torch
+
+    found = source_of(source, pcm)
     opened = open_bundle(bundle or load().run_dir / "bundle")
     profile, given = with_encoders(opened.profile, encoder), pairs("--metadata", metadata)
 
@@ -78,13 +81,11 @@ def main(
     from fusion.serving.windows import cut_for
     from fusion.streaming.answering import Answering
     from fusion.streaming.showing import summary
-    from fusion.streaming.sources import arrivals, source_of
     from fusion.streaming.speech import Ear
     from fusion.streaming.waiting import Waiting
 
     gc.freeze()
     gc.enable()
-    found = source_of(source, pcm)
     ear = None if threshold is None else Ear(threshold)
     with ExitStack() as stack:
         predictor = stack.enter_context(Predictor(opened, profile, device))
@@ -105,7 +106,9 @@ def main(
             died = f"{found.name}: {error}"
             raise UserError(died, exit_code=3 if answering.counts["windows"] else 2) from error
         finally:
-            stack.callback(lambda: _note(summary(answering, waiting.dropped, time.monotonic() - began)))
+            if answering.counts["windows"]:
+                wall = time.monotonic() - began
+                stack.callback(lambda: _note(summary(answering, waiting.dropped, wall)))
 
 
 def _check(window: float, hop: float, smooth: float, queue: int, out: Path | None) -> None:

@@ -84,6 +84,7 @@ DOORS = {
         "extract.media.reading",
         "extract.media.sources",
         "extract.media.streaming.cutting",
+        "extract.media.streaming.decoded",
         "extract.media.streaming.incoming",
         "extract.media.tasks",
         "extract.media.texts",

@@ -1,24 +1,24 @@
 """A bundle's answers for windows of what is longer than a clip: a long file, or a stream.
 
 A window is answered as ``predict`` answers a clip cut there: the same samples and pictures reach the encoders.
+
+    cut = cut_for(predictor, window=4, hop=2)
+    for window in windows_of(path, cut):            # extract/media/streaming/decoded.py
+        (answer,) = answers_of(predictor, profile, {"0-4": window}, metadata)
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from configs import Profile
-from extract.media.damage import ClipError, Damage
-from extract.media.decoding import Decoders
-from extract.media.streaming.cutting import ALL_SOUND, Cut, FileWindows, Window, wanted_of
+from extract.media.damage import ClipError
+from extract.media.streaming.cutting import ALL_SOUND, Cut, Window, wanted_of
 from extract.media.tasks import AudioTask, Decoded
 from fusion.serving.clips import Single, manifest_of
 from fusion.serving.live import Answer, Predictor
 
-PATIENCE = 60.0  # seconds without a sign of life after which a decoder is given up
 NO_SPEECH = "no speech"
 
 
@@ -32,19 +32,6 @@ def cut_for(predictor: Predictor, window: float = inf, hop: float = inf, listen:
         UserError: an encoder cannot be loaded.
     """
     return Cut(window, hop, wanted_of([*predictor.tasks(), *[ALL_SOUND] * listen]))
-
-
-def windows_of(path: Path, cut: Cut, note: Callable[[Damage], object] = lambda damage: None) -> Iterator[Window]:
-    """A file's windows, decoded in a child process, as fast as they are taken.
-
-    Args:
-        note: is told behind the last window what could not be decoded.
-    Raises:
-        MediaError: there is nothing in it, before the first one; it is cut short, or its decoder died, behind those
-            that came.
-    """
-    with closing(Decoders(FileWindows(cut), 1, PATIENCE)) as decoders:
-        yield from decoders.stream(path, None, note)
 
 
 def answers_of(

@@ -6,7 +6,6 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,10 +13,9 @@ from urllib.parse import urlsplit
 from configs import UserError
 from extract.corpora.media_paths import AUDIO, VIDEO
 from extract.media.damage import ClipError, Damage, MediaError
-from extract.media.decoding import Decoders
 from extract.media.streaming.cutting import Cut
-from extract.media.streaming.incoming import PROTOCOLS, SILENCE_SECONDS, Address, LiveWindows
-from fusion.serving.windows import windows_of
+from extract.media.streaming.decoded import live_windows, windows_of
+from extract.media.streaming.incoming import PROTOCOLS, Address
 from fusion.streaming.waiting import Arrival
 
 SETTLED = 2.0  # seconds for which a file in a folder must be as it is, before it is taken
@@ -119,10 +117,8 @@ def arrivals(source: Source, cut: Cut, note: Note, whole: Cut) -> Iterator[Arriv
             yield Arrival("", window, time.monotonic())
     else:
         assert source.address
-        path = Path(f"/proc/{os.getpid()}/fd/0")
-        with closing(Decoders(LiveWindows(cut, source.address), 1, 2 * SILENCE_SECONDS)) as decoders:
-            for window in decoders.stream(path):
-                yield Arrival("", window, time.monotonic())
+        for window in live_windows(source.address, cut):
+            yield Arrival("", window, time.monotonic())
 
 
 def _files(folder: Path, whole: Cut, note: Note) -> Iterator[Arrival]:

@@ -223,7 +223,8 @@ class FileWindows:
                     yield Damage(0, "its channels cancel each other out: the first one is taken")
                 yield from filter(None, [each.damage])
         yield from filter(None, [seen.damage])
-        for fault in (*(each.fault for each in sounds.values() if each.n), pictures.fault if pictures.came else None):
+        heard_of = [each for each in (*sounds.values(), first_channel) if each.n]
+        for fault in (*(each.fault for each in heard_of), pictures.fault if pictures.came else None):
             if fault:
                 raise fault
 
@@ -261,6 +262,8 @@ def windows(cut: Cut, sound: Callable[[int | None], Sounds], pictures: Pictures)
             former = cut.span(number - 1)[1]
             if not (any(sound(each).reaches(_sample(former) + 1) for each in cut.channels) or pictures.reach(former)):
                 return
+        for channel in cut.channels:
+            sound(channel).reaches(_sample(stop))  # then it is known which one is to be taken
         heard = {channel: _heard(sound(channel), start, stop) for channel in cut.channels}
         taken: list[tuple[Wanted, Decoded | Fault]] = [
             (task, _judged(task, heard[task.channel])) for task in cut.wanted if isinstance(task, AudioTask)

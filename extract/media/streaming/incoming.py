@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -196,7 +196,6 @@ class Incoming:
 def _opened(address: Address, path: Path) -> Iterator[Any]:
     descriptor, options, url = None, dict(address.options), address.url
     if address.is_device:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries of sound talk there; what is wrong is said below
         if ALSA_SETTINGS.is_file():
             os.environ.setdefault("ALSA_CONFIG_PATH", str(ALSA_SETTINGS))
     elif url:
@@ -210,7 +209,10 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
         limits = None if address.is_device or descriptor is not None else (OPEN_SECONDS, SILENCE_SECONDS)
         began = time.monotonic()
         try:
-            container = av.open(url, format=address.form, options=options, timeout=limits, metadata_errors="replace")
+            with _quiet() if address.is_device else nullcontext():
+                container = av.open(
+                    url, format=address.form, options=options, timeout=limits, metadata_errors="replace"
+                )
         except av.ArgumentError as error:
             raise MediaError("not a format of audio or video that is read here") from error
         except av.InvalidDataError as error:
@@ -227,3 +229,16 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries of sound write to standard error by themselves; what is wrong is said in one line."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
