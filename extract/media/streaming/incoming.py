@@ -29,6 +29,7 @@ OPEN_SECONDS = 15.0  # in which an address must answer
 PROTOCOLS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 BY_NETWORK = f"{FORMATS},rtsp,rtp,mpjpeg,mjpeg,h264,hevc"
 ALSA_SETTINGS = Path("/usr/share/alsa/alsa.conf")  # PyAV's own ALSA looks for them where it was built
+NOT_PIPED = "; an MP4 whose index lies at its end cannot be read from a pipe"
 Track = tuple[str, int | None]  # audio or video, and which of its channels
 
 
@@ -63,7 +64,12 @@ class LiveWindows:
             for channel in self.cut.channels:
                 frames = incoming.frames(("audio", channel))
                 sounds[channel] = Sounds(finite(resampled(frames, channel, Heard())))
-            yield from windows(self.cut, sounds.__getitem__, incoming.pictures())
+            try:
+                yield from windows(self.cut, sounds.__getitem__, incoming.pictures())
+            except MediaError as error:
+                if incoming.came:
+                    raise
+                raise incoming.fault or MediaError(f"nothing of it can be read{NOT_PIPED}") from error
             if incoming.fault:
                 raise incoming.fault
 
@@ -96,6 +102,10 @@ class Incoming:
         self._ended: set[str] = set()
         self._heard_of = time.monotonic()  # when something last came
         threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def came(self) -> bool:
+        return any(self._newest.values()) or bool(self._first)
 
     def frames(self, track: Track) -> Iterator[Any]:
         """Of a track, until it ends. Raises MediaError where there is none, or nothing comes any more."""
@@ -216,8 +226,7 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
         except av.ArgumentError as error:
             raise MediaError("not a format of audio or video that is read here") from error
         except av.InvalidDataError as error:
-            hint = "" if address.url else "; an MP4 whose index lies at its end cannot be read from a pipe"
-            raise MediaError(f"{said(error)}{hint}") from error
+            raise MediaError(f"{said(error)}{'' if address.url else NOT_PIPED}") from error
         except av.FFmpegError as error:
             if limits and time.monotonic() - began >= OPEN_SECONDS:
                 raise MediaError(f"no answer for {OPEN_SECONDS:g} s") from error

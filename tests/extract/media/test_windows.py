@@ -1,5 +1,6 @@
 """Windows of what passes by: the same samples and pictures as of clips cut there, from files and from what is live."""
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -160,7 +161,7 @@ def test_an_address_is_read_as_it_comes_and_its_end_is_said(tmp_path: Path) -> N
         found = []
         with pytest.raises(MediaError, match="Input/output error"):
             found.extend(LiveWindows(cut, Address(f"{url}/dies.wav")).stream(Path("/dev/null"), nothing))
-        assert spans(found) == [(0, 1), (1, 1.249)]
+        assert spans(found) == [(0, 1), (1, 1.248)]
         with pytest.raises(MediaError, match="404"):
             live(Address(f"{url}/b.wav"), Cut(1.0, 1.0, (SOUND,)))
     finally:
@@ -184,10 +185,19 @@ def test_what_cannot_be_opened_ends_in_one_line(address: Address, said: str, tmp
     assert "\n" not in str(error.value)
 
 
+def test_a_film_that_cannot_be_piped_says_why(tmp_path: Path) -> None:
+    """Its index lies behind all that it tells of, and a pipe cannot be wound back."""
+    write_mp4(tmp_path / "a.mp4", None, noise(20))
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "a.mp4").read_bytes()), daemon=True
+    ).start()
+    with pytest.raises(MediaError, match="index lies at its end"):
+        live(Address(), Cut(1.0, 1.0, (SOUND,)), tmp_path / "pipe")
+
+
 def test_silence_of_a_source_is_its_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A pipe that stays open and gives nothing more."""
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(incoming, "SILENCE_SECONDS", 0.1)
 

@@ -25,6 +25,7 @@ from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import write_manifest
 from extract.passes.extraction import extract
 from extract.passes.means import Means
+from fusion.live import main as live_main
 from fusion.predict import main
 from fusion.serving.bundle import make_bundle, open_bundle
 from fusion.serving.clips import manifests
@@ -179,6 +180,46 @@ def test_a_file_gets_the_answer_of_the_batch(project, predict):
     assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
     assert answer["missing"] == []
     assert all(head["prediction"] and not head["lacks"] for head in answer["heads"].values())
+
+
+def test_windows_of_a_stream_get_the_answers_of_clips_cut_there(project, predict, monkeypatch, capsys, tmp_path):
+    def live(*arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+        given = ["live.py", *arguments, "--bundle", str(project.bundle), "--json", "--vad", "off"]
+        monkeypatch.setattr(sys, "argv", given)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command(live_main)
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+    name = clip(project, f"{N_TRAIN}_0.mp4")
+    code, (window,), said = live(name, "--meta", "topic=exams", "--out", str(tmp_path / "a.jsonl"))
+    _, (whole,), _ = predict(name, "--metadata", "topic=exams")
+    assert code == 0
+    assert said.startswith("1 windows, 0 dropped; 0.5 s of it in ")
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == window
+    np.testing.assert_allclose(probabilities(window), probabilities(whole), atol=1e-6)
+    assert window["smoothed"] == window["probabilities"]
+    without = {each["what"] for each in window["missing"]}, {each["what"] for each in whole["missing"]}
+    assert without[0] == without[1] == {"text"}
+    sound = np.random.default_rng(5).normal(scale=0.1, size=(20000, 1)).astype(np.float32)
+    write_audio(tmp_path / "all.wav", sound, 16000, "pcm_f32le")
+    _, windows, _ = live(str(tmp_path / "all.wav"), "--window", "0.5", "--hop", "0.4")
+    assert [(each["start"], each["stop"]) for each in windows] == [(0, 0.5), (0.4, 0.9), (0.8, 1.25)]
+    for each in windows:
+        cut = sound[round(each["start"] * 16000) : round(each["stop"] * 16000)]
+        write_audio(tmp_path / "cut.wav", cut, 16000, "pcm_f32le")
+        _, (alone,), _ = predict(str(tmp_path / "cut.wav"))
+        np.testing.assert_allclose(probabilities(each), probabilities(alone), atol=1e-5)
+    (tmp_path / "text.mp4").write_text("no film")
+    code, lines, said = live(str(tmp_path / "text.mp4"))
+    assert (code, lines, len(said.splitlines())) == (2, [], 1)
+    code, _, said = live(name, "--out", str(tmp_path / "a.jsonl"))
+    assert (code, said.endswith("it is there already: name another, or remove it\n")) == (2, True)
+    for wrong in (["--window", "0"], ["--hop", "5"], ["--smooth", "-1"], ["--queue", "0"], ["--meta", "mood=x"]):
+        code, _, said = live(name, *wrong)
+        assert (code, len(said.splitlines())) == (2, 1)
+        assert wrong[0].replace("--meta", "--metadata") in said
 
 
 def test_conversations_get_the_answers_of_the_batch_and_broken_clips_are_named(project, predict):
