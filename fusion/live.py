@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -59,7 +60,7 @@ def main(
     A window of a file gets the answer that fusion/predict.py gives for a clip cut there. One without speech says so:
     its sound is not judged, its pictures are, where there are any. What is printed is smoothed; lines of JSON hold
     both. A file is never lost of; where a live source is faster than the answers, the oldest windows are dropped, and
-    lag and drops are printed. Ctrl-C ends it with a summary. Exit code 3: the source died.
+    lag and drops are printed. Ctrl-C ends it with a summary, and exit code 130. Exit code 3: the source died.
 
     python fusion/live.py interview.mp4 --metadata topic=exams
     """
@@ -102,6 +103,8 @@ def main(
             while batch := waiting.take(BATCH):
                 for line in answering.answer(batch):
                     write(line, waiting.dropped)
+        except KeyboardInterrupt as stop:  # the way to end what has no end
+            raise SystemExit(128 + next(iter(stop.args), signal.SIGINT)) from None
         except MediaError as error:
             died = f"{found.name}: {error}"
             raise UserError(died, exit_code=3 if answering.counts["windows"] else 2) from error

@@ -69,7 +69,8 @@ class LiveWindows:
             except MediaError as error:
                 if incoming.came:
                     raise
-                raise incoming.fault or MediaError(f"nothing of it can be read{NOT_PIPED}") from error
+                why = incoming.fault or "nothing of it can be read"
+                raise MediaError(f"{why}{'' if self.address.url else NOT_PIPED}") from error
             if incoming.fault:
                 raise incoming.fault
 

@@ -206,18 +206,20 @@ def test_windows_of_a_stream_get_the_answers_of_clips_cut_there(project, predict
     write_audio(tmp_path / "all.wav", sound, 16000, "pcm_f32le")
     _, windows, _ = live(str(tmp_path / "all.wav"), "--window", "0.5", "--hop", "0.4")
     assert [(each["start"], each["stop"]) for each in windows] == [(0, 0.5), (0.4, 0.9), (0.8, 1.25)]
-    for each in windows:
+    cuts = [str(tmp_path / f"{each['window']}.wav") for each in windows]
+    for each, name in zip(windows, cuts, strict=True):
         cut = sound[round(each["start"] * 16000) : round(each["stop"] * 16000)]
-        write_audio(tmp_path / "cut.wav", cut, 16000, "pcm_f32le")
-        _, (alone,), _ = predict(str(tmp_path / "cut.wav"))
-        np.testing.assert_allclose(probabilities(each), probabilities(alone), atol=1e-5)
+        write_audio(Path(name), cut, 16000, "pcm_f32le")
+    _, alone, _ = predict(*cuts)
+    found, expected = ([probabilities(each) for each in answers] for answers in (windows, alone))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     (tmp_path / "text.mp4").write_text("no film")
     code, lines, said = live(str(tmp_path / "text.mp4"))
     assert (code, lines, len(said.splitlines())) == (2, [], 1)
-    code, _, said = live(name, "--out", str(tmp_path / "a.jsonl"))
+    code, _, said = live(str(tmp_path / "all.wav"), "--out", str(tmp_path / "a.jsonl"))
     assert (code, said.endswith("it is there already: name another, or remove it\n")) == (2, True)
     for wrong in (["--window", "0"], ["--hop", "5"], ["--smooth", "-1"], ["--queue", "0"], ["--meta", "mood=x"]):
-        code, _, said = live(name, *wrong)
+        code, _, said = live(str(tmp_path / "all.wav"), *wrong)
         assert (code, len(said.splitlines())) == (2, 1)
         assert wrong[0].replace("--meta", "--metadata") in said
 
