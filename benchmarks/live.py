@@ -7,6 +7,9 @@ as fast as it goes. Below 1 a stage keeps up with what is live; all stages toget
 """
 
 import sys
+
+sys.path[:] = [path for path in sys.path if not path.endswith("benchmarks")]  # a file there is named as a package is
+
 import time
 from contextlib import suppress
 from fractions import Fraction
@@ -15,12 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import typer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import av
 import numpy as np
+import typer
 
 from configs import UserError, command, load
 from extract.media.damage import MediaError

@@ -100,7 +100,7 @@ def main(
         stack.callback(waiting.stop)
         began = time.monotonic()
         try:
-            while batch := waiting.take(BATCH):
+            while batch := waiting.take(1 if found.is_folder else BATCH):
                 for line in answering.answer(batch):
                     write(line, waiting.dropped)
         except KeyboardInterrupt as stop:  # the way to end what has no end

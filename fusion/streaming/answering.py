@@ -45,8 +45,8 @@ class Answering:
     def answer(self, arrivals: Sequence[Arrival]) -> list[Line]:
         """A line for each: the answer of ``predict``, and what a stream adds.
 
-        ``window`` (number), ``start``, ``stop`` (seconds), ``speech`` (seconds of it, None: not looked for),
-        ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now).
+        ``file`` (of a folder), ``window`` (number), ``start``, ``stop`` (seconds), ``speech`` (seconds of it, None:
+        not looked for), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now).
         """
         windows = {_name(arrival): arrival.window for arrival in arrivals if arrival.window}
         speech = {name: self._speech(window) for name, window in windows.items()}
@@ -75,6 +75,7 @@ class Answering:
             self.seconds["decode"] += window.spent
             self.covered = self.covered + window.stop if arrival.name else window.stop
         times = {
+            "file": arrival.name or None,
             "window": window and window.number,
             "start": window and round(window.start, 3),
             "stop": window and round(window.stop, 3),

@@ -61,8 +61,7 @@ def summary(answering: Answering, dropped: int, wall: float) -> str:
 
 
 def _when(line: Line) -> str:
-    whole = "." not in line["unit"] or line["start"] is None or line["unit"][0].isalpha()
-    return line["unit"] if whole else f"{line['start']:.1f}-{line['stop']:.1f} s"
+    return line["file"] or f"{line['start']:.1f}-{line['stop']:.1f} s"
 
 
 def _what(line: Line) -> str:

@@ -160,11 +160,12 @@ def _files(folder: Path, whole: Cut, note: Note) -> Iterator[Arrival]:
 
 
 def _file(path: Path, whole: Cut, note: Note) -> Iterator[Arrival]:
+    name = path.name.encode(errors="backslashreplace").decode()  # what is no text must not cost the folder
     try:
-        for window in windows_of(path, whole, lambda damage: note(_damaged(path.name, damage))):
-            yield Arrival(path.name, window, time.monotonic())
+        for window in windows_of(path, whole, lambda damage: note(_damaged(name, damage))):
+            yield Arrival(name, window, time.monotonic())
     except (MediaError, ClipError) as error:
-        yield Arrival(path.name, None, time.monotonic(), str(error))
+        yield Arrival(name, None, time.monotonic(), str(error))
 
 
 def _damaged(name: str, damage: Damage) -> str:

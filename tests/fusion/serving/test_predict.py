@@ -213,9 +213,6 @@ def test_windows_of_a_stream_get_the_answers_of_clips_cut_there(project, predict
     _, alone, _ = predict(*cuts)
     found, expected = ([probabilities(each) for each in answers] for answers in (windows, alone))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    (tmp_path / "text.mp4").write_text("no film")
-    code, lines, said = live(str(tmp_path / "text.mp4"))
-    assert (code, lines, len(said.splitlines())) == (2, [], 1)
     code, _, said = live(str(tmp_path / "all.wav"), "--out", str(tmp_path / "a.jsonl"))
     assert (code, said.endswith("it is there already: name another, or remove it\n")) == (2, True)
     for wrong in (["--window", "0"], ["--hop", "5"], ["--smooth", "-1"], ["--queue", "0"], ["--meta", "mood=x"]):
