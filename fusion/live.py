@@ -59,14 +59,14 @@ def main(
 
     A window of a file gets the answer that fusion/predict.py gives for a clip cut there. One without speech says so:
     its sound is not judged, its pictures are, where there are any. What is printed is smoothed; lines of JSON hold
-    both. A file is never lost of; where a live source is faster than the answers, the oldest windows are dropped, and
+    both. Nothing of a file is lost; where a live source is faster than the answers, its oldest windows are dropped, and
     lag and drops are printed. Ctrl-C ends it with a summary, and exit code 130. Exit code 3: the source died.
 
     python fusion/live.py interview.mp4 --metadata topic=exams
     """
     _check(window, hop, smooth, queue, out)
     threshold = _threshold(vad)
-    if realtime and (not os.path.isfile(source)):  # noqa: PTH113
+    if realtime and not os.path.isfile(source):  # noqa: PTH113
         raise UserError(f"--realtime: is for a file, and {source[:300]} is none")
     from fusion.streaming.sources import arrivals, source_of  # needs no torch
 
@@ -90,7 +90,8 @@ def main(
     ear = None if threshold is None else Ear(threshold)
     with ExitStack() as stack:
         predictor = stack.enter_context(Predictor(opened, profile, device))
-        answering = Answering(predictor, profile, known_metadata(given, predictor.fields), ear, smooth)
+        is_timed = found.is_live or realtime
+        answering = Answering(predictor, profile, known_metadata(given, predictor.fields), ear, smooth, is_timed)
         cut, whole = cut_for(predictor, window, hop, ear is not None), cut_for(predictor, listen=ear is not None)
         if not cut.wanted:
             raise UserError(f"{opened.folder}: none of its heads reads sound or pictures: there is nothing to stream")

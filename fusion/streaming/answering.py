@@ -29,12 +29,20 @@ class Answering:
     Args:
         metadata: of all windows.
         ear: None: whatever sounds is taken for speech.
+        is_timed: the source has times of its own to keep up with.
         smooth: seconds after which an earlier answer has lost all but 1/e of its weight; 0: none.
     """
 
     def __init__(
-        self, predictor: Predictor, profile: Profile, metadata: Mapping[str, str], ear: Ear | None, smooth: float
+        self,
+        predictor: Predictor,
+        profile: Profile,
+        metadata: Mapping[str, str],
+        ear: Ear | None,
+        smooth: float,
+        is_timed: bool = True,
     ) -> None:
+        self._is_timed = is_timed
         self._predictor, self._profile, self._metadata = predictor, profile, metadata
         self._ear, self._smooth = ear, smooth
         self._smoothed: tuple[str, float, dict[str, float]] | None = None  # of which file, when, what
@@ -46,7 +54,8 @@ class Answering:
         """A line for each: the answer of ``predict``, and what a stream adds.
 
         ``file`` (of a folder), ``window`` (number), ``start``, ``stop`` (seconds), ``speech`` (seconds of it, None:
-        not looked for), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now).
+        not looked for), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now,
+        None where nothing is late: of a file that is read as fast as it goes).
         """
         windows = {_name(arrival): arrival.window for arrival in arrivals if arrival.window}
         speech = {name: self._speech(window) for name, window in windows.items()}
@@ -81,7 +90,7 @@ class Answering:
             "stop": window and round(window.stop, 3),
         }
         smoothed = self._smooth_over(arrival.name, window, answer["probabilities"]) if window else None
-        lag = round(max(0.0, now - arrival.at), 3)
+        lag = round(max(0.0, now - arrival.at), 3) if self._is_timed else None
         return answer | times | {"speech": speech and round(speech, 3), "smoothed": smoothed, "lag": lag}
 
     def _smooth_over(self, name: str, window: Window, given: dict[str, float] | None) -> dict[str, float] | None:

@@ -33,7 +33,7 @@ def shown(classes: tuple[str, ...]) -> Iterator[Show]:
 
 def plain(line: Line, dropped: int) -> str:
     """One line: when, what, how sure, and how late it is said."""
-    late = f"  lag {line['lag']:.1f} s" if line["lag"] >= 1 else ""
+    late = f"  lag {line['lag']:.1f} s" if (line["lag"] or 0) >= 1 else ""
     late += f"  dropped {dropped}" if dropped else ""
     return f"{_when(line):>15}  {_what(line)}{late}"
 
@@ -41,8 +41,9 @@ def plain(line: Line, dropped: int) -> str:
 def bars(line: Line, dropped: int, classes: tuple[str, ...]) -> Iterator[str]:
     """A line for each class, and one above them."""
     width = max(map(len, classes))
-    lost = f", {dropped} windows dropped" if dropped else ""
-    yield f"{_when(line)}: {_what(line)}  (lag {line['lag']:.1f} s{lost})"
+    late = [] if line["lag"] is None else [f"lag {line['lag']:.1f} s"]
+    late += [f"{dropped} windows dropped"] * bool(dropped)
+    yield f"{_when(line)}: {_what(line)}" + (f"  ({', '.join(late)})" if late else "")
     for name in classes:
         p = (line["smoothed"] or {}).get(name)
         yield f"  {name:<{width}}  " + ("" if p is None else f"{p:>6.1%}  {'█' * round(BAR * p)}")

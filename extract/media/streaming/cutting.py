@@ -27,7 +27,7 @@ Wanted = AudioTask | VideoTask
 Fault = MediaError | ClipError
 NOTHING_NEW = 1e-6  # seconds behind a window's end that are no further window
 MOST_SECONDS = 600  # of a window, and of a clip that is taken whole: what is in memory at a time
-TOO_LONG = MediaError(f"longer than {MOST_SECONDS} s, which is too much at once: stream the file itself")
+TOO_LONG = f"longer than {MOST_SECONDS} s, which is too much at once: stream the file itself"
 ALL_SOUND = AudioTask(short_samples=MOST_SECONDS * SAMPLE_RATE)  # for who listens beside the encoders
 
 
@@ -97,7 +97,7 @@ class Sounds:
             self._held.append(block)
             self.n += len(block)
             if self.n - self._first > (MOST_SECONDS + 60) * SAMPLE_RATE:
-                raise TOO_LONG
+                raise MediaError(TOO_LONG)
         return True
 
     def between(self, start: int, stop: float) -> np.ndarray:
@@ -235,7 +235,7 @@ def _pictures_of(path: Path, cut: Cut, beat: Beat, seen: Seen) -> Pictures:
     except MediaError as error:
         return no_pictures(cut, error)
     if cut.window == inf and seconds > MOST_SECONDS:
-        raise TOO_LONG
+        raise MediaError(TOO_LONG)
     return Pictures(
         cut,
         lambda times: frames_at(path, (first + each for each in times), beat, seen),
