@@ -3,7 +3,7 @@
 Window k lasts from ``k * hop`` to ``k * hop + window`` seconds, of the sound and of the pictures each counted from its
 own begin, as encoders count a clip. Its sound is the samples of the whole sound at 16 kHz between these times; its
 pictures are those on screen at the times at which frames of a clip from there to there would be taken. The last window
-is what is left; there is none that holds nothing new.
+is shorter where the source ends in it; there is none of which less than a quarter of a hop would be new.
 """
 
 import time
@@ -25,7 +25,8 @@ from extract.media.tasks import AudioTask, Decoded, VideoTask
 
 Wanted = AudioTask | VideoTask
 Fault = MediaError | ClipError
-NOTHING_NEW = 1e-6  # seconds behind a window's end that are no further window
+LEAST_NEW = 0.25  # of a hop, behind a window's end, that make a further one
+JUST = 1e-6  # seconds by which times that are equal may differ
 MOST_SECONDS = 600  # of a window, and of a clip that is taken whole: what is in memory at a time
 TOO_LONG = f"longer than {MOST_SECONDS} s, which is too much at once: stream the file itself"
 ALL_SOUND = AudioTask(short_samples=MOST_SECONDS * SAMPLE_RATE)  # for who listens beside the encoders
@@ -240,7 +241,7 @@ def _pictures_of(path: Path, cut: Cut, beat: Beat, seen: Seen) -> Pictures:
         cut,
         lambda times: frames_at(path, (first + each for each in times), beat, seen),
         lambda: seconds,
-        lambda time: time < seconds - NOTHING_NEW,
+        lambda time: time <= seconds + JUST,
     )
 
 
@@ -259,8 +260,8 @@ def windows(cut: Cut, sound: Callable[[int | None], Sounds], pictures: Pictures)
     for number in count():
         start, stop = cut.span(number)
         if number:
-            former = cut.span(number - 1)[1]
-            if not (any(sound(each).reaches(_sample(former) + 1) for each in cut.channels) or pictures.reach(former)):
+            new = cut.span(number - 1)[1] + LEAST_NEW * cut.hop
+            if not (any(sound(each).reaches(_sample(new)) for each in cut.channels) or pictures.reach(new)):
                 return
         for channel in cut.channels:
             sound(channel).reaches(_sample(stop))  # then it is known which one is to be taken

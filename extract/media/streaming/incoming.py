@@ -20,7 +20,7 @@ import av
 from extract.media.damage import Heard, MediaError, said
 from extract.media.opening import FORMATS, first_decodable, moving_pictures
 from extract.media.reading import Beat, finite, on_screen, resampled
-from extract.media.streaming.cutting import NOTHING_NEW, Cut, Pictures, Sounds, Window, no_pictures, windows
+from extract.media.streaming.cutting import JUST, Cut, Pictures, Sounds, Window, no_pictures, windows
 
 SILENCE_SECONDS = 30.0  # without a packet, after which a source is given up
 STALLED = 3.0  # seconds of one track that come without any of the other: that one has ended
@@ -138,7 +138,7 @@ class Incoming:
     def _reaches(self, seconds: float) -> bool:
         """Whether there are pictures behind a time; waits until that is known."""
         with self._changed:
-            while not self._newest["video"] > seconds + NOTHING_NEW:
+            while self._newest["video"] < seconds - JUST:
                 if "video" in self._ended or self._stalls("video"):
                     return False
                 self._pause()

@@ -85,7 +85,7 @@ def test_what_a_track_lacks_is_said(tmp_path: Path) -> None:
     assert last.decode(SOUND).n
     with pytest.raises(MediaError, match="its pictures end before"):
         last.decode(PICTURES)
-    write_audio(tmp_path / "b.wav", noise(1), SAMPLE_RATE, "pcm_s16le")
+    write_audio(tmp_path / "b.wav", noise(1.24), SAMPLE_RATE, "pcm_s16le")  # so little is no second window
     (window,) = windows_of(tmp_path / "b.wav", Cut(1.0, 1.0, (SOUND, PICTURES)))
     with pytest.raises(MediaError, match="no video stream"):
         window.decode(PICTURES)
@@ -147,7 +147,7 @@ def test_an_address_is_read_as_it_comes_and_its_end_is_said(tmp_path: Path) -> N
             content = (tmp_path / "a.wav").read_bytes()
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[:40000] if self.path == "/dies.wav" else content)
+            self.wfile.write(content[:50000] if self.path == "/dies.wav" else content)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -161,7 +161,8 @@ def test_an_address_is_read_as_it_comes_and_its_end_is_said(tmp_path: Path) -> N
         found = []
         with pytest.raises(MediaError, match="Input/output error"):
             found.extend(LiveWindows(cut, Address(f"{url}/dies.wav")).stream(Path("/dev/null"), nothing))
-        assert spans(found) == [(0, 1), (1, 1.248)]
+        assert spans(found)[0] == (0, 1)
+        assert 1.5 < found[1].stop < 1.6
         with pytest.raises(MediaError, match="404"):
             live(Address(f"{url}/b.wav"), Cut(1.0, 1.0, (SOUND,)))
     finally:
