@@ -44,6 +44,9 @@ def main(
         list[str] | None,
         typer.Option("--metadata", "--meta", metavar="FIELD=VALUE", help="What is known. Repeat for more."),
     ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE.srt | FILE.vtt", help="Captions of a file: what is said, and when.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
     encoder: Annotated[
         list[str] | None,
@@ -68,9 +71,13 @@ def main(
     threshold = _threshold(vad)
     if realtime and not os.path.isfile(source):  # noqa: PTH113
         raise UserError(f"--realtime: is for a file, and {source[:300]} is none")
-    from fusion.streaming.sources import arrivals, source_of  # needs no torch
+    from fusion.streaming.captions import read_captions  # these need no torch
+    from fusion.streaming.sources import arrivals, source_of
 
     found = source_of(source, pcm)
+    if text and (found.is_live or found.is_folder):
+        raise UserError(f"--text: captions belong to a file, and {found.name} is none")
+    captions = read_captions(text) if text else None
     opened = open_bundle(bundle or load().run_dir / "bundle")
     profile, given = with_encoders(opened.profile, encoder), pairs("--metadata", metadata)
 
@@ -91,7 +98,9 @@ def main(
     with ExitStack() as stack:
         predictor = stack.enter_context(Predictor(opened, profile, device))
         is_timed = found.is_live or realtime
-        answering = Answering(predictor, profile, known_metadata(given, predictor.fields), ear, smooth, is_timed)
+        answering = Answering(
+            predictor, profile, known_metadata(given, predictor.fields), ear, smooth, is_timed, captions
+        )
         cut, whole = cut_for(predictor, window, hop, ear is not None), cut_for(predictor, listen=ear is not None)
         if not cut.wanted:
             raise UserError(f"{opened.folder}: none of its heads reads sound or pictures: there is nothing to stream")

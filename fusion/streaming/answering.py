@@ -12,6 +12,7 @@ from extract.media.streaming.cutting import ALL_SOUND, Window
 from extract.media.tasks import Decoded, VideoTask
 from fusion.serving.live import Predictor
 from fusion.serving.windows import NO_SPEECH, answers_of
+from fusion.streaming.captions import Captions
 from fusion.streaming.speech import LEAST_SPEECH, Ear
 from fusion.streaming.waiting import Arrival
 
@@ -28,6 +29,7 @@ class Answering:
 
     Args:
         metadata: of all windows.
+        captions: of the one file there is; what is said in a window is given to heads, whoever is heard.
         ear: None: whatever sounds is taken for speech.
         is_timed: the source has times of its own to keep up with.
         smooth: seconds after which an earlier answer has lost all but 1/e of its weight; 0: none.
@@ -41,7 +43,9 @@ class Answering:
         ear: Ear | None,
         smooth: float,
         is_timed: bool = True,
+        captions: Captions | None = None,
     ) -> None:
+        self._captions = captions
         self._is_timed = is_timed
         self._predictor, self._profile, self._metadata = predictor, profile, metadata
         self._ear, self._smooth = ear, smooth
@@ -60,9 +64,12 @@ class Answering:
         windows = {_name(arrival): arrival.window for arrival in arrivals if arrival.window}
         speech = {name: self._speech(window) for name, window in windows.items()}
         unheard = {name for name, seconds in speech.items() if seconds is not None and seconds < LEAST_SPEECH}
-        asked = {name: window for name, window in windows.items() if name not in unheard or _is_seen(window)}
+        spans = {name: (window.start, window.stop) for name, window in windows.items()}
+        texts = {name: said for name, span in spans.items() if (said := self._said(*span))}
+        asked = {n: each for n, each in windows.items() if n not in unheard or n in texts or _is_seen(each)}
         began, encoding = time.perf_counter(), self._predictor.encoding
-        answers = answers_of(self._predictor, self._profile, asked, self._metadata, unheard=unheard) if asked else []
+        given = self._predictor, self._profile, asked, self._metadata
+        answers = answers_of(*given, texts=texts, unheard=unheard) if asked else []
         encoding = self._predictor.encoding - encoding
         self.seconds["encode"] += encoding
         self.seconds["fuse"] += time.perf_counter() - began - encoding
@@ -103,6 +110,9 @@ class Answering:
             given = {each: kept * former[each] + (1 - kept) * p for each, p in given.items()}
         self._smoothed = name, window.start, given
         return given
+
+    def _said(self, start: float, stop: float) -> str | None:
+        return self._captions.within(start, stop) if self._captions else None
 
     def _speech(self, window: Window) -> float | None:
         if self._ear is None:

@@ -71,4 +71,4 @@ def _what(line: Line) -> str:
         return NO_SPEECH if line["error"] == NO_SPEECH else f"no answer: {line['error']}"
     best = sorted(line["smoothed"].items(), key=lambda pair: -pair[1])[:2]
     named = f"{best[0][0]} {best[0][1]:.0%}" + "".join(f" ({name} {p:.0%})" for name, p in best[1:])
-    return f"{NO_SPEECH}; pictures alone: {named}" if silent else named
+    return f"{NO_SPEECH}; without its sound: {named}" if silent else named

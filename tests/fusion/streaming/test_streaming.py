@@ -21,6 +21,7 @@ from extract.media.reading import SAMPLE_RATE, audio_blocks
 from extract.media.streaming.cutting import ALL_SOUND, Cut, Window
 from extract.media.tasks import Decoded, VideoTask
 from fusion.streaming.answering import Answering
+from fusion.streaming.captions import read_captions
 from fusion.streaming.showing import bars, plain, summary
 from fusion.streaming.sources import arrivals, source_of
 from fusion.streaming.speech import LEAST_SPEECH, Ear
@@ -122,8 +123,11 @@ class Said:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, plan: dict[str, float]) -> None:
         self.asked: list[tuple[list[str], set[str]]] = []
 
-        def answers(_: Any, __: Any, windows: dict[str, Window], ___: Any, unheard: set[str]) -> list[dict[str, Any]]:
+        def answers(
+            _: Any, __: Any, windows: dict[str, Window], ___: Any, texts: dict[str, str], unheard: set[str]
+        ) -> list[dict[str, Any]]:
             self.asked.append(([*windows], unheard))
+            self.texts = texts
             return [self.answer(name, plan.get(name, 0.5), name in unheard) for name in windows]
 
         monkeypatch.setattr("fusion.streaming.answering.answers_of", answers)
@@ -156,11 +160,49 @@ def test_a_window_without_speech_names_no_emotion_but_what_its_pictures_say(monk
     assert (spoken["prediction"], spoken["speech"]) == ("happy", 1)
     assert (silent["prediction"], silent["error"], silent["speech"]) == (None, "no speech", 0)
     assert plain(silent, 0) == "      1.0-2.0 s  no speech"
-    assert plain(seen, 3).startswith("      2.0-3.0 s  no speech; pictures alone: happy 50%")
+    assert plain(seen, 3).startswith("      2.0-3.0 s  no speech; without its sound: happy 50%")
     assert plain(seen, 3).endswith("dropped 3")
     assert soundless["speech"] is None
     assert asks.counts == {"windows": 4, "without speech": 2, "without an answer": 0}
     assert summary(asks, 3, 2.0).startswith("4 windows, 3 dropped, 2 without speech; 4.0 s of it in 2.0 s\n")
+
+
+def test_captions_are_given_to_the_windows_in_which_they_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    path.write_text(
+        "1\n00:00:00,000 --> 00:00:01,200\nI <i>did</i>\nit &amp; so\n\n2\n00:00:01,600 --> 00:00:02,000\nyes\n"
+    )
+    captions = read_captions(path)
+    assert captions.said == ((0.0, 1.2, "I did it & so"), (1.6, 2.0, "yes"))
+    assert [captions.within(*span) for span in ((0, 1), (1, 2), (0, 2), (2, 3))] == [
+        *("I did it & so", "yes", "I did it & so yes"),
+        None,
+    ]
+    profile: Any = None
+    said, quiet = Said(monkeypatch, {}), np.zeros(16, np.float32)
+    predictor: Any = said
+    ear: Any = Deaf()
+    asks = Answering(predictor, profile, {}, ear, 0, captions=captions)
+    asks.answer([arrival(1, samples=quiet), arrival(2, samples=quiet)])
+    assert said.asked == [(["1.00-2.00"], {"1.00-2.00", "2.00-3.00"})]
+    assert said.texts == {"1.00-2.00": "yes"}
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.500 align:left\nhello\n")
+    assert read_captions(tmp_path / "a.vtt").said == ((1.0, 2.5, "hello"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", b"1", "name a file of captions"),
+        ("a.srt", b"no times", "no captions in it"),
+        ("a.srt", b"00:00:02,000 --> 00:00:01,000\nx", "line 1: ends before it begins"),
+        ("a.srt", b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_what_are_no_captions_is_said(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_captions(tmp_path / name)
 
 
 def test_smoothing_weighs_by_time_and_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
