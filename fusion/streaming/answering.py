@@ -58,12 +58,12 @@ class Answering:
         """A line for each: the answer of ``predict``, and what a stream adds.
 
         ``file`` (of a folder), ``window`` (number), ``start``, ``stop`` (seconds), ``speech`` (seconds of it, None:
-        not looked for), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now,
+        not looked for), ``pause`` (nobody speaks: its sound was withheld), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now,
         None where nothing is late: of a file that is read as fast as it goes).
         """
         windows = {_name(arrival): arrival.window for arrival in arrivals if arrival.window}
         speech = {name: self._speech(window) for name, window in windows.items()}
-        unheard = {name for name, seconds in speech.items() if seconds is not None and seconds < LEAST_SPEECH}
+        unheard = {name for name, window in windows.items() if _is_pause(speech[name], window)}
         spans = {name: (window.start, window.stop) for name, window in windows.items()}
         texts = {name: said for name, span in spans.items() if (said := self._said(*span))}
         asked = {n: each for n, each in windows.items() if n not in unheard or n in texts or _is_seen(each)}
@@ -98,7 +98,8 @@ class Answering:
         }
         smoothed = self._smooth_over(arrival.name, window, answer["probabilities"]) if window else None
         lag = round(max(0.0, now - arrival.at), 3) if self._is_timed else None
-        return answer | times | {"speech": speech and round(speech, 3), "smoothed": smoothed, "lag": lag}
+        heard = {"speech": speech and round(speech, 3), "pause": is_unheard}
+        return answer | times | heard | {"smoothed": smoothed, "lag": lag}
 
     def _smooth_over(self, name: str, window: Window, given: dict[str, float] | None) -> dict[str, float] | None:
         """An earlier answer counts the less the longer it is ago; between files nothing is carried over."""
@@ -131,6 +132,10 @@ class Answering:
 def _name(arrival: Arrival) -> str:
     window = arrival.window
     return arrival.name or (f"{window.start:.2f}-{window.stop:.2f}" if window else "")
+
+
+def _is_pause(speech: float | None, window: Window) -> bool:
+    return speech is not None and speech < min(LEAST_SPEECH, (window.stop - window.start) / 2)
 
 
 def _is_seen(window: Window) -> bool:

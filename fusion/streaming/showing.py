@@ -66,9 +66,8 @@ def _when(line: Line) -> str:
 
 
 def _what(line: Line) -> str:
-    silent = line["speech"] is not None and NO_SPEECH in [each["why"] for each in line["missing"]]
     if line["prediction"] is None:
         return NO_SPEECH if line["error"] == NO_SPEECH else f"no answer: {line['error']}"
     best = sorted(line["smoothed"].items(), key=lambda pair: -pair[1])[:2]
     named = f"{best[0][0]} {best[0][1]:.0%}" + "".join(f" ({name} {p:.0%})" for name, p in best[1:])
-    return f"{NO_SPEECH}; without its sound: {named}" if silent else named
+    return f"{NO_SPEECH}; without its sound: {named}" if line["pause"] else named
