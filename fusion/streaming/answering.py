@@ -58,8 +58,8 @@ class Answering:
         """A line for each: the answer of ``predict``, and what a stream adds.
 
         ``file`` (of a folder), ``window`` (number), ``start``, ``stop`` (seconds), ``speech`` (seconds of it, None:
-        not looked for), ``pause`` (nobody speaks: its sound was withheld), ``smoothed`` (class: probability), ``lag`` (seconds from when the window was complete to now,
-        None where nothing is late: of a file that is read as fast as it goes).
+        not looked for), ``pause`` (nobody speaks: its sound was withheld), ``smoothed`` (class: probability), ``lag``
+        (seconds from when the window was complete to now, None of a file that is read as fast as it goes).
         """
         windows = {_name(arrival): arrival.window for arrival in arrivals if arrival.window}
         speech = {name: self._speech(window) for name, window in windows.items()}
