@@ -73,13 +73,14 @@ class Predictor:
         return any(head.settings.standardise != "none" for head in self.heads)
 
     def tasks(self) -> list[Task]:
-        """What its encoders want of media files; they are loaded. Raises UserError."""
+        """What its encoders of sound and pictures want of files; they are loaded. Raises UserError."""
         names = dict.fromkeys(name for head in self.heads for name in head.settings.stores)
-        live = [name for name in names if not self._profile.encoders[name].source]
-        return [task for name in live if (task := self._encoder(name).task)]
+        encoders = self._profile.encoders
+        media = [name for name in names if not encoders[name].source and encoders[name].modality != "text"]
+        return [task for name in media if (task := self._encoder(name).task)]
 
     def load(self) -> None:
-        """Everything that is needed, now: what is live does not wait for it. Raises UserError."""
+        """All that sound and pictures need, now: what is live does not wait for it. Raises UserError."""
         self.tasks()
         for h, head in enumerate(self.heads):
             self._load(h, head)

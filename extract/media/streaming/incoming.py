@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 
@@ -29,7 +30,7 @@ OPEN_SECONDS = 15.0  # in which an address must answer
 PROTOCOLS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 BY_NETWORK = f"{FORMATS},rtsp,rtp,mpjpeg,mjpeg,h264,hevc"
 ALSA_SETTINGS = Path("/usr/share/alsa/alsa.conf")  # PyAV's own ALSA looks for them where it was built
-NOT_PIPED = "; an MP4 whose index lies at its end cannot be read from a pipe"
+NOT_PIPED = "; an MP4 whose index lies at its end cannot be read as it comes"
 Track = tuple[str, int | None]  # audio or video, and which of its channels
 
 
@@ -44,6 +45,12 @@ class Address:
     form: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     is_device: bool = False
+
+    @property
+    def hint(self) -> str:
+        """What may be wrong where nothing of it can be read."""
+        suffix = Path(urlsplit(self.url).path).suffix.lower()
+        return NOT_PIPED if not self.url or suffix in (".mp4", ".m4a", ".m4v", ".mov") else ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class LiveWindows:
                 if incoming.came:
                     raise
                 why = incoming.fault or "nothing of it can be read"
-                raise MediaError(f"{why}{'' if self.address.url else NOT_PIPED}") from error
+                raise MediaError(f"{why}{self.address.hint}") from error
             if incoming.fault:
                 raise incoming.fault
 
@@ -226,12 +233,11 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
                 )
         except av.ArgumentError as error:
             raise MediaError("not a format of audio or video that is read here") from error
-        except av.InvalidDataError as error:
-            raise MediaError(f"{said(error)}{'' if address.url else NOT_PIPED}") from error
         except av.FFmpegError as error:
             if limits and time.monotonic() - began >= OPEN_SECONDS:
                 raise MediaError(f"no answer for {OPEN_SECONDS:g} s") from error
-            raise
+            hint = address.hint if isinstance(error, av.InvalidDataError | av.error.OSError) else ""
+            raise MediaError(f"{said(error)}{hint}") from error
         with container:
             yield container
     except (av.FFmpegError, OSError) as error:

@@ -1,6 +1,7 @@
 """Windows of what passes by: the same samples and pictures as of clips cut there, from files and from what is live."""
 
 import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -184,6 +185,12 @@ def test_what_cannot_be_opened_ends_in_one_line(address: Address, said: str, tmp
     with pytest.raises(MediaError, match=said) as error:
         live(address, Cut(1.0, 1.0, (SOUND,)), tmp_path / "text")
     assert "\n" not in str(error.value)
+
+
+def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "OPEN_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(MediaError, match=r"no answer for 0\.2 s"):
+        live(Address(f"http://127.0.0.1:{server.getsockname()[1]}/x"), Cut(1.0, 1.0, (SOUND,)))
 
 
 def test_a_film_that_cannot_be_piped_says_why(tmp_path: Path) -> None:
