@@ -25,6 +25,7 @@ COMMANDS = {
     "stack": ("fusion.stack", "fuse the heads' predictions, measure, report"),
     "audit": ("fusion.audit", "look for leaks"),
     "bundle": ("fusion.bundle", "put the trained stack into one folder"),
+    "live": ("fusion.live", "emotion over time: a film, a folder that fills, a camera, a pipe"),
     "card": ("fusion.card", "write the bundle's model card again"),
     "predict": ("fusion.predict", "predict the emotion of new clips"),
     "info": ("cache.info", "what a store holds"),

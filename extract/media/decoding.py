@@ -25,7 +25,7 @@ from extract.media.child import Child, LostError, parent, receive, send
 from extract.media.damage import ClipError, Damage, MediaError, said
 from extract.media.hashing import ChangedError, held
 from extract.media.reading import Beat
-from extract.media.tasks import Decoded, Look
+from extract.media.tasks import Decoded, Look, Streams
 
 MEMORY_BYTES = 4 << 30  # address space of a child; it starts with 0.4 GiB
 START_SECONDS = 120  # in which a child must have imported what it needs, on a busy machine
@@ -52,7 +52,7 @@ class Decoders:
     seconds while it was waited for and could run. A clip that loses two is refused; a long one that loses one.
     """
 
-    def __init__(self, task: Look, workers: int, timeout: float) -> None:
+    def __init__(self, task: Look | Streams, workers: int, timeout: float) -> None:
         self._task, self._timeout = task, timeout
         self._closed = False
         self._lock = threading.Lock()  # around _children and _closed

@@ -5,7 +5,7 @@ Everything here streams: memory does not grow with a clip's length. What is deci
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,7 @@ def audio_blocks(
         if stream.codec_context.name in CHECKED:
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         ends = Ends(container, descriptor)
-        for block in filter(len, _resampled(_sounds(container, stream, ends, heard, beat), channel, heard)):
-            if not np.isfinite(block).all():
-                raise MediaError("its samples are not all finite numbers")
+        for block in filter(len, finite(resampled(_sounds(container, stream, ends, heard, beat), channel, heard))):
             n_samples += len(block)
             if n_samples > MAX_SECONDS * SAMPLE_RATE:
                 raise MediaError(f"longer than {MAX_SECONDS // 3600} hours")
@@ -145,7 +143,7 @@ def time_span(path: Path, beat: Beat = lambda: None, seen: Seen | None = None) -
 
 
 def frames_at(
-    path: Path, times: list[float], beat: Beat = lambda: None, seen: Seen | None = None
+    path: Path, times: Iterable[float], beat: Beat = lambda: None, seen: Seen | None = None
 ) -> Iterator[np.ndarray]:
     """The frame on screen at each of ``times`` (ascending, in seconds): (height, width, 3) uint8 RGB, upright.
 
@@ -161,31 +159,46 @@ def frames_at(
     seen = seen or Seen()
     with opened(path) as (container, descriptor):
         stream = first_decodable(moving_pictures(container), "video")
-        colours = VideoReformatter()
-        wanted = iter(times)
-        time = next(wanted, None)
-        on_screen: av.VideoFrame | None = None
         incoming = packets(container, stream, Ends(container, descriptor), beat)
-        for frame in (frame for packet in incoming for frame in seen.decoded(packet, stream.codec_context)):
-            if frame.time is None:
-                continue
-            if on_screen is None:
-                matrix = _display_matrix(frame)  # of the first alone: looking at it makes a frame outlive its use
-            image: np.ndarray | None = None
-            while on_screen is not None and time is not None and frame.time > time:
-                image = _upright_rgb(on_screen, matrix, colours) if image is None else image
-                yield image
-                time = next(wanted, None)
-            on_screen = frame
-            if time is None:
-                return
-        seen.close()
-        if on_screen is None:
-            raise MediaError(seen.reasons[0] if seen.reasons else "none of its frames can be decoded")
-        image = _upright_rgb(on_screen, matrix, colours)
-        while time is not None:
+
+        def frames() -> Iterator[av.VideoFrame]:
+            for packet in incoming:
+                yield from seen.decoded(packet, stream.codec_context)
+            seen.close()
+
+        yield from on_screen(frames(), times, seen.reasons)
+
+
+def on_screen(
+    frames: Iterable[av.VideoFrame], times: Iterable[float], reasons: Sequence[str] = ()
+) -> Iterator[np.ndarray]:
+    """:func:`frames_at`, of frames that are decoded. ``reasons``: why there may be none.
+
+    A time is asked for when the one before it has been answered. Raises MediaError where there is no frame.
+    """
+    colours = VideoReformatter()
+    wanted = iter(times)
+    time = next(wanted, None)
+    shown: av.VideoFrame | None = None
+    for frame in frames:
+        if frame.time is None:
+            continue
+        if shown is None:
+            matrix = _display_matrix(frame)  # of the first alone: looking at it makes a frame outlive its use
+        image: np.ndarray | None = None
+        while shown is not None and time is not None and frame.time > time:
+            image = _upright_rgb(shown, matrix, colours) if image is None else image
             yield image
             time = next(wanted, None)
+        shown = frame
+        if time is None:
+            return
+    if shown is None:
+        raise MediaError(reasons[0] if reasons else "none of its frames can be decoded")
+    image = _upright_rgb(shown, matrix, colours)
+    while time is not None:
+        yield image
+        time = next(wanted, None)
 
 
 def middles(first: float, seconds: float, parts: int) -> list[float]:
@@ -237,7 +250,7 @@ def _decode_part(packet: av.Packet, data: bytes, stream: Any) -> list[av.AudioFr
     return frames
 
 
-def _resampled(frames: Iterator[av.AudioFrame], channel: int | None, heard: Heard) -> Iterator[np.ndarray]:
+def resampled(frames: Iterable[av.AudioFrame], channel: int | None, heard: Heard) -> Iterator[np.ndarray]:
     """Mono at ``SAMPLE_RATE``, in pieces (samples,) float32; rate, layout and sample format may change on the way."""
     form: tuple[str, str, int] | None = None
     resampler: soxr.ResampleStream | None = None
@@ -267,6 +280,14 @@ def _resampled(frames: Iterator[av.AudioFrame], channel: int | None, heard: Hear
             yield resampler.resample_chunk(mono)
     if resampler is not None:
         yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+
+
+def finite(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Raises MediaError for samples that are no numbers."""
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise MediaError("its samples are not all finite numbers")
+        yield block
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from itertools import islice
 from os.path import commonpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
@@ -22,7 +22,7 @@ from cache.remote.objects import Found, ObjectError, Objects, UnansweredError
 from configs import UserError, first_line
 from extract.media.hashing import ChangedError, new_content_hash
 
-__all__ = ["Clip", "Elsewhere", "RemoteFile", "Sources", "local_copy", "remote_files"]
+__all__ = ["Clip", "Elsewhere", "Held", "RemoteFile", "Sources", "local_copy", "remote_files"]
 
 GRAIN_NS = 2 * 10**9  # the coarsest clock of a file system: two changes within a tick leave the same time
 MOST_UNANSWERED = 20  # objects in a row that are not given, although the server answers
@@ -57,10 +57,17 @@ class Elsewhere:
     expected: bool = True
 
 
+class Held(Protocol):
+    """Media that was decoded before it came here: a window of a stream."""
+
+    def decode(self, task: Any) -> Any:
+        """What an encoder's task makes of it, ``Decoded``. Raises MediaError and ClipError."""
+
+
 @dataclass(frozen=True)
 class Clip:
     clip_id: str
-    source: Path | RemoteFile | Elsewhere | str  # a media file, a media object, an array, or the text itself
+    source: Path | RemoteFile | Elsewhere | Held | str  # a file, an object, an array, what is decoded, the text itself
 
 
 class _Stat(NamedTuple):
@@ -105,7 +112,7 @@ class Sources:
                     yield next(files)
                 elif isinstance(clip.source, str):
                     yield _hash(clip.source), ""
-                elif clip.source in objects:
+                elif isinstance(clip.source, RemoteFile) and clip.source in objects:
                     yield _hash(objects[clip.source]), ""
                 else:
                     yield None, "no such object"

@@ -1,7 +1,7 @@
 """What a child does with a media file: a sound or pictures, in one piece or as a stream."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -48,11 +48,15 @@ class Look(Protocol):
     def decode(self, path: Path, beat: Beat) -> Decoded: ...
 
 
-class Task(Look, Protocol):
-    """That, and long clips as streams."""
+class Streams(Protocol):
+    """What a child does with what is long. ``beat`` is called while it gets on."""
 
     def stream(self, path: Path, beat: Beat) -> Iterator[Any]:
-        """``Streamed``, then arrays; where the clip is damaged, a ``Damage`` comes last."""
+        """Of a clip ``Streamed``, then arrays; where it is damaged, a ``Damage`` comes last."""
+
+
+class Task(Look, Streams, Protocol):
+    """That, and long clips as streams."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +165,21 @@ class VideoTask:
         return max(1, math.ceil(seconds / self.segment_seconds - 1e-9))
 
     def _images(self, path: Path, first: float, seconds: float, beat: Beat, seen: Seen) -> Iterator[np.ndarray]:
-        n = self._segments(seconds)
-        frames = frames_at(path, middles(first, seconds, n * self.n_frames), beat, seen)
-        for _ in range(n):
-            images: Any = islice(frames, self.n_frames)
-            if self.face_crop:
-                from extract.media.faces import crop_face
+        frames = frames_at(path, self.times(first, seconds), beat, seen)
+        for _ in range(self._segments(seconds)):
+            yield self.framed(islice(frames, self.n_frames))
 
-                images = crop_face(images, self.face_crop)
-            yield resize_and_crop(images, self.size, self.framing)
+    def times(self, first: float, seconds: float) -> list[float]:
+        """When the frames of a clip are on screen, in seconds, those of all its segments."""
+        return middles(first, seconds, self._segments(seconds) * self.n_frames)
+
+    def framed(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """What a network sees of a segment: (height, width, 3) each -> (n, size, size, 3). Raises ClipError."""
+        if self.face_crop:
+            from extract.media.faces import crop_face
+
+            images = crop_face(images, self.face_crop)
+        return resize_and_crop(images, self.size, self.framing)
 
 
 @dataclass(frozen=True)

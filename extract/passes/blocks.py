@@ -16,7 +16,7 @@ from extract.encoders.encoder import Begun, LoadedEncoder, Prepared, Window
 from extract.media.damage import ClipError, Damage, MediaError, SilentError
 from extract.media.decoding import Decoders
 from extract.media.hashing import ChangedError
-from extract.media.sources import Clip, Elsewhere, local_copy
+from extract.media.sources import Clip, Elsewhere, RemoteFile, local_copy
 
 FINISHERS = 4  # threads that average features over time beside a GPU
 UNREADABLE = (MediaError, ClipError, ChangedError, OSError)  # a clip's own fault
@@ -177,7 +177,7 @@ class BlockComputer:
     def _stream(self, encoder: LoadedEncoder, job: Job) -> Iterator[Result]:
         assert self._decoders is not None
         assert encoder.prepare_long is not None
-        assert not isinstance(job.clip.source, str | Elsewhere)
+        assert isinstance(job.clip.source, Path | RemoteFile)
         found: list[Damage] = []
         try:
             with local_copy(job.clip.source, job.content_hash or None) as path:
@@ -202,6 +202,9 @@ class BlockComputer:
                 given: Any = source
             elif isinstance(source, Elsewhere):
                 given = source.clip_id, job.content_hash
+            elif not isinstance(source, Path | RemoteFile):
+                given = source.decode(self._encoders[0].task)
+                damage = given.damage
             else:
                 assert self._decoders is not None
                 with local_copy(source, job.content_hash or None) as path:

@@ -49,6 +49,7 @@ class LiveEncoder:
                 f"encoders.{name} ({profile.encoders[name].origin}): not the encoder that the heads "
                 f"were trained on: it differs in {', '.join(differing)}"
             )
+        self.task = encoder.task  # what it wants of a media file
         self._block_clips = block_clips(profile, name)
         self._computer = BlockComputer([encoder], usable_cores())
 

@@ -1,10 +1,11 @@
 """What somebody wants predicted - media files, folders, a text, conversations - as manifests like those of training."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -43,24 +44,15 @@ def manifests(
     files = [file for path in inputs if path not in (*jsons, *tables) for file in _media(path)]
     if (text is not None or audio) and (jsons or tables or len(files) > 1 or any(path.is_dir() for path in inputs)):
         raise UserError("--text and --audio belong to one clip: give one media file with them, or none")
-    metadata = {name: filled(value) or "" for name, value in metadata.items()}
-    blank = next((name for name, value in metadata.items() if not value), None)
-    if blank is not None:
-        raise UserError(f"--metadata {blank}: there is nothing in it")
     if text is not None and not said(text):
         raise UserError("--text: there is nothing in it")
-    for given in (text or "", str(audio), *map(str, files), *metadata.values()):
-        try:
-            given.encode()
-        except UnicodeEncodeError as error:  # bytes in a name or an argument that are no text
-            raise UserError(f"{given!r}: not valid UTF-8: name or write it otherwise") from error
+    for given in (text or "", str(audio), *map(str, files)):
+        refuse_undecodable(given)
     if audio and not os.path.isfile(audio):  # noqa: PTH113
         raise UserError(f"--audio {str(audio)[:300]}: no such file")
     if (jsons or tables) and metadata:
         raise UserError("--metadata: a conversation file, or a table, says its own")
-    unknown = [name for name in metadata if name not in {*fields, "speaker"}]
-    if unknown:
-        raise UserError(f"--metadata {unknown[0]}: nothing reads it; what is read: {', '.join(fields) or 'none'}")
+    metadata = known_metadata(metadata, fields)
     found = [_conversations(path, media, profile, fields) for path in dict.fromkeys(jsons)]
     found += [_table(path, media, profile, fields) for path in dict.fromkeys(tables)]
     if files or audio or text is not None or metadata:
@@ -110,22 +102,61 @@ def _single_clips(
     fields: Sequence[str],
 ) -> Manifest:
     """Each file a conversation of one clip. A file that is not known to be sound alone is asked for pictures, too."""
-    has_roles = profile.dataset.has_roles
-    rows = []
-    clips: list[Path | None] = [*files] or [audio]
-    for file in clips:
+    clips = []
+    given: list[Path | None] = [*files] or [audio]
+    for file in given:
         name = str(file or ("metadata" if text is None else "text"))
         heard, seen = audio or file, None if file is None or file.suffix.lower() in AUDIO else file
-        rows.append(
-            dict.fromkeys(COLUMNS)
-            | {"clip_id": name, "conversation_id": name, "group": name, "index": 0, "split": "test"}
-            | {"role": "speaker" if has_roles else None, "text": text, "label": TO_PREDICT}
-            | {"audio": heard and str(heard.absolute()), "video": seen and str(seen.absolute())}
-            | {"speaker": metadata.get("speaker")}
-            | {f"meta_{field}": metadata.get(field) for field in fields}
-        )
+        clips.append(Single(name, text, *(str(each.absolute()) if each else None for each in (heard, seen))))
+    return manifest_of(clips, metadata, profile, fields)
+
+
+class Single(NamedTuple):
+    """A clip that is a conversation of its own; ``audio`` and ``video`` below ``/``, None where there is none."""
+
+    name: str
+    text: str | None
+    audio: str | None
+    video: str | None
+
+
+def manifest_of(
+    clips: Sequence[Single], metadata: Mapping[str, str], profile: Profile, fields: Sequence[str]
+) -> Manifest:
+    """Clips to predict, each by itself, all with the same metadata (:func:`known_metadata`)."""
+    role = "speaker" if profile.dataset.has_roles else None
+    rows = [
+        dict.fromkeys(COLUMNS)
+        | {"clip_id": clip.name, "conversation_id": clip.name, "group": clip.name, "index": 0, "split": "test"}
+        | {"role": role, "text": clip.text, "label": TO_PREDICT, "audio": clip.audio, "video": clip.video}
+        | {"speaker": metadata.get("speaker")}
+        | {f"meta_{field}": metadata.get(field) for field in fields}
+        for clip in clips
+    ]
     schema = COLUMNS | {f"meta_{field}": pl.String for field in fields}
     return Manifest(pl.DataFrame(rows, schema=schema), Path("/"), (TO_PREDICT,), {})
+
+
+def known_metadata(metadata: Mapping[str, str], fields: Sequence[str]) -> dict[str, str]:
+    """What is said of clips, as tables say it. Raises UserError where that is nothing, or nothing reads it."""
+    metadata = {name: filled(value) or "" for name, value in metadata.items()}
+    blank = next((name for name, value in metadata.items() if not value), None)
+    if blank is not None:
+        raise UserError(f"--metadata {blank}: there is nothing in it")
+    for value in metadata.values():
+        refuse_undecodable(value)
+    unknown = [name for name in metadata if name not in {*fields, "speaker"}]
+    if unknown:
+        raise UserError(f"--metadata {unknown[0]}: nothing reads it; what is read: {', '.join(fields) or 'none'}")
+    return metadata
+
+
+def refuse_undecodable(given: str) -> None:
+    """Raises UserError for bytes in a name or an argument that are no text."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{given!r}: not valid UTF-8: name or write it otherwise") from error
 
 
 def _conversations(path: Path, media: Path | None, profile: Profile, fields: Sequence[str]) -> Manifest:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy.special import log_softmax
 from configs import Profile
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
+from extract.media.sources import Clip, Held
+from extract.media.tasks import Task
 from extract.passes.blocks import Damaged, Failure
 from extract.passes.live import NO_NEW_CLIPS, LiveEncoder, LiveFeatures
 from fusion.serving.bundle import Bundle, BundledHead
@@ -24,6 +27,7 @@ from heads.data.standardised import FEWEST, standardised
 from heads.fitting.saved import TrainedHead, predict
 from heads.models.presence import field_value, found_inputs
 
+NOTHING_HELD: Mapping[str, Held] = {}
 CONVERSATIONS = 32  # answered together: what is in memory at a time
 Failures = Mapping[tuple[str, str], str]  # (encoder, clip id): why there is nothing, or less than there should be
 Answer = dict[str, Any]
@@ -51,6 +55,7 @@ class Predictor:
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[int, TrainedHead] = {}
         self._open = ExitStack()
+        self.encoding = 0.0  # seconds that encoders took so far
 
     def __enter__(self) -> Self:
         return self
@@ -68,24 +73,45 @@ class Predictor:
             dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners, *corpora])
         )
 
-    def answers(self, manifest: Manifest) -> Iterator[Answer]:
+    @property
+    def by_mean(self) -> bool:
+        """Whether a head reads features that are centred: on all that is given in one call."""
+        return any(head.settings.standardise != "none" for head in self.heads)
+
+    def tasks(self) -> list[Task]:
+        """What its encoders of sound and pictures want of files; they are loaded. Raises UserError."""
+        names = dict.fromkeys(name for head in self.heads for name in head.settings.stores)
+        encoders = self._profile.encoders
+        media = [name for name in names if not encoders[name].source and encoders[name].modality != "text"]
+        return [task for name in media if (task := self._encoder(name).task)]
+
+    def load(self) -> None:
+        """All that sound and pictures need, now: what is live does not wait for it. Raises UserError."""
+        self.tasks()
+        for h, head in enumerate(self.heads):
+            self._load(h, head)
+
+    def answers(self, manifest: Manifest, held: Mapping[str, Held] = NOTHING_HELD) -> Iterator[Answer]:
         """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, ``centred_on``, and
         ``set``: what :func:`fusion.serving.doubt.with_set` says, null without a confidence.
 
+        Args:
+            held: by clip id, what is decoded already; its files are not looked at.
         Raises:
             UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
         """
         conversations = manifest.clips["conversation_id"].unique(maintain_order=True)
-        by_mean = any(head.settings.standardise != "none" for head in self.heads)  # over all that is given
-        size = max(len(conversations), 1) if by_mean else CONVERSATIONS
+        size = max(len(conversations), 1) if self.by_mean else CONVERSATIONS
         for start in range(0, len(conversations), size):
             chosen = conversations[start : start + size].to_list()
             clips = manifest.clips.filter(pl.col("conversation_id").is_in(chosen))
-            yield from self._answers(Manifest(clips, manifest.root, manifest.classes, manifest.counts))
+            yield from self._answers(Manifest(clips, manifest.root, manifest.classes, manifest.counts), held)
 
-    def _answers(self, manifest: Manifest) -> Iterator[Answer]:
+    def _answers(self, manifest: Manifest, held: Mapping[str, Held]) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
-        sources, failures = self._features(manifest)
+        began = perf_counter()
+        sources, failures = self._features(manifest, held)
+        self.encoding += perf_counter() - began
         read = [standardised(head.settings, manifest, sources) for head in self.heads]
         inputs = [
             [found_inputs(head.settings, unit, rows, own) for head, own in zip(self.heads, read, strict=True)]
@@ -170,12 +196,16 @@ class Predictor:
         best = max(p, key=p.__getitem__)
         return {"prediction": best, "probability": p[best], "probabilities": p}
 
-    def _features(self, manifest: Manifest) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
+    def _features(
+        self, manifest: Manifest, held: Mapping[str, Held]
+    ) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
         """What every encoder that is read gives, and why some clips give nothing."""
         sources: dict[str, LiveFeatures] = {}
         failures: dict[tuple[str, str], str] = {}
         for name in dict.fromkeys(name for head in self.heads for name in head.settings.stores):
             clips = clips_with_media(manifest, self._profile.encoders[name])
+            if self._profile.encoders[name].modality != "text":
+                clips = [Clip(clip.clip_id, held.get(clip.clip_id, clip.source)) for clip in clips]
             sources[name], failed, damaged = (
                 LiveFeatures(self._bundle.stored[name].dim),
                 list[Failure](),

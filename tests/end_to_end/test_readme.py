@@ -38,6 +38,7 @@ BY_CI = {
     "python3 -m venv .venv && source .venv/bin/activate",
     "pip install -r requirements.txt",
     "pip install -e '.[sample]'",
+    "pip install -e '.[live]'",
 }
 
 

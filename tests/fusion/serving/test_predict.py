@@ -27,6 +27,7 @@ from extract.corpora.manifest import write_manifest
 from extract.passes.extraction import extract
 from extract.passes.means import Means
 from fusion.card import main as write_its_card
+from fusion.live import main as live_main
 from fusion.predict import main
 from fusion.report.card import _as_text, write_card
 from fusion.serving.bundle import add_to_bundle, make_bundle, open_bundle
@@ -184,6 +185,45 @@ def test_a_file_gets_the_answer_of_the_batch(project, predict):
     assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
     assert answer["missing"] == []
     assert all(head["prediction"] and not head["lacks"] for head in answer["heads"].values())
+
+
+def test_windows_of_a_stream_get_the_answers_of_clips_cut_there(project, predict, monkeypatch, capsys, tmp_path):
+    def live(*arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+        given = ["live.py", *arguments, "--bundle", str(project.bundle), "--json", "--vad", "off"]
+        monkeypatch.setattr(sys, "argv", given)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command(live_main)
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+    name = clip(project, f"{N_TRAIN}_0.mp4")
+    code, (window,), said = live(name, "--meta", "topic=exams", "--out", str(tmp_path / "a.jsonl"))
+    _, (whole,), _ = predict(name, "--metadata", "topic=exams")
+    assert code == 0
+    assert said.startswith("1 windows, 0 dropped; 0.5 s of it in ")
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == window
+    np.testing.assert_allclose(probabilities(window), probabilities(whole), atol=1e-6)
+    assert window["smoothed"] == window["probabilities"]
+    without = {each["what"] for each in window["missing"]}, {each["what"] for each in whole["missing"]}
+    assert without[0] == without[1] == {"text"}
+    sound = np.random.default_rng(5).normal(scale=0.1, size=(20000, 1)).astype(np.float32)
+    write_audio(tmp_path / "all.wav", sound, 16000, "pcm_f32le")
+    _, windows, _ = live(str(tmp_path / "all.wav"), "--window", "0.5", "--hop", "0.4")
+    assert [(each["start"], each["stop"]) for each in windows] == [(0, 0.5), (0.4, 0.9), (0.8, 1.25)]
+    cuts = [str(tmp_path / f"{each['window']}.wav") for each in windows]
+    for each, name in zip(windows, cuts, strict=True):
+        cut = sound[round(each["start"] * 16000) : round(each["stop"] * 16000)]
+        write_audio(Path(name), cut, 16000, "pcm_f32le")
+    _, alone, _ = predict(*cuts)
+    found, expected = ([probabilities(each) for each in answers] for answers in (windows, alone))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    code, _, said = live(str(tmp_path / "all.wav"), "--out", str(tmp_path / "a.jsonl"))
+    assert (code, said.endswith("it is there already: name another, or remove it\n")) == (2, True)
+    for wrong in (["--window", "0"], ["--hop", "5"], ["--smooth", "-1"], ["--queue", "0"], ["--meta", "mood=x"]):
+        code, _, said = live(str(tmp_path / "all.wav"), *wrong)
+        assert (code, len(said.splitlines())) == (2, 1)
+        assert wrong[0].replace("--meta", "--metadata") in said
 
 
 def test_conversations_get_the_answers_of_the_batch_and_broken_clips_are_named(project, predict):
