@@ -261,7 +261,7 @@ def test_what_the_listener_answers_is_not_computed(profile: dict[str, Any], run:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["encoders.audio.layers=1"], "tiny.yaml: encoders.audio.layers: no such setting"),
+        (["encoders.audio.layer_s=1"], "tiny.yaml: encoders.audio.layer_s: no such setting"),
         (["encoders.audio.layer=deep"], "tiny.yaml: encoders.audio.layer = 'deep': "),
         (["layer"], "'layer': an override is KEY=VALUE"),
         (["encoders.audio.family=whisper"], "holds a wav2vec2 model, but family is whisper"),
