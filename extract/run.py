@@ -35,7 +35,8 @@ def main(
 
     Only what is not there yet is computed: the same command again does nothing, and goes on after an interruption. A
     store is found by what it is: what another profile has computed with the same encoder is used, too. Encoders that
-    want the same of each media file run together, and it is decoded once.
+    want the same of each media file run together, and it is decoded once. An encoder's augmented views (views: 3) are
+    encoders of training clips with stores of their own, ENCODER@1, ENCODER@2, ..., and run with it.
     A clip that cannot be read goes to errors.parquet and counts as missing; too many of them end in exit code 3. One
     that is damaged up to the encoder's max_damage is taken, and goes to damaged.parquet.
     """
@@ -51,8 +52,9 @@ def main(
     extract(profile, manifest, names, Means(device, workers or usable_cores(), engine, actors), dry_run, rehash)
     if names == list(profile.encoders) and not dry_run:
         profile.receipts_dir.mkdir(exist_ok=True)  # also of a profile without encoders: dvc.yaml wants it
+        with_views = {each for name in names for each in (name, *profile.views_of(name))}
         for receipt in profile.receipts_dir.glob("*.json"):
-            if receipt.stem not in names:  # of an encoder that the profile no longer has
+            if receipt.stem not in with_views:  # of an encoder that the profile no longer has
                 receipt.unlink()
 
 
