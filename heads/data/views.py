@@ -5,7 +5,7 @@ What is judged, or predicted, is read from view 0: a source has views only where
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,13 @@ from configs import Profile, UserError
 from configs.schema import OF_VIEW, Head
 from extract.corpora.manifest import Manifest
 
-if TYPE_CHECKING:
-    from heads.data.standardised import Centred
+
+class Centre(Protocol):
+    """What takes the mean of its owner from a clip's values: :class:`heads.data.standardised.Centred`."""
+
+    def __contains__(self, clip_id: object) -> bool: ...
+
+    def less_mean(self, clip_id: str, values: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class View:
 
     store: Store
     clip_ids: frozenset[str]
-    centred: "Centred | None" = None
+    centred: Centre | None = None
 
     def __contains__(self, clip_id: object) -> bool:
         there = clip_id in self.clip_ids and clip_id in self.store

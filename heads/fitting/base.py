@@ -40,8 +40,8 @@ class Base:
 
 def baseline_head(head: Head, inputs: Sequence[str]) -> Head | None:
     """What a head must beat: logistic regression on means over time. Which clips' means, and of which inputs, is chosen
-    on the inner folds, so that no head beats it by leaving out what had better not be read. It learns from view 0 alone,
-    so that what augmented views are worth is seen. None without anything to read.
+    on the inner folds, so that no head beats it by leaving out what had better not be read. It learns from view 0, so
+    that what augmented views are worth is seen. None without anything to read.
     """
     if not inputs and not head.metadata:
         return None

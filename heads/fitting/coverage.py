@@ -81,9 +81,10 @@ def usable(
             process = writing_process(store.path.resolve())
             if not unfinished:
                 then = f"process {process} is at it: wait for it, or" if process else "run"
+                base = encoder.partition(OF_VIEW)[0]
                 raise UserError(
-                    f"{says}: {then} 'python extract/run.py --encoder {encoder.partition(OF_VIEW)[0]}'; or train on what "
-                    "is there with --unfinished"
+                    f"{says}: {then} 'python extract/run.py --encoder {base}'; or train on what is there with "
+                    "--unfinished"
                 )
             notes.append(f"UNFINISHED: {says}.")
         if found.wanted and found.failed == found.wanted and encoder in stores:  # else view 0 stands in
