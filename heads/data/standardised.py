@@ -93,9 +93,9 @@ def standardised(head: Head, manifest: Manifest, sources: Mapping[str, Source]) 
 
 def _centred(source: Any, owners: Mapping[str, str]) -> Any:
     """A source, or with its views: these less the means of view 0."""
-    if hasattr(source, "centred"):
-        return source
     plain, views = views_of(source)
+    if hasattr(plain, "centred"):
+        return source
     centred = Centred(plain, owners)
     return Viewed(centred, tuple(replace(view, centred=centred) for view in views)) if views else centred
 
