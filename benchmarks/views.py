@@ -8,6 +8,7 @@ each with what all seeds say of it.
 # ruff: noqa: E402
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,14 +23,27 @@ Found = dict[tuple[str, int], list[np.ndarray]]  # head and number of views: for
 
 
 def out_of_fold(profile: Profile, manifest: Manifest, name: str) -> np.ndarray:
-    """Probabilities of the training units, (units, classes), by a head as the profile has it."""
-    from heads.data.folds import unit_folds
-    from heads.fitting.cross_validation import predict_all, train_folds
+    """Probabilities of the training units, (units, classes), by a head as the profile has it.
 
-    units = manifest.units()
+    Where it has nothing to choose, inner folds, which would then only be reported on, are not fitted.
+    """
+    from heads.data.folds import unit_folds
+    from heads.data.views import with_views
+    from heads.fitting.cross_validation import Course, must_choose, open_stores
+    from heads.fitting.kinds import KINDS
+
+    head, units = profile.heads[name], manifest.units()
     folds = unit_folds(units, profile.folds, profile.seed, profile.manifest_path)
-    trained, data, _ = train_folds(name, profile.heads[name], profile, manifest, units, folds)
-    return np.exp(predict_all(trained, data, units, folds)["oof"][1])
+    stores, kind = open_stores(profile, head), KINDS[head.kind]
+    data = kind.read(head, manifest, units, with_views(profile, manifest, head, stores))
+    course = Course(profile, manifest, head, units, folds, data, stores)
+    log_p = np.empty((len(units), len(manifest.classes)))
+    for fold in range(course.n_folds):
+        task = course.tasks(fold)[0]
+        model, _ = kind.fit(task if must_choose(head) else replace(task, inner=()))
+        held = np.flatnonzero(folds == fold)
+        log_p[held] = model.log_probabilities(data, held)
+    return np.exp(log_p[folds >= 0])
 
 
 def measure(profile: Profile, manifest: Manifest, names: list[str], counts: list[int], seeds: int) -> Found:
