@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from configs.schema import Modality
+from configs.schema import OF_VIEW, Modality
 from extract.corpora.manifest import read_manifest
 
 
@@ -63,6 +63,9 @@ def _names(profile: Profile, modality: str | None, encoder: str | None) -> list[
         raise UserError(f"--encoder {encoder}: a name says its modality, too: leave out --modality")
     if encoder:
         if encoder not in profile.encoders:
+            base = encoder.partition(OF_VIEW)[0]
+            if base in profile.encoders:
+                raise UserError(f"--encoder {encoder}: views run with their encoder: --encoder {base}")
             known = ", ".join(profile.encoders) or "none"
             raise UserError(f"--encoder {encoder}: the profile {profile.name!r} names no such encoder; it has: {known}")
         return [encoder]

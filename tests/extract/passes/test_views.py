@@ -127,6 +127,8 @@ def test_what_changes_computes_no_more_than_it_must(texts: dict[str, Any], run: 
     assert (receipt["clips"], receipt["fields"]["view"]["number"]) == (len(TRAIN), 2)
     assert extraction_of(Path("runs/mine/stores/words@2")).endswith("--encoder words")
     plain, kept = stored("words"), stored("words@1")
+    code, _, err = run(*RUN, "--encoder", "words@1")
+    assert (code, err) == (2, "error: --encoder words@1: views run with their encoder: --encoder words\n")
     write(texts, views=3, augment=AUGMENT)
     assert counts(run(*RUN)[1]) == {"words": 0, "words@1": 0, "words@2": 0, "words@3": len(TRAIN)}
     write(texts, views=1, augment={"word_dropout": 0.2})
