@@ -16,7 +16,7 @@ from cache.disk.unfinished import begun
 from cache.files.layout import Header, read_index_table
 from cache.shelf import stores_of
 from configs import UserError, command, completed, load, one_line, some
-from configs.schema import SHELF
+from configs.schema import OF_VIEW, SHELF
 
 ERRORS, DAMAGED = "errors.parquet", "damaged.parquet"
 MOST_NAMES = 12  # of a list that is shown whole
@@ -65,9 +65,11 @@ def _list(runs: Path, unused: bool) -> None:
 
 
 def _is_wanted(link: Path) -> bool:
-    """False where the profile has no such encoder any more; a profile that cannot be read keeps what it has."""
+    """False where the profile has no such encoder, or view, any more; one that cannot be read keeps what it has."""
+    encoder = link.name.partition(OF_VIEW)[0]
     try:
-        return link.name in load(link.parts[-3]).encoders
+        profile = load(link.parts[-3])
+        return encoder in profile.encoders and link.name in (encoder, *profile.views_of(encoder))
     except UserError:
         return True
 

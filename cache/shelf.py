@@ -16,7 +16,7 @@ from pathlib import Path
 from cache.disk.locks import locked
 from cache.disk.writing import writable
 from cache.files.layout import Header, read_index_table
-from configs.schema import SHELF
+from configs.schema import OF_VIEW, SHELF
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def extraction_of(store: Path) -> str:
         known = len(link.parts) >= 4 and link.parts[-4] == "runs" and link.parts[-2] == "stores"
         if known and link.resolve() == store.resolve():
             named = (Path("configs") / f"{link.parts[-3]}.yaml").is_file()
-            return f"python extract/run.py --config {link.parts[-3] if named else 'PROFILE.yaml'} --encoder {link.name}"
+            encoder = link.name.partition(OF_VIEW)[0]
+            return f"python extract/run.py --config {link.parts[-3] if named else 'PROFILE.yaml'} --encoder {encoder}"
     return "python extract/run.py --config PROFILE.yaml --encoder NAME"
 
 

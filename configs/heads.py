@@ -57,6 +57,8 @@ class Head(Section):
     # Features less their mean over all clips of the speaker, or of the corpus (the field corpus). Transductive: it
     # reads unlabelled clips of who is judged, and every title says so. Where they are fewer than 3, they are missing
     standardise: Literal["none", "speaker", "corpus"] = "none"
+    # Of encoders with augmented views: all are learned from, or none, as if there were view 0 alone
+    views: Literal["all", "none"] = "all"
     speaker_identity: bool | None = None  # embed who speaks and who listens; default: where held-out speakers are known
 
     hidden: Width = 128  # width of projections and of each LSTM direction
@@ -137,9 +139,9 @@ class Head(Section):
         common = {"kind", "inputs", "metadata", "privileged", "context_clips", "loss"}
         networks = set(type(self).model_fields) - {"c", "letters", "deviations", "trees", "depth", "eta"}
         return {
-            "linear": common | {"c", "deviations", "standardise", "layer"},
+            "linear": common | {"c", "deviations", "standardise", "layer", "views"},
             "bag_of_words": common | {"c", "letters"},
-            "xgboost": common | {"standardise", "trees", "depth", "eta", "seeds"},
+            "xgboost": common | {"standardise", "trees", "depth", "eta", "seeds", "views"},
             "sequence": networks - {"segments", "layers"},
             "transformer": networks - {"segments", "lstm_layers"},
             "cross_modal": networks - {"layers"},

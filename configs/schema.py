@@ -22,10 +22,11 @@ from configs.sections.common import (
     Url,
 )
 from configs.sections.datasets import Dataset
-from configs.sections.encoders import MAX_DAMAGE, Encoder, FaceCrop, Source
+from configs.sections.encoders import MAX_DAMAGE, Augment, Encoder, FaceCrop, Source, View
 
 __all__ = [
     "MAX_DAMAGE",
+    "Augment",
     "Dataset",
     "Encoder",
     "FaceCrop",
@@ -38,11 +39,13 @@ __all__ = [
     "Source",
     "StoreSettings",
     "Tail",
+    "View",
     "shape_of",
     "unpretrainable",
 ]
 
 SHELF = "stores"  # below runs/: the stores of all profiles
+OF_VIEW = "@"  # between an encoder's name and the number of a view
 SHARED = (SHELF, "media")  # below runs/, and no profiles; media are those that lay inside of datasets
 
 
@@ -161,6 +164,15 @@ class Profile(Section):
     def encoders_of(self, modality: str) -> list[str]:
         """The names of the encoders that read a modality."""
         return [name for name, encoder in self.encoders.items() if encoder.modality == modality]
+
+    def views_of(self, encoder: str) -> list[str]:
+        """The names of an encoder's augmented views, each of which has a store of its own."""
+        return [f"{encoder}{OF_VIEW}{number}" for number in range(1, self.encoders[encoder].views + 1)]
+
+    def encoder(self, name: str) -> Encoder:
+        """By its name, or by that of one of its views."""
+        base, _, number = name.partition(OF_VIEW)
+        return View.of(self.encoders[base], int(number), self.seed) if number else self.encoders[base]
 
     def store_path(self, encoder: str) -> Path:
         """The store that this profile uses under an encoder's name: a link, see docs/store.md."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from configs.schema import Modality
+from configs.schema import OF_VIEW, Modality
 from extract.corpora.manifest import read_manifest
 
 
@@ -38,7 +38,8 @@ def main(
 
     Only what is not there yet is computed: the same command again does nothing, and goes on after an interruption. A
     store is found by what it is: what another profile has computed with the same encoder is used, too. Encoders that
-    want the same of each media file run together, and it is decoded once.
+    want the same of each media file run together, and it is decoded once. An encoder's augmented views (views: 3) are
+    encoders of training clips with stores of their own, ENCODER@1, ENCODER@2, ..., and run with it.
     A clip that cannot be read goes to errors.parquet and counts as missing; too many of them end in exit code 3. One
     that is damaged up to the encoder's max_damage is taken, and goes to damaged.parquet.
     """
@@ -54,8 +55,9 @@ def main(
     extract(profile, manifest, names, Means(device, workers or usable_cores(), engine, actors), dry_run, rehash)
     if names == list(profile.encoders) and not dry_run:
         profile.receipts_dir.mkdir(exist_ok=True)  # also of a profile without encoders: dvc.yaml wants it
+        with_views = {each for name in names for each in (name, *profile.views_of(name))}
         for receipt in profile.receipts_dir.glob("*.json"):
-            if receipt.stem not in names:  # of an encoder that the profile no longer has
+            if receipt.stem not in with_views:  # of an encoder that the profile no longer has
                 receipt.unlink()
 
 
@@ -64,6 +66,9 @@ def _names(profile: Profile, modality: str | None, encoder: str | None) -> list[
         raise UserError(f"--encoder {encoder}: a name says its modality, too: leave out --modality")
     if encoder:
         if encoder not in profile.encoders:
+            base = encoder.partition(OF_VIEW)[0]
+            if base in profile.encoders:
+                raise UserError(f"--encoder {encoder}: views run with their encoder: --encoder {base}")
             known = ", ".join(profile.encoders) or "none"
             raise UserError(f"--encoder {encoder}: the profile {profile.name!r} names no such encoder; it has: {known}")
         return [encoder]

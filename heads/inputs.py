@@ -9,8 +9,8 @@ from configs import ConfigOption, OverrideArgument, UserError, command, load
 
 
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:
-    """Write runs/PROFILE/inputs/HEAD.json for every head: the manifest's hash, the receipts of its stores, and the
-    metric that choices go by.
+    """Write runs/PROFILE/inputs/HEAD.json for every head: the manifest's hash, the receipts of its stores and of
+    their augmented views, and the metric that choices go by.
 
     DVC runs this between extraction and training: when the video encoder changes, only the notes of heads that read
     video change, and only those heads are trained again. Nothing else reads these files.
@@ -24,10 +24,12 @@ def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> Non
     for name, head in profile.heads.items():
         stores = {}
         for encoder in head.stores:
-            receipt, make_it = profile.receipt_path(encoder), f"make it with: python extract/run.py --encoder {encoder}"
-            if not receipt.is_file():
-                raise UserError(f"{receipt}: not there; {make_it}")
-            stores[encoder] = read_sealed_json(receipt, make_it)
+            make_it = f"make it with: python extract/run.py --encoder {encoder}"
+            for each in [encoder, *(profile.views_of(encoder) if head.views == "all" else [])]:
+                receipt = profile.receipt_path(each)
+                if not receipt.is_file():
+                    raise UserError(f"{receipt}: not there; {make_it}")
+                stores[each] = read_sealed_json(receipt, make_it)
         note = {"manifest_sha256": manifest, "stores": stores, "metric": profile.fusion.metric}
         notes[f"{name}.json"] = json.dumps(note, indent=2) + "\n"
 

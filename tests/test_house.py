@@ -23,8 +23,11 @@ BELOW = {
     "cache.map": ["configs", "heads.mapping"],
     "extract.media": ["configs", "cache", "cache.remote"],
     "extract.arrays": ["configs", "extract.media"],
+    "extract.augmenting": ["configs", "extract.media"],
     "extract.encoders.checkpoints": ["configs", "extract.media"],
-    "extract.encoders": ["configs", "extract.media", "extract.arrays", "extract.encoders.checkpoints"],
+    "extract.encoders": [
+        *("configs", "extract.media", "extract.arrays", "extract.augmenting", "extract.encoders.checkpoints"),
+    ],
     "extract.corpora": ["configs", "cache", "extract.media"],
     "extract.passes": [
         *("configs", "cache", "cache.remote"),

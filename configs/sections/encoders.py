@@ -7,8 +7,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_vali
 
 from configs.sections.common import HomePath, Modality, PositiveFloat, PositiveInt, Section, Share
 from configs.sections.datasets import Written
+from configs.sections.views import Augment
 
-__all__ = ["FAMILIES", "KINDS", "Encoder", "FaceCrop", "Source"]
+__all__ = ["FAMILIES", "KINDS", "Augment", "Encoder", "FaceCrop", "Source", "View"]
 
 
 class FaceCrop(Section):
@@ -156,6 +157,10 @@ class Encoder(Section):
     boundary: Annotated[int, Field(ge=0, le=1000)] | None = None
     conversation: bool = False  # text: what a labelled clip says is read together with what was said before it
     prefix: Annotated[str, Field(max_length=1000)] = ""  # text: put before each, as E5 was trained with "query: "
+    # Beside the clips themselves (view 0), so many changed versions of each training clip are stored, for heads to
+    # learn from; what is judged is view 0 alone. docs/views.md
+    views: Annotated[int, Field(ge=0, le=100)] = 0
+    augment: Augment | None = None  # what views differ in
 
     @property
     def modality(self) -> Modality:
@@ -262,6 +267,22 @@ class Encoder(Section):
         return self
 
     @model_validator(mode="after")
+    def _changes_its_views(self) -> "Encoder":
+        if self.views and self.augment is None:
+            raise ValueError("views: of what? name what they differ in: augment: {speed: [0.9, 1.1]}")
+        if self.augment is None:
+            return self
+        if not self.views:
+            raise ValueError("augment: changes views, of which there are none: write views: 3")
+        if self.boundary is not None:
+            raise ValueError(
+                "views: not with a boundary, whose store holds every token: it would be as many times larger"
+            )
+        if problem := self.augment.unfit(self.modality):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _hub_ids_are_pinned(self) -> "Encoder":
         if self.family in KINDS:
             return self
@@ -274,3 +295,20 @@ class Encoder(Section):
                 "write ./FOLDER for a local folder"
             )
         return self
+
+
+class View(Encoder):
+    """An encoder that reads a changed version of each training clip; a profile's file has none."""
+
+    number: PositiveInt
+    seed: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, number: int, seed: int) -> "View":
+        return cls.model_construct(encoder.model_fields_set, **dict(encoder), number=number, seed=seed)
+
+    @property
+    def plain(self) -> Encoder:
+        """The encoder of view 0."""
+        own = {name: getattr(self, name) for name in Encoder.model_fields}
+        return Encoder.model_construct(self.model_fields_set & own.keys(), **own)

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from configs.schema import Encoder
+from configs.schema import Encoder, View
 from extract.corpora.manifest import Manifest
 from extract.media.sources import Clip, Elsewhere
 from extract.media.texts import join_texts
@@ -15,9 +15,9 @@ def clips_with_media(manifest: Manifest, spec: Encoder) -> list[Clip]:
     from elsewhere may be there for any clip that some unit reads; they are expected where the manifest has media (or
     text) of the clip, and where it has none of any clip. An encoder with ``conversation: true`` gets, for each unit's
     own clip, the texts of all the clips that the unit may see, joined in their order; clips without a label are then
-    left out.
+    left out. An augmented view is of training clips alone.
     """
-    units = manifest.units()
+    units = [unit for unit in manifest.units() if unit.split == "train" or not isinstance(spec, View)]
     if spec.conversation:
         texts = {clip_id: text for clip_id, text in manifest.clips.select("clip_id", "text").iter_rows() if text}
         said = {unit.unit_id: [texts[clip] for clip in unit.clip_ids if clip in texts] for unit in units}

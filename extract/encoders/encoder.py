@@ -11,6 +11,7 @@ import torch
 from configs import UserError, one_line
 from configs.schema import MAX_DAMAGE, Encoder
 from extract.arrays.names import Arrays
+from extract.augmenting.views import Augmenter
 from extract.encoders.checkpoints.network import FAULTS
 from extract.encoders.checkpoints.weights import weights_hash
 from extract.encoders.layers import moments, pool_moments
@@ -96,6 +97,7 @@ class LoadedEncoder:
     device: torch.device
     pad_values: dict[str, int] | None = None
     arrays: Arrays | None = None  # of the family features: what there is to read in the place of media
+    augment: Augmenter | None = None  # of a view: what it makes of a clip before that is prepared
 
     def encode(self, batches: Iterable[list[Window]]) -> Iterator[list[np.ndarray]]:
         """For each batch the kept time steps of its windows: (time, dim) float32 arrays; of several layers, whose time

@@ -1,9 +1,13 @@
 """From a profile's settings to a loaded encoder, on a device."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from configs import Profile, UserError, first_line
-from configs.schema import Encoder
+from configs.schema import Encoder, View
+from extract.augmenting.views import Augmenter
 from extract.encoders.acoustic import load_functionals_encoder, load_spectrum_encoder
 from extract.encoders.audio import load_audio_encoder
 from extract.encoders.encoder import LoadedEncoder
@@ -23,7 +27,8 @@ LOADERS = {  # by modality, or by families that are not as the others of theirs
 
 
 def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
-    """The profile's encoder of this name on a device (``auto``: a CUDA GPU if there is one; ``mps`` is Apple's).
+    """The profile's encoder of this name, or one of its views, on a device (``auto``: a CUDA GPU if there is one;
+    ``mps`` is Apple's).
 
     Of several devices (``cuda:0,cuda:1``) all are tried; the encoder is loaded on the CPU, for its settings, and the
     processes of the devices load their own.
@@ -38,11 +43,32 @@ def load_encoder(profile: Profile, name: str, device: str) -> LoadedEncoder:
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"--device {device}: {first_line(error)}") from error
     try:
-        return load(profile.encoders[name], torch.device("cpu" if "," in chosen else chosen))
+        return load(profile.encoder(name), torch.device("cpu" if "," in chosen else chosen))
     except UserError as error:
         raise UserError(f"encoders.{name}: {error}") from error
 
 
 def load(settings: Encoder, device: torch.device) -> LoadedEncoder:
     """An encoder by its settings. Raises UserError where it cannot be loaded."""
+    if isinstance(settings, View):
+        return seen_as(load(settings.plain, device), settings)
     return LOADERS.get(settings.family, LOADERS[settings.modality])(settings, device)
+
+
+def load_several(settings: Sequence[Encoder], device: torch.device) -> list[LoadedEncoder]:
+    """Encoders of a pass; views share the network of theirs."""
+    plain: dict[str, LoadedEncoder] = {}
+    loaded = []
+    for each in settings:
+        own = each.plain if isinstance(each, View) else each
+        key = own.model_dump_json()
+        if key not in plain:
+            plain[key] = load(own, device)
+        loaded.append(seen_as(plain[key], each) if isinstance(each, View) else plain[key])
+    return loaded
+
+
+def seen_as(encoder: LoadedEncoder, view: View) -> LoadedEncoder:
+    """One of the views of a loaded encoder, with the same network."""
+    augment = Augmenter(view)
+    return replace(encoder, spec=view, fields=encoder.fields | augment.fields, augment=augment)

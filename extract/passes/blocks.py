@@ -182,7 +182,8 @@ class BlockComputer:
         try:
             with local_copy(job.clip.source, job.content_hash or None) as path:
                 stream = self._decoders.stream(path, _known_hash(job), found.append)
-                clip = encoder.prepare_long(stream)
+                seen = encoder.augment.stream(stream, job.content_hash) if encoder.augment else stream
+                clip = encoder.prepare_long(seen)
                 pieces = (kept for (kept,) in encoder.encode([window] for window in clip.windows))
                 for values in encoder.pooled(clip, pieces):
                     yield job.place, values
@@ -214,19 +215,23 @@ class BlockComputer:
                 damage = given.damage
         except UNREADABLE as error:
             return [error] * len(job.encoders)
-        return [self._prepared(self._encoders[number], given, damage) for number in job.encoders]
+        return [self._prepared(self._encoders[number], job, given, damage) for number in job.encoders]
 
     @staticmethod
-    def _prepared(encoder: LoadedEncoder, given: Any, damage: Damage | None) -> Ready:
+    def _prepared(encoder: LoadedEncoder, job: Job, given: Any, damage: Damage | None) -> Ready:
         try:
+            if encoder.augment:
+                given = encoder.augment(given, job.content_hash)
             return encoder.prepare(given), damage
         except UNREADABLE as error:
             return error
 
 
 def shares_decoding(a: LoadedEncoder, b: LoadedEncoder) -> bool:
-    """Whether two encoders want the same of a media file; texts are not decoded."""
-    return a.task is not None and (a.task, a.spec.decode_timeout) == (b.task, b.spec.decode_timeout)
+    """Whether two encoders want the same of a media file; texts are not decoded, but views go with their encoder."""
+    if a.task is None:
+        return a.hidden is b.hidden
+    return (a.task, a.spec.decode_timeout) == (b.task, b.spec.decode_timeout)
 
 
 def _encode(encoder: LoadedEncoder, clips: list[list[Window]]) -> Callable[[], list[list[np.ndarray]]]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from configs.schema import Encoder
-from extract.encoders.loading import load
+from extract.encoders.loading import load_several
 from extract.media.child import Child, LostError, parent, receive, send
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.passes.engine import in_background
@@ -71,7 +71,7 @@ def serve() -> None:
 
         threading.Thread(target=take, daemon=True).start()
         try:
-            encoders = [load(each, torch.device(device)) for each in settings]
+            encoders = load_several(settings, torch.device(device))
             with BlockComputer(encoders, workers) as computer:
                 for item in in_background(computer.compute(blocks), AHEAD):
                     send(connection, item)

@@ -30,12 +30,14 @@ DAMAGED_SCHEMA = {"clip_id": pl.String, "share": pl.Float64, "reason": pl.String
 
 @dataclass(frozen=True)
 class Part:
-    """What a pass would do to the store of one encoder: ``drop`` are clips to leave it."""
+    """What a pass would do to the store of one encoder: ``drop`` are clips to leave it, ``failures`` what it cannot
+    read."""
 
     n_new: int
     n_changed: int
     n_reused: int
     drop: list[str]
+    failures: list[Failure]
 
     @property
     def n_compute(self) -> int:
@@ -44,11 +46,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass would do: the ``blocks`` to compute, in order, for each encoder its part, and unreadable clips."""
+    """What a pass would do: the ``blocks`` to compute, in order, and for each encoder its part."""
 
     blocks: list[Block]
     parts: list[Part]
-    failures: list[Failure]
 
 
 def open_writer(path: Path, encoder: LoadedEncoder, settings: StoreSettings) -> StoreWriter:
@@ -97,6 +98,7 @@ def plan_pass(
     failures: list[Failure],
     stored: Sequence[Mapping[str, str]],
     block_clips: int,
+    wanted: Sequence[Collection[str]] | None = None,
 ) -> Plan:
     """Compare the clips' content with what each encoder's store holds under the same fingerprint.
 
@@ -104,15 +106,19 @@ def plan_pass(
         contents, failures: what :func:`hash_clips` gave.
         stored: for each encoder, content hashes by clip id.
         block_clips: places of the list of clips in a block.
+        wanted: for each encoder, the clips that it reads; default: all of them.
     """
     jobs: list[Job] = []
     counts = [Counter[str]() for _ in stored]
+    own = wanted or [{clip.clip_id for clip in clips}] * len(stored)
     for place, clip in enumerate(clips):
         content_hash = contents.get(clip.clip_id)
         if content_hash is None:
             continue
         lacking: list[int] = []
         for number, held in enumerate(stored):
+            if clip.clip_id not in own[number]:
+                continue
             former = held.get(clip.clip_id)
             counts[number]["reused" if former == content_hash else "new" if former is None else "changed"] += 1
             if former != content_hash:
@@ -120,11 +126,12 @@ def plan_pass(
         if lacking:
             jobs.append(Job(clip, content_hash, place, tuple(lacking)))
     blocks = [Block(list(some)) for _, some in groupby(jobs, key=lambda job: job.place // block_clips)]
-    parts = [
-        Part(count["new"], count["changed"], count["reused"], sorted(held.keys() - contents.keys()))
-        for count, held in zip(counts, stored, strict=True)
-    ]
-    return Plan(blocks, parts, failures)
+    parts = []
+    for count, held, reads in zip(counts, stored, own, strict=True):
+        drop = sorted(held.keys() - (contents.keys() & set(reads)))
+        unreadable = [failure for failure in failures if failure.clip_id in reads]
+        parts.append(Part(count["new"], count["changed"], count["reused"], drop, unreadable))
+    return Plan(blocks, parts)
 
 
 def run_pass(
@@ -142,7 +149,7 @@ def run_pass(
     Returns:
         For each encoder every clip that failed, with the stage and the reason; none of them is in its store.
     """
-    failures = [list(plan.failures) for _ in writers]
+    failures = [list(part.failures) for part in plan.parts]
     damaged = [read_damaged(writer.path) for writer in writers]
     for writer, part in zip(writers, plan.parts, strict=True):
         for clip_id in part.drop:

@@ -12,12 +12,12 @@ from cache import Header, Store, begin, differing_fields, end, settings_header, 
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
 from configs import Profile, UserError
-from configs.schema import Encoder
+from configs.schema import Encoder, View
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import confine
 from extract.encoders.encoder import LoadedEncoder
-from extract.encoders.loading import load_encoder
+from extract.encoders.loading import load_encoder, seen_as
 from extract.media.sources import Clip, Sources
 from extract.passes.blocks import Damaged, Failure, shares_decoding
 from extract.passes.engine import (
@@ -41,12 +41,13 @@ BLOCK_CLIPS = {"audio": 64, "video": 16, "text": 256}  # under a minute's work f
 
 @dataclass(frozen=True)
 class Member:
-    """An encoder of a pass: its name in the profile, and where its store stands."""
+    """An encoder of a pass, or one of its views: its name in the profile, and where its store stands."""
 
     name: str
     encoder: LoadedEncoder
     link: Path
     block_clips: int
+    clips: frozenset[str]  # of the pass, those that it reads
 
 
 def extract(
@@ -57,7 +58,7 @@ def extract(
     dry_run: bool = False,
     rehash: bool = False,
 ) -> None:
-    """Bring the stores of some encoders up to date, or (``dry_run``) say what that would take.
+    """Bring the stores of some encoders, and of their views, up to date, or (``dry_run``) say what that would take.
 
     Encoders that want the same of each media file are run in one pass, which decodes it once.
 
@@ -82,8 +83,8 @@ def extract(
             )
     hashed: dict[Reads, Hashed] = {}
     too_many: list[str] = []
-    for together in _passes(profile, names, means.device):
-        spec = profile.encoders[together[0].name]
+    for together in _passes(profile, manifest, names, means.device):
+        spec = profile.encoder(together[0].name)
         reads = _reads(together[0].name, spec)
         if arrays := together[0].encoder.arrays:
             hashed[reads] = hash_arrays(clips[reads], arrays, spec.modality)
@@ -104,9 +105,9 @@ def block_clips(profile: Profile, name: str) -> int:
     return spec.block_clips or BLOCK_CLIPS["audio" if spec.source else spec.modality]
 
 
-def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[list[Member]]:
-    """The encoders of each pass. Those of one modality are loaded together; texts and features need no decoding, and go
-    alone."""
+def _passes(profile: Profile, manifest: Manifest, names: Sequence[str], device: str) -> Iterator[list[Member]]:
+    """The encoders of each pass, each followed by its views. Those of one modality are loaded together; texts and
+    features need no decoding, and go alone."""
     alone = {name for name in names if profile.encoders[name].modality == "text" or profile.encoders[name].source}
     waiting = list(names)
     while waiting:
@@ -114,10 +115,7 @@ def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[lis
         chosen = [n for n in waiting if profile.encoders[n].modality == modality and n not in alone]
         chosen = waiting[:1] if waiting[0] in alone else chosen
         waiting = [name for name in waiting if name not in chosen]
-        members = [
-            Member(name, load_encoder(profile, name, device), profile.store_path(name), block_clips(profile, name))
-            for name in chosen
-        ]
+        members = [member for name in chosen for member in _with_views(profile, manifest, name, device)]
         while members:
             first, members = members[0], members[1:]
             same = [
@@ -128,6 +126,16 @@ def _passes(profile: Profile, names: Sequence[str], device: str) -> Iterator[lis
             del first, same
             yield together
             del together
+
+
+def _with_views(profile: Profile, manifest: Manifest, name: str, device: str) -> Iterator[Member]:
+    """An encoder, loaded, and its views, which have the same network."""
+    encoder, size = load_encoder(profile, name, device), block_clips(profile, name)
+    for each in [name, *profile.views_of(name)]:
+        spec = profile.encoder(each)
+        clips = frozenset(clip.clip_id for clip in clips_with_media(manifest, spec))
+        loaded = seen_as(encoder, spec) if isinstance(spec, View) else encoder
+        yield Member(each, loaded, profile.store_path(each), size, clips)
 
 
 def _reads(name: str, spec: Encoder) -> Reads:
@@ -141,7 +149,7 @@ def _extract(
     """One pass. Returns what to say of encoders that too many clips failed for."""
     started = time.perf_counter()
     contents, unreadable = hashed
-    found = [_store_for(profile, member, contents, dry_run) for member in members]
+    found = [_store_for(profile, member, _own(member, contents), dry_run) for member in members]
     _refuse_twins(members, found)
     if dry_run:
         plan = _plan(clips, contents, unreadable, found, [each.stored for each in found], members)
@@ -157,7 +165,7 @@ def _extract(
         _describe(members, plan)
         for member, each, part in zip(members, found, plan.parts, strict=True):
             if part.n_compute:
-                begin(each.path, f"{profile.name}.{member.name}", len(clips))
+                begin(each.path, f"{profile.name}.{member.name}", len(member.clips))
         compute = stack.enter_context(computing(means, [member.encoder for member in members]))
 
         def committed() -> None:
@@ -165,28 +173,33 @@ def _extract(
                 push()
 
         failures = run_pass(plan, compute(plan.blocks), writers, profile.store.commit_seconds, committed)
-    for each, failed in zip(found, failures, strict=True):
-        write_errors(each.path, failed, {clip.clip_id for clip in clips} if each.others else None)
+    for member, each, failed in zip(members, found, failures, strict=True):
+        write_errors(each.path, failed, member.clips if each.others else None)
     for push in pushes:
         push.finish()
     seconds = time.perf_counter() - started
     too_many = []
     for member, part, failed in zip(members, plan.parts, failures, strict=True):
-        damaged = [each for clip_id, each in read_damaged(member.link).items() if clip_id in contents]
-        write_receipt(profile.receipt_path(member.name), member.link, clips, failed, len(damaged))
+        own = _own(member, contents)
+        damaged = [each for clip_id, each in read_damaged(member.link).items() if clip_id in own]
+        read = [clip for clip in clips if clip.clip_id in member.clips]
+        write_receipt(profile.receipt_path(member.name), member.link, read, failed, len(damaged))
         end(member.link, f"{profile.name}.{member.name}")
         rate = f" ({part.n_compute / seconds:.1f} clips/s)" if part.n_compute else ""
-        print(
-            f"{member.name}: {len(clips) - len(failed)} of {len(clips)} clips in {member.link}, {seconds:.1f} s{rate}"
-        )
+        print(f"{member.name}: {len(read) - len(failed)} of {len(read)} clips in {member.link}, {seconds:.1f} s{rate}")
         _report_damaged(member, damaged)
-        too_many += _report_failures(member, failed, len(clips), profile.store.max_error_share)
+        too_many += _report_failures(member, failed, len(read), profile.store.max_error_share)
     return too_many
+
+
+def _own(member: Member, contents: dict[str, str]) -> dict[str, str]:
+    """Content hash by clip id, of what a member reads."""
+    return {clip_id: content for clip_id, content in contents.items() if clip_id in member.clips}
 
 
 def _store_for(profile: Profile, member: Member, contents: dict[str, str], dry_run: bool) -> Found:
     """Where an encoder's store stands, with a word on what that means for the one before it."""
-    spec, link = profile.encoders[member.name], member.link
+    spec, link = member.encoder.spec, member.link
     former = Header.read(link) if (link / "store.json").is_file() else None
     wanted = settings_header(member.encoder.fields, 0, profile.store.dtype, profile.store.backend, 0)
     stood = link.resolve()
@@ -233,12 +246,11 @@ def _plan(
     members: list[Member],
 ) -> Plan:
     """Clips that this pass does not name leave a store, unless others use it, too."""
-    ids = {clip.clip_id for clip in clips}
     held = [
-        {clip_id: content for clip_id, content in each.items() if clip_id in ids} if where.others else each
-        for each, where in zip(stored, found, strict=True)
+        _own(member, each) if where.others else each for member, each, where in zip(members, stored, found, strict=True)
     ]
-    return plan_pass(clips, contents, unreadable, held, members[0].block_clips)
+    wanted = [member.clips for member in members]
+    return plan_pass(clips, contents, unreadable, held, members[0].block_clips, wanted)
 
 
 def write_receipt(path: Path, store_path: Path, clips: list[Clip], failures: list[Failure], n_damaged: int = 0) -> None:
@@ -265,7 +277,7 @@ def _describe(members: list[Member], plan: Plan) -> None:
     for member, part in zip(members, plan.parts, strict=True):
         print(
             f"{member.name}: {part.n_compute} clips to compute ({part.n_new} new, {part.n_changed} changed), "
-            f"{part.n_reused} reused, {len(plan.failures)} cannot be read, {len(part.drop)} to leave the store"
+            f"{part.n_reused} reused, {len(part.failures)} cannot be read, {len(part.drop)} to leave the store"
         )
 
 

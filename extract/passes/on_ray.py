@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from configs import UserError
 from configs.schema import Encoder
-from extract.encoders.loading import load
+from extract.encoders.loading import load_several
 from extract.media.child import LostError
 from extract.passes.blocks import Arriving, Block, BlockComputer, Mark, Result
 from extract.passes.spread import NoPlaceError
@@ -36,7 +36,7 @@ class _Actor:
     def __init__(self, settings: Sequence[Encoder], workers: int, manner: Manner) -> None:
         manner.adopt()
         device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._computer = BlockComputer([load(each, torch.device(device)) for each in settings], workers)
+        self._computer = BlockComputer(load_several(settings, torch.device(device)), workers)
         self._blocks = Arriving()
 
     def ready(self) -> int:

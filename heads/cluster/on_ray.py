@@ -31,6 +31,7 @@ from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.features import share_memory
 from heads.data.folds import FoldModel, Record
+from heads.data.views import open_views, with_views
 from heads.fitting.cross_validation import (
     Course,
     Equip,
@@ -95,7 +96,7 @@ def folds_on_ray() -> Iterator[FitFolds]:
                 same = manner, torch.are_deterministic_algorithms_enabled()
                 shared = ray.put(_Shared(*same, course.profile, course.manifest, course.units, course.folds))
                 former, key = course.manifest, uuid.uuid4().hex
-            held = _held(course.stores, course.head, course.manifest)
+            held = _held(course.profile, course.stores, course.head, course.manifest)
             sharers = min(len(wanted), places_on_a_machine(options))
             task = ray.remote(**options, max_retries=MAX_RETRIES, retry_exceptions=False)(_fit)
             begun = course.starts or [{}] * course.profile.folds
@@ -144,10 +145,11 @@ def _loaded(saved: _Saved, load: Callable[[Path, dict[str, Any]], FoldModel]) ->
         return load(Path(folder), saved.about)
 
 
-def _held(stores: Mapping[str, Store], head: Head, manifest: Manifest) -> dict[str, list[str]]:
-    """What tells a store that holds the same of these clips from others."""
+def _held(profile: Profile, stores: Mapping[str, Store], head: Head, manifest: Manifest) -> dict[str, list[str]]:
+    """What tells a store that holds the same of these clips from others, by the names of encoders and their views."""
     clip_ids = manifest.clips["clip_id"].to_list()
-    return {name: [stores[name].fingerprint, stores[name].digest(clip_ids)] for name in head.stores}
+    read = {name: stores[name] for name in head.stores} | open_views(profile, head)
+    return {name: [store.fingerprint, store.digest(clip_ids)] for name, store in read.items()}
 
 
 class _Memory:
@@ -179,7 +181,8 @@ def _fit(
     if _Memory.read is None or _Memory.read[0] != wanted:
         _Memory.read = None  # two at once may not fit into memory
         stores = _stores(shared, head, held)
-        _Memory.read = wanted, KINDS[head.kind].read(head, shared.manifest, shared.units, stores), stores
+        sources = with_views(shared.profile, shared.manifest, head, stores)
+        _Memory.read = wanted, KINDS[head.kind].read(head, shared.manifest, shared.units, sources), stores
     _, data, stores = _Memory.read
     course = Course(shared.profile, shared.manifest, head, shared.units, shared.folds, data, stores)
     fold, k = place
@@ -196,13 +199,14 @@ def _stores(shared: _Shared, head: Head, held: dict[str, list[str]]) -> dict[str
         whose = os.getuid() if hasattr(os, "getuid") else "one"  # Windows has a folder for each user
         with FileLock(Path(tempfile.gettempdir()) / f"emocache-{whose}.fetching"):
             stores = open_stores(shared.profile, head)
+            here = _held(shared.profile, stores, head, shared.manifest)
     except UserError as error:
         raise EngineError(f"--engine ray: on {socket.gethostname()}: {error}") from error
-    here = _held(stores, head, shared.manifest)
-    for name in head.stores:
+    for name in held:
         if here[name] != held[name]:
+            path = shared.profile.store_path(name)
             raise EngineError(
-                f"--engine ray: {stores[name].path} on {socket.gethostname()} is not the store that the driver has: "
+                f"--engine ray: {path} on {socket.gethostname()} is not the store that the driver has: "
                 "share the folder between the machines, or copy it anew"
             )
     return stores

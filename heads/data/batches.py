@@ -6,7 +6,7 @@ missing media and shared context cost nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,12 @@ class UnitData:
             sources, clip_ids, statistics, resident_bytes, device or torch.device(default_device())
         )
 
+    def draw_views(self, seed: int, epoch: int) -> np.ndarray | None:
+        """(clips,) 0 to 1, which view of each clip an epoch of a training sees; None where there is view 0 alone."""
+        if not any(features.n_views for features in self.features.values()):
+            return None
+        return np.random.default_rng([seed, epoch]).random(len(self.roles))
+
     @property
     def streams(self) -> bool:
         """Whether some features are read batch by batch."""
@@ -138,6 +144,7 @@ class UnitData:
         metadata_ids: Tensor,
         hide: float = 0.0,
         generator: torch.Generator | None = None,
+        views: np.ndarray | None = None,
     ) -> Batch:
         """Some units in one batch. What features stay on a device gives frames that lie there; the rest is on the CPU.
 
@@ -146,6 +153,7 @@ class UnitData:
             hide: training's chance that an input of a clip is hidden, or that a metadata field becomes unknown, which
                 also trains the embedding that unseen categories get.
             generator: where the chances are drawn from; needed with ``hide``.
+            views: what :meth:`draw_views` gave, in training; else view 0 is seen.
         """
         members, mask = self._clips(indices)
         clips, which = np.unique(members, return_inverse=True)
@@ -161,7 +169,7 @@ class UnitData:
             ids = ids.masked_fill(torch.rand(ids.shape, generator=generator) < hide, 0)
         return Batch(
             frames={
-                name: features.gather(clips, np.flatnonzero(has[:, column].numpy()))
+                name: features.gather(clips, np.flatnonzero(has[:, column].numpy()), views)
                 for column, (name, features) in enumerate(self.features.items())
             },
             roles=self.roles[clips],
@@ -178,6 +186,7 @@ class UnitData:
         metadata_ids: Tensor,
         hide: float = 0.0,
         generator: torch.Generator | None = None,
+        views: np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """A batch of each of some lists of units, in their order; see :meth:`batch`.
 
@@ -190,12 +199,16 @@ class UnitData:
             own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
         if not self.streams:
             for indices in parts:
-                yield self.batch(indices, metadata_ids, hide, own)
+                yield self.batch(indices, metadata_ids, hide, own, views)
             return
         with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self.batch, indices, metadata_ids, hide, own) for indices in parts[:1]]
+
+            def begun(some: Sequence[np.ndarray]) -> list[Future[Batch]]:
+                return [reader.submit(self.batch, indices, metadata_ids, hide, own, views) for indices in some]
+
+            coming = begun(parts[:1])
             for i in range(len(parts)):
-                coming += [reader.submit(self.batch, later, metadata_ids, hide, own) for later in parts[i + 1 : i + 2]]
+                coming += begun(parts[i + 1 : i + 2])
                 yield coming.pop(0).result()
 
     def costs(self) -> np.ndarray:

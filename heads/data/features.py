@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from configs import UserError
 from heads.data.layers import layers_of
+from heads.data.views import View, views_of
 
 FREE_SHARE = 0.5  # of free memory that resident features may take
 sharers = 1  # processes that fill their memory on this machine at once, this one included
@@ -55,15 +56,19 @@ def share_memory(n: int) -> None:
 class Features:
     """What one encoder says of a list of clips, which are known by their number in it.
 
+    Behind the clips come those of one augmented view after another: what trains draws which is seen, see :meth:`drawn`.
+
     Attributes:
         dim: width of what is gathered; None where there is nothing of any clip.
-        lengths: (clips,) time steps; 0 where there is nothing of a clip.
+        lengths: (clips, and of each view again,) time steps; 0 where there is nothing of a clip.
+        n_views: how many augmented ones there are.
         layers: where the source is a store of several, what stands where; else none.
         n_bytes: what all of it takes.
     """
 
-    def __init__(self, name: str, source: Source, clip_ids: Sequence[str]) -> None:
-        self._name, self._source, self._clip_ids = name, source, clip_ids
+    def __init__(self, name: str, source: Source, clip_ids: Sequence[str], views: Sequence[View] = ()) -> None:
+        self._name, self._sources, self._clip_ids = name, [source, *views], clip_ids
+        self.n_views = len(views)
         self.layers = layers_of(getattr(source, "fields", {}))
         known = getattr(source, "lengths", None)
         if known is not None:  # a store, or one that is centred
@@ -77,6 +82,11 @@ class Features:
             dtype = np.result_type(*{array.dtype for array in arrays}) if arrays else np.dtype(np.float32)
         if len(widths) > 1:
             raise UserError(f"{name}: its clips have different widths: {sorted(widths)}")
+        self._n_clips = len(clip_ids)
+        for view in views:
+            known = view.lengths
+            of_view = np.array([known.get(clip_id, 0) for clip_id in clip_ids], dtype=np.int64)
+            self.lengths = np.append(self.lengths, of_view)
         self.dim: int | None = widths.pop() if widths and self.lengths.any() else None
         self._dtype = dtype
         self._values: Tensor | None = None
@@ -142,12 +152,30 @@ class Features:
         with tqdm(total=len(clips), desc=f"reading {self._name}", unit="clip", disable=None, delay=2) as progress:
             for part in np.split(clips, np.flatnonzero(np.diff(block)) + 1):
                 if len(part):
-                    yield part, np.concatenate([self._source[self._clip_ids[clip]] for clip in part])
+                    yield part, np.concatenate([self._read(clip) for clip in part])
                 progress.update(len(part))
 
-    def gather(self, clips: np.ndarray, places: np.ndarray) -> Frames:
-        """The features of those of a batch's clips (given by number) that stand at ``places``; they all have some."""
-        chosen = clips[places]
+    def _read(self, number: int) -> np.ndarray:
+        view, clip = divmod(int(number), self._n_clips)
+        return self._sources[view][self._clip_ids[clip]]
+
+    def drawn(self, clips: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """The numbers of one view of each of some clips: view 0, as the clips themselves have, where the one that was
+        drawn has failed.
+
+        Args:
+            draws: (all clips,) 0 to 1: inputs with as many views see the same one.
+        """
+        numbers = clips + (draws[clips] * (1 + self.n_views)).astype(np.int64) * self._n_clips
+        return np.where(self.lengths[numbers] > 0, numbers, clips)
+
+    def gather(self, clips: np.ndarray, places: np.ndarray, draws: np.ndarray | None = None) -> Frames:
+        """The features of those of a batch's clips (given by number) that stand at ``places``; they all have some.
+
+        Args:
+            draws: in training, by which one view of each clip is seen: :meth:`drawn`; default: view 0.
+        """
+        chosen = clips[places] if draws is None else self.drawn(clips[places], draws)
         longest = int(self.lengths[chosen].max(initial=0))
         device = self._lengths.device
         numbers = sent(torch.from_numpy(chosen), device)
@@ -157,7 +185,7 @@ class Features:
         if self._values is None:
             values = torch.zeros(*mask.shape, self.dim or 0)
             for row, clip in zip(values, chosen, strict=True):
-                array = np.array(self._source[self._clip_ids[clip]])
+                array = np.array(self._read(clip))
                 row[: len(array)] = torch.from_numpy(array)
                 row[len(array) :] = row[len(array) - 1]
         else:
@@ -201,11 +229,13 @@ def load_features(
     resident_bytes: int | None,
     device: torch.device,
 ) -> dict[str, Features]:
-    """Every source's features of some clips; see :class:`heads.data.batches.UnitData` for the arguments.
+    """Every source's features of some clips, in all views that it has; see :class:`heads.data.batches.UnitData` for the
+    arguments.
 
     The smaller ones are made resident first. Features of other clips are never read.
     """
-    features = {name: Features(name, source, clip_ids) for name, source in sources.items()}
+    seen = {name: views_of(source) for name, source in sources.items()}
+    features = {name: Features(name, plain, clip_ids, views) for name, (plain, views) in seen.items()}
     free = {
         place: int(free_bytes(place) * FREE_SHARE / (sharers if place.type == "cpu" else 1))
         if resident_bytes is None

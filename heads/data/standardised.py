@@ -7,6 +7,7 @@ is transductive, and says so wherever a number of it stands. Clips whose speaker
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from configs.schema import Head
 from extract.corpora.manifest import Manifest
 from heads.data.features import Source
+from heads.data.views import Viewed, views_of
 
 FEWEST = 3  # clips of a speaker; a clip's own mean is a third of what is taken away then
 COLUMNS = {"speaker": "speaker", "corpus": "meta_corpus"}  # of the manifest, which says whose a clip is
@@ -86,7 +88,16 @@ def standardised(head: Head, manifest: Manifest, sources: Mapping[str, Source]) 
     if head.standardise == "none":
         return sources
     owners = owners_of(head, manifest)
-    return {name: each if hasattr(each, "centred") else Centred(each, owners) for name, each in sources.items()}
+    return {name: _centred(each, owners) for name, each in sources.items()}
+
+
+def _centred(source: Any, owners: Mapping[str, str]) -> Any:
+    """A source, or with its views: these less the means of view 0."""
+    plain, views = views_of(source)
+    if hasattr(plain, "centred"):
+        return source
+    centred = Centred(plain, owners)
+    return Viewed(centred, tuple(replace(view, centred=centred) for view in views)) if views else centred
 
 
 def owners_of(head: Head, manifest: Manifest) -> dict[str, str]:

@@ -40,12 +40,12 @@ class Base:
 
 def baseline_head(head: Head, inputs: Sequence[str]) -> Head | None:
     """What a head must beat: logistic regression on means over time. Which clips' means, and of which inputs, is chosen
-    on the inner folds, so that no head beats it by leaving out what had better not be read. None without anything to
-    read.
+    on the inner folds, so that no head beats it by leaving out what had better not be read. It learns from view 0, so
+    that what augmented views are worth is seen. None without anything to read.
     """
     if not inputs and not head.metadata:
         return None
-    return linear_head(head, inputs).model_copy(update={"c": BASELINE_C, "deviations": False})
+    return linear_head(head, inputs).model_copy(update={"c": BASELINE_C, "deviations": False, "views": "none"})
 
 
 def linear_head(head: Head, inputs: Sequence[str] | None = None) -> Head:
@@ -57,6 +57,7 @@ def linear_head(head: Head, inputs: Sequence[str] | None = None) -> Head:
         "privileged": head.privileged,
         "context_clips": head.context_clips,
         "standardise": head.standardise,
+        "views": head.views,
         "layer": head.layer if isinstance(head.layer, int) else None,
         "loss": "weighted" if head.loss == "weighted" or head.sampling == "balanced" else "cross_entropy",
     }

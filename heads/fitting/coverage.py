@@ -15,10 +15,11 @@ import polars as pl
 
 from cache import Store, read_small, writing_process
 from configs import Profile, UserError
-from configs.schema import Head
+from configs.schema import OF_VIEW, Head
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.standardised import FEWEST, owners_of
+from heads.data.views import open_views
 
 LARGE_SHARE = 0.2  # of a split's units without an input: it is said beside the scores
 
@@ -38,8 +39,8 @@ class Coverage:
 
 
 def coverage(profile: Profile, manifest: Manifest, name: str, store: Store) -> Coverage:
-    """What became of the clips that the encoder ``name`` is to read."""
-    clips = [clip.clip_id for clip in clips_with_media(manifest, profile.encoders[name])]
+    """What became of the clips that the encoder ``name``, or one of its views, is to read."""
+    clips = [clip.clip_id for clip in clips_with_media(manifest, profile.encoder(name))]
     without = {clip for clip in clips if clip not in store}
     path = store.path / "errors.parquet"
     errors = pl.read_parquet(read_small(store.path, path.name)) if path.is_file() else None
@@ -70,7 +71,7 @@ def usable(
         where = {"speaker": "dataset.columns.speaker", "corpus": "corpus in dataset.metadata"}[head.standardise]
         problem = f"heads.{name}.standardise: the manifest names no {head.standardise} of {FEWEST} clips or more"
         raise UserError(f"{problem}: name its column ({where}), or leave the setting out")
-    for encoder, store in stores.items():
+    for encoder, store in {**stores, **open_views(profile, head)}.items():
         found = coverage(profile, manifest, encoder, store)
         if found.untried and "family" in store.fields:
             says = (
@@ -80,12 +81,13 @@ def usable(
             process = writing_process(store.path.resolve())
             if not unfinished:
                 then = f"process {process} is at it: wait for it, or" if process else "run"
+                base = encoder.partition(OF_VIEW)[0]
                 raise UserError(
-                    f"{says}: {then} 'python extract/run.py --encoder {encoder}'; or train on what is there with "
+                    f"{says}: {then} 'python extract/run.py --encoder {base}'; or train on what is there with "
                     "--unfinished"
                 )
             notes.append(f"UNFINISHED: {says}.")
-        if found.wanted and found.failed == found.wanted:
+        if found.wanted and found.failed == found.wanted and encoder in stores:  # else view 0 stands in
             failed[encoder] = (
                 f"all {found.failed} clips of encoders.{encoder} failed, most often with {found.reason!r}: see "
                 f"{store.path / 'errors.parquet'}"

@@ -16,12 +16,12 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, claimed
-from cache.remote.copies import fetch
 from configs import Profile, UserError
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, FoldTask, Record, inner_parts, unit_folds
+from heads.data.views import open_store, with_views
 from heads.fitting.base import baseline_head
 from heads.fitting.coverage import thin_inputs, usable
 from heads.fitting.kinds import KINDS
@@ -217,15 +217,7 @@ def train_baseline(
 
 def open_stores(profile: Profile, head: Head) -> dict[str, Store]:
     """The stores that a head reads."""
-    stores: dict[str, Store] = {}
-    for name in head.stores:
-        path, url = profile.store_path(name), profile.store_url(name)
-        if url and not (path / "store.json").is_file():
-            fetch(url, path)
-        if not path.exists():
-            raise UserError(f"{path}: no such store: make it with 'python extract/run.py --encoder {name}'")
-        stores[name] = Store(path, profile.store.verify_reads)
-    return stores
+    return {name: open_store(profile, name) for name in head.stores}
 
 
 def check_contents(data: UnitData, profile: Profile) -> None:
@@ -255,7 +247,7 @@ def train_folds(
     """
     kind = KINDS[head.kind]
     stores = open_stores(profile, head)
-    data = kind.read(head, manifest, units, stores)
+    data = kind.read(head, manifest, units, with_views(profile, manifest, head, stores))
     if isinstance(data, UnitData):
         check_contents(data, profile)
     trained_on = [units[i] for i in np.flatnonzero(folds >= 0)]

@@ -123,6 +123,13 @@ def layers_read(trained: TrainedHead) -> dict[str, list[dict[int, float]]]:
     return found
 
 
+def views_learned(outcome: Outcome) -> dict[str, int]:
+    """Input: how many augmented views of a training clip were learned from; those without any are left out."""
+    head, encoders = outcome.trained.settings, outcome.profile.encoders
+    views = {name: encoders[name].views for name in head.stores if head.views == "all"}
+    return {name: n for name, n in views.items() if n}
+
+
 def _write_into(folder: Path, outcome: Outcome) -> None:
     save_head(outcome.trained, folder / "model")
     (folder / "model" / "profile.yaml").write_text(resolved(outcome.profile), encoding="utf-8")
@@ -135,7 +142,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
         (folder / "baseline" / "none.txt").write_text(NO_BASELINE + "\n", encoding="utf-8")
     says = {"privileged": outcome.privileged, "transductive": outcome.transductive, "notes": outcome.notes}
     layers = layers_read(outcome.trained)
-    metrics = says | ({"layers": layers} if layers else {}) | outcome.scores
+    views = views_learned(outcome)
+    metrics = says | ({"layers": layers} if layers else {}) | ({"views": views} if views else {}) | outcome.scores
     for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -235,6 +243,7 @@ def summary(outcome: Outcome) -> str:
             for name, about in trained.stores.items()
         ),
         f"metadata  {fields}",
+        *(f"{name:<9} {n} augmented views of each training clip, too" for name, n in views_learned(outcome).items()),
         *([f"begins at {profile.pretrained_path(head.start_from)}"] if head.start_from else []),
         "",
         f"{'F1 by class':<28}" + "".join(f"{split:>14}" for split in outcome.scores),

@@ -17,6 +17,7 @@ from cache import Store, writable, write_atomically, write_text_atomically
 from configs import Profile
 from configs.schema import Head
 from heads.data.folds import FoldModel, Record
+from heads.data.views import open_views
 from heads.pretraining.folder import pretraining_digest
 
 VERSION = 4  # raise it with any change after which a training gives other numbers
@@ -84,6 +85,7 @@ class Progress:
 def training_key(profile: Profile, head: Head, stores: Mapping[str, Store]) -> str:
     """A hash of all that decides what training a head gives: two trainings with the same one give the same."""
     clip_ids = pl.read_parquet(profile.manifest_path, columns=["clip_id"], glob=False)["clip_id"].to_list()
+    read = {**stores, **open_views(profile, head)}
     decides = {
         "version": [VERSION, torch.__version__, torch.cuda.is_available()],
         "head": head.model_dump(mode="json", include=head.used),
@@ -91,7 +93,7 @@ def training_key(profile: Profile, head: Head, stores: Mapping[str, Store]) -> s
         "folds": profile.folds,
         "metric": profile.fusion.metric,
         "manifest": _digest(profile.manifest_path.read_bytes()).hex(),
-        "stores": {name: [store.fingerprint, store.digest(clip_ids)] for name, store in stores.items()},
+        "stores": {name: [store.fingerprint, store.digest(clip_ids)] for name, store in read.items()},
         "start": pretraining_digest(profile, head.start_from) if head.start_from else None,
     }
     return _digest(json.dumps(decides, sort_keys=True).encode()).hex()

@@ -16,12 +16,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from cache import Store, StoreError
+from cache import StoreError
 from configs import EngineError, Profile, UserError, changed, first_line
 from configs.schema import Head, Range, shape_of
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, unit_folds
+from heads.data.views import with_views
 from heads.fitting.coverage import usable
 from heads.fitting.cross_validation import Course, FitFolds, Place, check_contents, fit_here, open_stores
 from heads.fitting.kinds import KINDS, what_is_read
@@ -249,7 +250,7 @@ class Search:
         wanted = what_is_read(head)
         if wanted != self._read_for:
             self._data = None  # two at once may not fit into memory
-            sources: dict[str, Store] = {name: self.stores[name] for name in head.stores}
+            sources = with_views(self.profile, self.manifest, head, {name: self.stores[name] for name in head.stores})
             self._data = KINDS[head.kind].read(head, self.manifest, self.units, sources)
             if isinstance(self._data, UnitData):
                 check_contents(self._data, self.profile)

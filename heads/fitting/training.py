@@ -158,7 +158,8 @@ class Run:
             steps = epoch_batches(labels, costs, groups, step_size, head.sampling, self.draws)
             parts = [[step[i : i + head.batch_size] for i in range(0, len(step), head.batch_size)] for step in steps]
             order = [fit[part] for step in parts for part in step]
-            batches = data.batches(order, ids, head.modality_dropout, self.draws)
+            views = data.draw_views(task.seed, len(self.history))  # by the epoch alone: a killed training goes on alike
+            batches = data.batches(order, ids, head.modality_dropout, self.draws, views)
             for step in parts:
                 rate = rate_at(self.step, n_steps, head.warmup, head.schedule)
                 for group in self.optimiser.param_groups:

@@ -115,16 +115,16 @@ class _Table:
 
     views: dict[str, list[str]]
     units: np.ndarray  # sorted
-    statistics: np.ndarray  # (units, columns)
+    statistics: list[np.ndarray]  # (units, columns), of view 0 and of each augmented one that is learned from
 
-    def __getitem__(self, units: np.ndarray) -> np.ndarray:
-        return self.statistics[np.searchsorted(self.units, units)]
+    def of(self, units: np.ndarray, version: int = 0) -> np.ndarray:
+        return self.statistics[version][np.searchsorted(self.units, units)]
 
 
 def _table(task: FoldTask) -> _Table:
     views = {name: list(task.data.views(name)) for name in task.data.own}
     units = np.unique(np.concatenate([task.train, *(held for _, held in task.inner)]))
-    return _Table(views, units, _statistics(task.data, views, units))
+    return _Table(views, units, [_statistics(rows, views, units) for rows in task.data.learned(task.head.views)])
 
 
 def _boost(
@@ -135,7 +135,7 @@ def _boost(
         raise UserError("xgboost head: the training units of a fold are all of one class")
     data: UnitRows = task.data
     vocabularies = data.vocabularies(fit)
-    n_columns = table.statistics.shape[1]
+    n_columns, n_versions = table.statistics[0].shape[1], len(table.statistics)
     # Metadata is a few columns among thousands: as likely in a tree's sample as if it were as many.
     chances = np.r_[np.ones(n_columns), np.full(len(vocabularies), max(1, n_columns))]
     form = {
@@ -146,10 +146,13 @@ def _boost(
     }
     weights = class_weights(labels, len(classes)) if task.head.loss == "weighted" else np.ones(len(classes))
 
-    def rows(units: np.ndarray) -> np.ndarray:
-        return np.concatenate([table[units], data.codes(vocabularies, units)], axis=1)
+    def rows(units: np.ndarray, version: int = 0) -> np.ndarray:
+        return np.concatenate([table.of(units, version), data.codes(vocabularies, units)], axis=1)
 
-    parts = [xgboost.QuantileDMatrix(rows(fit), labels, weight=weights[labels], feature_weights=chances, **form)]
+    learned = np.concatenate([rows(fit, version) for version in range(n_versions)])
+    counts = np.tile(weights[labels] / n_versions, n_versions)  # views of a unit together count as it would alone
+    labels = np.tile(labels, n_versions)
+    parts = [xgboost.QuantileDMatrix(learned, labels, weight=counts, feature_weights=chances, **form)]
     if len(watch):
         watched = np.searchsorted(classes, task.labels[watch])
         parts.append(xgboost.QuantileDMatrix(rows(watch), watched, weight=weights[watched], ref=parts[0], **form))

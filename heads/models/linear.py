@@ -18,7 +18,6 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from configs import UserError
-from configs.schema import Head
 from heads.data.folds import FoldTask, Record
 from heads.data.layers import Layer, lacks_layer, layers_of
 from heads.data.sampling import class_weights
@@ -152,8 +151,7 @@ def choose_layers(task: FoldTask) -> dict[str, Layer]:
 def _loss_of_layer(task: FoldTask, name: str, layer: Layer) -> float:
     """Of what is held out on the inner folds, as what else there is to choose is chosen."""
     rows: UnitRows = task.data
-    before = {name: rows.before[name]} if name in rows.before else {}
-    alone = replace(task, data=replace(rows, own={name: rows.own[name]}, before=before, metadata={}))
+    alone = replace(task, data=rows.only(name))
     known = scalers(alone.data, task.train, {name: layer})
     if not known:
         return np.inf
@@ -251,18 +249,17 @@ def _fitted(
 ) -> list[np.ndarray]:
     """Log-probabilities of the units ``held``, (held, classes), for each C, of models fitted on ``units``."""
     blocks = selected(known, choice.view, choice.deviations, choice.weights)
-    x, other = matrix(known, blocks, task.data, units), matrix(known, blocks, task.data, held)
+    other = matrix(known, blocks, task.data, held)
     return [
         spread(_softmax(other @ weights + intercepts), classes, task.n_classes)
-        for weights, intercepts, classes in _path(task.head, x, task.labels[units], cs)
+        for weights, intercepts, classes in _path(task, known, blocks, units, cs)
     ]
 
 
 def fit(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, units: np.ndarray) -> LinearModel:
     """A model of some units as it was chosen."""
     blocks = selected(known, choice.view, choice.deviations, choice.weights)
-    x = matrix(known, blocks, task.data, units)
-    ((weights, intercepts, classes),) = _path(task.head, x, task.labels[units], [choice.c])
+    ((weights, intercepts, classes),) = _path(task, known, blocks, units, [choice.c])
     widths = [len(known[block].mean) for block in blocks]
     weights = weights * np.repeat(np.array(list(blocks.values())), widths)[:, None]  # of unweighted columns
     return LinearModel(
@@ -276,15 +273,22 @@ def fit(task: FoldTask, known: Mapping[Block, Scaler], choice: Choice, units: np
 
 
 def _path(
-    head: Head, x: np.ndarray, labels: np.ndarray, cs: Sequence[float]
+    task: FoldTask, known: Mapping[Block, Scaler], blocks: Mapping[Block, float], units: np.ndarray, cs: Sequence[float]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each C, (columns, classes) weights, (classes,) intercepts, and the numbers of the classes that there are.
 
-    With more columns than units, the fit is made in the space of the units: the penalty does not see the rotation.
+    The views of a unit are rows that together count as it would alone. With more columns than rows, the fit is made in
+    the space of the rows: the penalty does not see the rotation.
     """
+    head, labels = task.head, task.labels[units]
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{head.kind} head: the training units of a fold are all of one class")
     counts = class_weights(labels, labels.max() + 1)[labels] if head.loss == "weighted" else None
+    versions = task.data.learned(head.views)
+    x = np.concatenate([matrix(known, blocks, rows, units) for rows in versions])
+    if len(versions) > 1:
+        labels = np.tile(labels, len(versions))
+        counts = np.tile(np.ones(len(units)) if counts is None else counts, len(versions)) / len(versions)
     found, start, basis = [], None, None
     with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
         if x.shape[1] > len(x):

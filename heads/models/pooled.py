@@ -13,6 +13,7 @@ from configs import UserError
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import categories, labelled_values, metadata_column, seen_clips
 from heads.data.features import Source
+from heads.data.views import View, views_of
 
 OTHERS = ("listener", "listener_response")  # whose clips say little about how the speaker feels
 OWN, BEFORE, ALL = "own", "before", "all"  # the labelled clip; the speaker's clips before it; both together
@@ -41,6 +42,17 @@ class UnitRows:
     own: dict[str, Moments]  # input: of the labelled clip
     before: dict[str, Moments]  # input: of the speaker's clips before it; inputs that no unit has there are left out
     metadata: dict[str, list[str | None]]  # field: a value for each unit
+    augmented: tuple["UnitRows", ...] = ()  # the same of augmented views, of training units alone: NaN elsewhere
+
+    def only(self, name: str) -> "UnitRows":
+        """One input, without anything beside it."""
+        before = {name: self.before[name]} if name in self.before else {}
+        augmented = tuple(rows.only(name) for rows in self.augmented)
+        return UnitRows(self.n_units, {name: self.own[name]}, before, {}, augmented)
+
+    def learned(self, views: str) -> tuple["UnitRows", ...]:
+        """The versions of a unit that are learned from, each as much as the others (the head's ``views``)."""
+        return (self, *(self.augmented if views == "all" else ()))
 
     def views(self, name: str) -> tuple[str, ...]:
         """How an input can be looked at: one way where no unit has anything before its labelled clip."""
@@ -81,7 +93,8 @@ def unit_rows(
 ) -> UnitRows:
     """Moments of each input in each unit, and each field's value on its labelled clip.
 
-    One clip is in memory at a time, however large the stores are.
+    One clip is in memory at a time, however large the stores are. Of sources with augmented views, training units are
+    read in each of these, too; a clip that has none is itself there.
 
     Args:
         sources: by input.
@@ -96,7 +109,8 @@ def unit_rows(
     spoken = [[clip for clip in seen_clips(unit, context_clips)[:-1] if roles[clip] not in OTHERS] for unit in units]
     own: dict[str, Moments] = {}
     before: dict[str, Moments] = {}
-    for name, source in sources.items():
+    seen = {name: views_of(source) for name, source in sources.items()}
+    for name, (source, _) in seen.items():
         labelled = (unit.unit_id for unit in units)
         there = (clip for clip in (*labelled, *(clip for clips in spoken for clip in clips)) if clip in source)
         width = getattr(source, "width", 0) or next((source[clip].shape[1] for clip in there), 0)
@@ -104,17 +118,48 @@ def unit_rows(
             raise UserError(
                 f"the {name} store holds none of the units' clips: run 'python extract/run.py --encoder {name}'"
             )
-        own[name], earlier = _empty(len(units), width), _empty(len(units), width)
-        sums: dict[str, _Sums] = {}
-        for row, (unit, clips) in enumerate(zip(units, spoken, strict=True)):
-            # a conversation's later units see the clips of its earlier ones: those are not read twice
-            known = [clip for clip in (*clips, unit.unit_id) if clip in source]
-            sums = {clip: sums[clip] if clip in sums else _sums(source[clip]) for clip in known}
-            _put(own[name], row, [sums[unit.unit_id]] if unit.unit_id in sums else [])
-            _put(earlier, row, [sums[clip] for clip in clips if clip in sums])
+        own[name], earlier = _of_source(units, spoken, source, None, width)
         if earlier.counts.any():
             before[name] = earlier
-    return UnitRows(len(units), own, before, metadata)
+    augmented = []
+    for k in range(1, 1 + max((len(views) for _, views in seen.values()), default=0)):
+        pairs = {}
+        for name, (source, views) in seen.items():
+            view = (None, *views)[k % (1 + len(views))]  # of inputs with fewer views, they come again
+            width = own[name].mean.shape[1]
+            pairs[name] = _of_source(units, spoken, source, view, width, "train")
+        of_own, of_before = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+        augmented.append(UnitRows(len(units), of_own, {name: of_before[name] for name in before}, metadata))
+    return UnitRows(len(units), own, before, metadata, tuple(augmented))
+
+
+def _of_source(
+    units: Sequence[Unit],
+    spoken: Sequence[Sequence[str]],
+    source: Source,
+    view: View | None,
+    width: int,
+    split: str | None = None,
+) -> tuple[Moments, Moments]:
+    """Of each unit's labelled clip, and of what its speaker said before; of an augmented view, where it has a clip.
+
+    Args:
+        split: of the units that are read; default: all.
+    """
+    own, earlier = _empty(len(units), width), _empty(len(units), width)
+    sums: dict[str, _Sums] = {}
+    for row, (unit, clips) in enumerate(zip(units, spoken, strict=True)):
+        if split not in (None, unit.split):
+            continue
+        # a conversation's later units see the clips of its earlier ones: those are not read twice
+        known = [clip for clip in (*clips, unit.unit_id) if clip in source]
+        sums = {
+            clip: sums[clip] if clip in sums else _sums((view if view is not None and clip in view else source)[clip])
+            for clip in known
+        }
+        _put(own, row, [sums[unit.unit_id]] if unit.unit_id in sums else [])
+        _put(earlier, row, [sums[clip] for clip in clips if clip in sums])
+    return own, earlier
 
 
 _Sums = tuple[int, np.ndarray, np.ndarray]  # of a clip: time steps, mean (dim,), squared distances from it (dim,)

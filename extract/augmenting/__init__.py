@@ -1,0 +1,1 @@
+"""Changed versions of clips: what a view of a clip is, drawn by what the clip is."""
