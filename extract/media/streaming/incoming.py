@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
@@ -26,6 +26,7 @@ from extract.media.streaming.cutting import JUST, Cut, Pictures, Sounds, Window,
 SILENCE_SECONDS = 30.0  # without a packet, after which a source is given up
 STALLED = 3.0  # seconds of one track that come without any of the other: that one has ended
 AHEAD = 10.0  # seconds, beside a window, that are read before they are wanted
+STOP_SECONDS = 1.0  # in which a thread ends, unless its source says nothing
 OPEN_SECONDS = 15.0  # in which an address must answer
 PROTOCOLS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 BY_NETWORK = f"{FORMATS},rtsp,rtp,mpjpeg,mjpeg,h264,hevc"
@@ -65,8 +66,7 @@ class LiveWindows:
     address: Address
 
     def stream(self, path: Path, beat: Beat) -> Iterator[Window]:
-        with _opened(self.address, path) as container:
-            incoming = Incoming(container, self.cut, beat)
+        with _reading(self.address, path, self.cut, beat) as incoming:
             sounds = {}
             for channel in self.cut.channels:
                 frames = incoming.frames(("audio", channel))
@@ -83,10 +83,15 @@ class LiveWindows:
 
 
 class Incoming:
-    """Frames of a container, read and decoded by a thread of their own, ahead of who wants them, up to a limit."""
+    """Frames of a container, read and decoded by a thread of their own, ahead of who wants them, up to a limit.
+
+    From :meth:`start` on the container is the thread's: it alone may close it, for nobody else knows when a read of it
+    has ended.
+    """
 
     def __init__(self, container: Any, cut: Cut, beat: Beat) -> None:
         self._container, self._cut, self._beat = container, cut, beat
+        self._stopped = False
         self._most = cut.window + AHEAD
         self._changed = threading.Condition()
         self.fault: MediaError | None = None
@@ -109,7 +114,18 @@ class Incoming:
         self._first: dict[str, float] = {}
         self._ended: set[str] = set()
         self._heard_of = time.monotonic()  # when something last came
-        threading.Thread(target=self._read, daemon=True).start()
+
+    def start(self, close: Callable[[], None]) -> None:
+        """Begin to read; ``close`` is called by the thread once it has ended."""
+        self._thread = threading.Thread(target=self._read_all, args=(close,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Nothing more is wanted. A thread that waits for a source which says nothing ends when that says something."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(STOP_SECONDS)
 
     @property
     def came(self) -> bool:
@@ -174,9 +190,17 @@ class Incoming:
             self.fault = MediaError(f"nothing came from it for {SILENCE_SECONDS:g} s")
             self._ended |= set(self._streams)
 
+    def _read_all(self, close: Callable[[], None]) -> None:
+        try:
+            self._read()
+        finally:
+            close()
+
     def _read(self) -> None:
         try:
             for packet in self._container.demux(*self._streams.values()):
+                if self._stopped:
+                    return
                 kind = packet.stream.type
                 try:
                     frames = packet.decode()
@@ -203,7 +227,7 @@ class Incoming:
                     waiting.append((self._newest[kind], frame))
             self._changed.notify_all()
             # Who waits for one track must get it, however much of another there is.
-            while all(self._waiting.values()) and self._ahead() > self._most:
+            while all(self._waiting.values()) and self._ahead() > self._most and not self._stopped:
                 self._changed.wait(0.5)
 
     def _ahead(self) -> float:
@@ -211,8 +235,32 @@ class Incoming:
 
 
 @contextmanager
-def _opened(address: Address, path: Path) -> Iterator[Any]:
+def _reading(address: Address, path: Path, cut: Cut, beat: Beat) -> Iterator[Incoming]:
+    """What comes from an address, which is being read."""
+    try:
+        container, close = _opened(address, path)
+        try:
+            incoming = Incoming(container, cut, beat)
+        except BaseException:
+            close()
+            raise
+        incoming.start(close)
+        try:
+            yield incoming
+        finally:
+            incoming.stop()
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(said(error)) from error
+
+
+def _opened(address: Address, path: Path) -> tuple[Any, Callable[[], None]]:
+    """A container, and what closes it."""
     descriptor, options, url = None, dict(address.options), address.url
+
+    def closed() -> None:
+        if descriptor is not None:
+            os.close(descriptor)
+
     if address.is_device:
         if ALSA_SETTINGS.is_file():
             os.environ.setdefault("ALSA_CONFIG_PATH", str(ALSA_SETTINGS))
@@ -220,7 +268,7 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
         options |= {"protocol_whitelist": ",".join((*PROTOCOLS, "tls", "crypto")), "format_whitelist": BY_NETWORK}
     try:
         if not url:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # a pipe is waited for
             url = "fd:"
             options |= {"fd": str(descriptor), "protocol_whitelist": "fd"}
             options |= {"format_whitelist": f"{FORMATS},{address.form}" if address.form else FORMATS}
@@ -238,13 +286,15 @@ def _opened(address: Address, path: Path) -> Iterator[Any]:
                 raise MediaError(f"no answer for {OPEN_SECONDS:g} s") from error
             hint = address.hint if isinstance(error, av.InvalidDataError | av.error.OSError) else ""
             raise MediaError(f"{said(error)}{hint}") from error
-        with container:
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(said(error)) from error
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    except BaseException:
+        closed()
+        raise
+
+    def close() -> None:
+        container.close()
+        closed()
+
+    return container, close
 
 
 @contextmanager
