@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from configs import UserError, changed, command, load, some
+from configs import UserError, command, load, some
 from fusion.serving.bundle import Bundle, open_bundle
+from fusion.serving.options import pairs, with_encoders
 
 BAR = 30  # characters of a probability of 1
 
@@ -66,12 +67,8 @@ def main(
     if out and (out.suffix != ".csv" or out.is_dir() or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out}: name a .csv file in a folder that is there")
     opened = open_bundle(bundle or load().run_dir / "bundle")
-    profile = opened.profile
-    for name, folder in _pairs("--encoder", encoder, list(profile.encoders)).items():
-        if profile.encoders[name].source:
-            raise UserError(f"--encoder {name}: its features were computed elsewhere: there is no encoder to load")
-        profile = changed(profile, {"encoders": {name: {"model": str(Path(folder).expanduser().absolute())}}})
-    given = _pairs("--metadata", metadata)
+    profile = with_encoders(opened.profile, encoder)
+    given = pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
@@ -122,20 +119,6 @@ def _row(answer: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         "missing": missing or None,
         "error": answer["error"],
     }
-
-
-def _pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in given or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise UserError(f"{option} {pair}: write NAME=VALUE")
-        if allowed and key not in allowed:
-            raise UserError(f"{option} {pair}: the bundle has encoders for {', '.join(allowed)}")
-        if key in found:
-            raise UserError(f"{option} {pair}: {key} is given twice")
-        found[key] = value
-    return found
 
 
 def _table(answer: dict[str, Any], bundle: Bundle) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """From new clips to an answer: live features, the heads that read them, the fusion of what these say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Self
@@ -45,6 +45,7 @@ class Predictor:
         self._encoders: dict[str, LiveEncoder] = {}
         self._loaded: dict[int, TrainedHead] = {}
         self._open = ExitStack()
+        self.tell: Callable[[str], object] = lambda stage: None  # is told what is being done, in words
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +62,27 @@ class Predictor:
         return list(
             dict.fromkeys([*(f for head in self.heads for f in head.settings.metadata), *own, *listeners, *corpora])
         )
+
+    @property
+    def centres(self) -> bool:
+        """Whether clips are centred on others that are given with them, or were before: they change the answers."""
+        return self._met is not None or any(head.settings.standardise != "none" for head in self.heads)
+
+    def forget(self) -> None:
+        """Speakers who were met: the next clip of one is the first."""
+        self._met = Met(self._bundle.people) if self._bundle.people else None
+
+    def load(self) -> None:
+        """Load all that an answer may need, before one is asked for.
+
+        Raises:
+            UserError: as :meth:`answers`.
+        """
+        for h, head in enumerate(self.heads):
+            self._load(h, head)
+            for name in head.settings.stores:
+                if not self._profile.encoders[name].source:
+                    self._encoder(name)
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
         """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, and ``centred_on``.
@@ -79,6 +101,7 @@ class Predictor:
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         sources, failures = self._features(manifest)
+        self.tell("asking the heads, and fusing")
         read = [standardised(head.settings, manifest, sources) for head in self.heads]
         inputs = [
             [found_inputs(head.settings, unit, rows, own) for head, own in zip(self.heads, read, strict=True)]
@@ -176,6 +199,7 @@ class Predictor:
             if self._profile.encoders[name].source:
                 failed = [Failure(clip.clip_id, "read", NO_NEW_CLIPS) for clip in clips]
             elif clips:
+                self.tell(f"reading and encoding: {name}")
                 sources[name], failed, damaged = self._encoder(name).encode(clips)
             failures |= {(name, failure.clip_id): failure.reason for failure in failed}
             failures |= {(name, each.clip_id): f"damaged, the rest is used: {each.reason}" for each in damaged}
