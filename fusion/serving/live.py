@@ -82,7 +82,7 @@ class Predictor:
             self._load(h, head)
             for name in head.settings.stores:
                 if not self._profile.encoders[name].source:
-                    self._encoder(name)
+                    self.encoder(name)
 
     def answers(self, manifest: Manifest) -> Iterator[Answer]:
         """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, and ``centred_on``.
@@ -100,7 +100,7 @@ class Predictor:
 
     def _answers(self, manifest: Manifest) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
-        sources, failures = self._features(manifest)
+        sources, failures = self.features(manifest)
         self.tell("asking the heads, and fusing")
         read = [standardised(head.settings, manifest, sources) for head in self.heads]
         inputs = [
@@ -185,8 +185,8 @@ class Predictor:
         best = max(p, key=p.__getitem__)
         return {"prediction": best, "probability": p[best], "probabilities": p}
 
-    def _features(self, manifest: Manifest) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
-        """What every encoder that is read gives, and why some clips give nothing."""
+    def features(self, manifest: Manifest) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
+        """What every encoder that is read gives, and why, by encoder and clip, some clips give nothing."""
         sources: dict[str, LiveFeatures] = {}
         failures: dict[tuple[str, str], str] = {}
         for name in dict.fromkeys(name for head in self.heads for name in head.settings.stores):
@@ -200,16 +200,21 @@ class Predictor:
                 failed = [Failure(clip.clip_id, "read", NO_NEW_CLIPS) for clip in clips]
             elif clips:
                 self.tell(f"reading and encoding: {name}")
-                sources[name], failed, damaged = self._encoder(name).encode(clips)
+                sources[name], failed, damaged = self.encoder(name).encode(clips)
             failures |= {(name, failure.clip_id): failure.reason for failure in failed}
             failures |= {(name, each.clip_id): f"damaged, the rest is used: {each.reason}" for each in damaged}
         return sources, failures
 
-    def _encoder(self, name: str) -> LiveEncoder:
+    def encoder(self, name: str) -> LiveEncoder:
+        """One of the profile's, loaded."""
         if name not in self._encoders:
             loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device)
             self._encoders[name] = self._open.enter_context(loaded)
         return self._encoders[name]
+
+    def trained(self, name: str) -> TrainedHead:
+        """One of the fused heads, loaded."""
+        return self._load(self._names.index(name), self.heads[self._names.index(name)])
 
     def _load(self, h: int, head: BundledHead) -> TrainedHead:
         if h not in self._loaded:

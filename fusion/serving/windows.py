@@ -4,7 +4,7 @@ What a window's file holds is what was decoded, bit for bit: sound as it is hear
 rate. So an answer for a window is that of ``fusion/predict.py`` for its file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def spans(seconds: float, length: float, hop: float) -> list[tuple[float, float]
         return [(0.0, seconds)]
     n = int((seconds - length) / hop + 1e-9) + 1
     if n + 1 > MOST_WINDOWS:
-        raise UserError(f"hop {hop:g} s: over {seconds:.0f} s that is more than {MOST_WINDOWS} windows: take a longer one")
+        raise UserError(f"hop {hop:g} s: more than {MOST_WINDOWS} windows in {seconds:.0f} s: take a longer one")
     found = [(k * hop, k * hop + length) for k in range(n)]
     return found if seconds - found[-1][1] < 1e-3 else [*found, (seconds - length, seconds)]
 
@@ -70,7 +70,7 @@ class Cutter:
 
     def windows(
         self, audio: Path | None, video: Path | None, parts: Sequence[tuple[float, float]], folder: Path
-    ) -> Iterator[Window]:
+    ) -> Generator[Window]:
         """The windows of a clip one after the other, each as files in ``folder`` that are its taker's to remove.
 
         What ends before a window does is missing in it, as what cannot be decoded is. ``parts`` come in order.
@@ -102,7 +102,7 @@ class Cutter:
             return None
         return np.concatenate(blocks)
 
-    def _shown(self, path: Path | None) -> Iterator[np.ndarray]:
+    def _shown(self, path: Path | None) -> Generator[np.ndarray]:
         if path is None:
             return
         try:

@@ -4,22 +4,26 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import numpy as np
 import polars as pl
 
 from configs import Profile, UserError
 from extract.corpora.manifest import Manifest
-from extract.media.damage import MediaError
 from extract.media.decoding import Decoders
+from extract.media.reading import SAMPLE_RATE, MediaError
 from fusion.serving.bundle import Bundle
 from fusion.serving.clips import manifests
 from fusion.serving.live import Answer, Predictor
-from fusion.serving.windows import Cutter, Window, spans
-from fusion.web.asked import Asked, Refused, SaidToExplain, as_refused
+from fusion.serving.windows import Cutter, Window, spans, write_pictures, write_sound
+from fusion.web.asked import Asked, Refused, Said, SaidToExplain, as_refused
+from fusion.web.explaining import explain
 from fusion.web.jobs import Job
-from fusion.web.looking import LookTask
 from fusion.web.limits import Limits
+from fusion.web.looking import LookTask
 
 TIMEOUT = 30.0  # seconds without a sign of life, after which a decoder is given up
 NOTHING = {"prediction": None, "probability": None, "probabilities": None, "error": "nothing to go on"}
@@ -46,6 +50,24 @@ class Answering:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def warm(self) -> None:
+        """Load encoders and heads, and let a clip pass through, so that the first one that is asked about waits less.
+
+        Raises:
+            UserError: an encoder cannot be loaded, or is not the one that the heads were trained on.
+        """
+        self.predictor.load()
+        with TemporaryDirectory(prefix="emocache-") as folder:
+            noise = np.random.default_rng(0).normal(scale=0.1, size=SAMPLE_RATE).astype(np.float32)
+            greys = [np.full((96, 96, 3), level, dtype=np.uint8) for level in range(0, 256, 32)]
+            asked = Asked(Path(folder), Said())
+            asked.files["audio"] = write_sound(asked.folder / "a.wav", noise)
+            asked.files["video"] = write_pictures(asked.folder / "a.mkv", greys)
+            asked.names |= {"audio": "a.wav", "video": "a.mkv"}
+            self.look(asked)
+            self._answers([self._manifest(asked)])
+            self.predictor.forget()
 
     def look(self, asked: Asked) -> None:
         """How long a request's clip is, and whether it can be answered at all; from any thread.
@@ -101,6 +123,7 @@ class Answering:
             for job in jobs:
                 job.stage = stage
 
+        tell("looking at it")
         self.predictor.tell = tell
         answers = self._answers([self._manifest(job.asked) for job in jobs])
         for job, answer in zip(jobs, answers, strict=True):
@@ -136,17 +159,26 @@ class Answering:
         job.future.set_result(answer | {"seconds": asked.seconds, "timeline": timeline})
 
     def _explain(self, jobs: Sequence[Job]) -> None:
-        raise Refused(501, "not yet")
+        (job,) = jobs
+        asked, said = job.asked, job.asked.said
+        assert isinstance(said, SaidToExplain)
+
+        def tell(stage: str) -> None:
+            job.stage = stage
+
+        self.predictor.tell = tell
+        manifest = _called(self._manifest(asked), asked.unit)
+        files = {"audio": asked.files.get("audio") or asked.files.get("video"), "video": asked.files.get("video")}
+        there = {kind: path for kind, path in files.items() if path}
+        job.future.set_result(
+            asked.shown(explain(self.predictor, self.bundle, self.profile, manifest, there, said.head, tell, TIMEOUT))
+        )
 
     def _answers(self, asked: Sequence[Manifest]) -> list[Answer]:
         """An answer for each of some manifests of one clip."""
         if not asked:
             return []
-        clips = [
-            each.clips.with_columns(clip_id=name, conversation_id=name, group=name)
-            for number, each in enumerate(asked)
-            for name in [pl.lit(f"\x1f{number}")]
-        ]
+        clips = [_called(each, f"\x1f{number}").clips for number, each in enumerate(asked)]
         return list(self.predictor.answers(replace(asked[0], clips=pl.concat(clips))))
 
     def _manifest(self, asked: Asked, window: Window | None = None) -> Manifest:
@@ -163,6 +195,12 @@ class Answering:
     def _spans(self, asked: Asked) -> list[tuple[float, float]]:
         length = asked.said.window or 0.0
         return spans(asked.seconds, length, asked.said.hop or length)
+
+
+def _called(manifest: Manifest, name: str) -> Manifest:
+    """A manifest of one clip under another name."""
+    columns = {column: pl.lit(name) for column in ("clip_id", "conversation_id", "group")}
+    return replace(manifest, clips=manifest.clips.with_columns(**columns))
 
 
 def named(answer: Answer, asked: Asked) -> Answer:

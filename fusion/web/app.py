@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -18,8 +18,10 @@ from fusion.web.asked import Refused, Said, SaidToExplain, read_request
 from fusion.web.describing import Answer, Explanation, about_bundle, described, plain_page
 from fusion.web.guard import Guard
 from fusion.web.jobs import Job, Jobs
-from fusion.web.uploads import Uploads
 from fusion.web.limits import Limits
+from fusion.web.page import Page
+from fusion.web.samples import Samples
+from fusion.web.uploads import Uploads
 
 SESSION = "x-session"  # one clip at a time for each; the page sends a name that it draws
 LONGEST_SESSION = 64
@@ -49,14 +51,12 @@ class Metrics:
         self.requests.labels(path, status).inc()
 
 
-def make_app(
-    answering: Answering, limits: Limits, password: str | None = None, page: Callable[[], Response] | None = None
-) -> FastAPI:
+def make_app(answering: Answering, limits: Limits, password: str | None = None, page: Page | None = None) -> FastAPI:
     """The application over a bundle that is loaded.
 
     Args:
         password: see :class:`Guard`.
-        page: what stands at ``/``; None: the service alone, described there.
+        page: stands at ``/``, with its samples; None: the service alone, described there.
     """
     metrics = Metrics()
 
@@ -83,7 +83,7 @@ def make_app(
         lifespan=life,
     )
 
-    app.add_middleware(Guard, password=password, megabytes=limits.megabytes, note=metrics.note)  # type: ignore[arg-type]
+    app.add_middleware(Guard, password=password, megabytes=limits.megabytes, note=metrics.note)
 
     async def refused(_: Request, why: Refused) -> Response:
         headers = {"retry-after": str(why.wait)} if why.wait is not None else None
@@ -155,7 +155,24 @@ def make_app(
     async def front() -> Response:
         return plain_page(app) if page is None else page()
 
+    if page is not None:
+        _with_samples(app, page.samples)
     return app
+
+
+def _with_samples(app: FastAPI, samples: Samples) -> None:
+    @app.get("/samples/{number}", include_in_schema=False)
+    async def sample(number: int) -> Response:
+        if not 0 <= number < len(samples):
+            raise Refused(404, "no such sample")
+        return JSONResponse(samples[number])
+
+    @app.get("/samples/{number}/{kind}", include_in_schema=False)
+    async def media(number: int, kind: str) -> Response:
+        place = samples.place(number, kind)
+        if place is None or not place.is_file():
+            raise Refused(404, "the sample's file is not there any more")
+        return FileResponse(place)
 
 
 async def _awaited(request: Request, job: Job, timeout: float) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class Said(BaseModel):
 
     text: str | None = Field(None, max_length=MOST_CHARACTERS, description="What is said in the clip.")
     metadata: dict[str, str] = Field(
-        default_factory=dict, max_length=MOST_FIELDS, description="What is known of the clip; fields are those of /about."
+        default_factory=dict,
+        max_length=MOST_FIELDS,
+        description="What is known of the clip; fields are those of /about.",
     )
     window: float | None = Field(
         None, ge=0.5, le=3600, description="Seconds: the clip is also answered in windows of this length."

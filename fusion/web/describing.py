@@ -128,7 +128,9 @@ def about_bundle(answering: Answering, limits: Limits) -> dict[str, Any]:
         "bundle": bundle.digest[:16],
         "classes": list(bundle.classes),
         "heads": [head.name for head in bundle.heads],
-        "reads": sorted({answering.profile.modality_of(name) for head in answering.predictor.heads for name in head.settings.inputs}),
+        "reads": sorted(
+            {answering.profile.modality_of(name) for head in answering.predictor.heads for name in head.settings.inputs}
+        ),
         "metadata": {field: sorted(words) for field, words in known.items()},
         "limits": {
             "megabytes": limits.megabytes,

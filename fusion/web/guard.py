@@ -14,7 +14,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 WRONG_SECONDS = 1.0  # until a wrong password is answered
-ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+ALWAYS = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 SMALL = 1 << 20  # bytes of a request beside its files
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,14 +18,15 @@ from fusion.serving.options import with_encoders
 from fusion.web.guard import is_loopback
 from fusion.web.limits import Limits
 
+if TYPE_CHECKING:
+    import uvicorn
+
 BundleOption = Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")]
 EncoderOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
 ]
-DeviceOption = Annotated[
-    str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")
-]
+DeviceOption = Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
 HostOption = Annotated[
     str, typer.Option(help="Address to listen at. Any other than this machine's loopback needs a password.")
 ]
@@ -99,8 +100,8 @@ def run(
 
         print(f"loading {opened.folder} ...", file=sys.stderr)
         with Answering(opened, profile, device, limits) as answering:
-            answering.predictor.load()
-            page = Page(answering, limits) if with_page else None
+            answering.warm()
+            page = Page(answering, limits, is_loopback(place.host)) if with_page else None
             app = make_app(answering, limits, place.password, page)
             config = uvicorn.Config(
                 app,
@@ -144,7 +145,9 @@ def _listening(place: Place) -> socket.socket:
         listening.bind((place.host, place.port))
     except OSError as error:
         listening.close()
-        raise UserError(f"{place.host}:{place.port}: {error.strerror or error}: give another --host or --port") from error
+        raise UserError(
+            f"{place.host}:{place.port}: {error.strerror or error}: give another --host or --port"
+        ) from error
     return listening
 
 
