@@ -106,7 +106,8 @@ async def read_request(request: Request, uploads: Uploads, model: type[Said]) ->
             said = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             raise Refused(422, f"the body is not JSON ({one_line(error, 100)})") from error
-        asked = Asked(uploads.folder(), _checked(model, said))
+        checked = _checked(model, said)
+        asked = Asked(uploads.folder(), checked)
     elif kind == FORMS:
         asked = await _from_form(request, uploads, model)
     else:
@@ -194,15 +195,11 @@ def _checked(model: type[Said], said: Any) -> Said:
         raise Refused(422, "the body must be a JSON object")
     try:
         checked = model.model_validate(said)
-        for value in (checked.text or "", *checked.metadata, *checked.metadata.values()):
-            value.encode()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part)[:50] for part in first["loc"])
         known = f"; known are {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise Refused(422, f"{place}: {first['msg'].lower()}{known}") from error
-    except UnicodeEncodeError as error:
-        raise Refused(422, "not valid UTF-8") from error
     if checked.hop is not None and checked.window is None:
         raise Refused(422, "hop: only with a window")
     return checked

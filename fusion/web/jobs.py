@@ -37,7 +37,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._open = 0  # jobs that nobody has answered yet
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="answers")
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)  # a forced end waits for nobody
         self._thread.start()
 
     @property
