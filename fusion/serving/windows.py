@@ -1,4 +1,4 @@
-"""A long clip as windows of equal length: small media files that are predicted as any other clip.
+"""How long a clip is, and a long one as windows of equal length: small files that are predicted as any other clip.
 
 What a window's file holds is what was decoded, bit for bit: sound as it is heard (16 kHz, mono), pictures at a steady
 rate. So an answer for a window is that of ``fusion/predict.py`` for its file.
@@ -15,7 +15,7 @@ import numpy as np
 
 from configs import UserError
 from extract.media.decoding import Decoders
-from extract.media.reading import SAMPLE_RATE, Beat, ClipError, MediaError, frames_at, middles, time_span
+from extract.media.reading import SAMPLE_RATE, Beat, ClipError, MediaError, audio_blocks, frames_at, middles, time_span
 from extract.media.tasks import AudioTask, Decoded, Streamed
 
 PICTURES = 8  # a second; encoders look at a few of a window
@@ -133,6 +133,35 @@ class PicturesTask:
             scale = self.largest / max(image.shape[:2])
             size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
             yield image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+@dataclass(frozen=True)
+class LookTask:
+    """How long a file is, by what is in it and not by its header; no longer than a bit more than ``most`` seconds."""
+
+    most: float
+
+    def decode(self, path: Path, beat: Beat) -> Decoded:
+        lengths, reasons = [], []
+        for measure in (self._heard, self._seen):
+            try:
+                lengths.append(measure(path, beat))
+            except (MediaError, ClipError) as error:
+                reasons.append(str(error))
+        if not lengths:
+            raise MediaError(", and ".join(dict.fromkeys(reasons)))
+        return Decoded(max(lengths), 0, None)
+
+    def _heard(self, path: Path, beat: Beat) -> float:
+        n = 0
+        for block in audio_blocks(path, beat):
+            n += len(block)
+            if n > self.most * SAMPLE_RATE:
+                break
+        return n / SAMPLE_RATE
+
+    def _seen(self, path: Path, beat: Beat) -> float:
+        return time_span(path, beat)[1]
 
 
 def write_sound(path: Path, samples: np.ndarray) -> Path:

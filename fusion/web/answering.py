@@ -18,12 +18,11 @@ from extract.media.reading import SAMPLE_RATE, MediaError
 from fusion.serving.bundle import Bundle
 from fusion.serving.clips import manifests
 from fusion.serving.live import Answer, Predictor
-from fusion.serving.windows import Cutter, Window, spans, write_pictures, write_sound
+from fusion.serving.windows import Cutter, LookTask, Window, spans, write_pictures, write_sound
 from fusion.web.asked import Asked, Refused, Said, SaidToExplain, as_refused
 from fusion.web.explaining import explain
 from fusion.web.jobs import Job
 from fusion.web.limits import Limits
-from fusion.web.looking import LookTask
 
 TIMEOUT = 30.0  # seconds without a sign of life, after which a decoder is given up
 NOTHING = {"prediction": None, "probability": None, "probabilities": None, "error": "nothing to go on"}

@@ -19,8 +19,7 @@ from fusion.web.describing import Answer, Explanation, about_bundle, described, 
 from fusion.web.guard import Guard
 from fusion.web.jobs import Job, Jobs
 from fusion.web.limits import Limits
-from fusion.web.page import Page
-from fusion.web.samples import Samples
+from fusion.web.page import Page, Samples
 from fusion.web.uploads import Uploads
 
 SESSION = "x-session"  # one clip at a time for each; the page sends a name that it draws

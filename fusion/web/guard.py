@@ -7,11 +7,12 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+
+from fusion.web.limits import is_loopback
 
 WRONG_SECONDS = 1.0  # until a wrong password is answered
 ALWAYS = [
@@ -20,14 +21,6 @@ ALWAYS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 SMALL = 1 << 20  # bytes of a request beside its files
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine, and only it."""
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class TooLarge(Exception):

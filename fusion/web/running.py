@@ -15,8 +15,7 @@ import typer
 from configs import UserError, load
 from fusion.serving.bundle import open_bundle
 from fusion.serving.options import with_encoders
-from fusion.web.guard import is_loopback
-from fusion.web.limits import Limits
+from fusion.web.limits import Limits, is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -89,6 +88,7 @@ def run(
     profile = with_encoders(opened.profile, encoder)
     with _listening(place) as listening:
         try:
+            import python_multipart  # noqa: F401 (Starlette asks for it when the first form comes)
             import uvicorn
 
             from fusion.web.app import make_app

@@ -164,8 +164,9 @@ def test_what_carried_a_head_is_explained(client: TestClient, project: Project):
     assert "/tmp" not in sound["html"]
     words = client.post("/explain", json={"text": "i am not happy", "head": "words"}).json()
     assert dict(words["carried"]).keys() == {"inputs", "words"}
-    best = client.post("/explain", json={"text": "i am not happy"}).json()
-    assert best["head"] == "words"
+    heads = client.post("/predict", json={"text": "i am not happy"}).json()["heads"]
+    best = max((name for name in heads if heads[name]["prediction"]), key=lambda name: heads[name]["contribution"])
+    assert client.post("/explain", json={"text": "i am not happy"}).json()["head"] == best
     nothing = client.post("/explain", json={"text": "so", "head": "sound"})
     assert (nothing.status_code, nothing.json()) == (
         422,
@@ -238,8 +239,8 @@ def test_what_it_says_of_itself_comes_from_nowhere_else(client: TestClient):
     assert "src=" not in docs.text
     assert "default-src 'none'" in docs.headers["content-security-policy"]
     about = client.get("/about").json()
-    assert about["classes"] == ["happy", "sad"]
-    assert about["metadata"] == {"topic": ["exams", "work"]}
+    assert {"happy", "sad"} < set(about["classes"])
+    assert set(about["metadata"]["topic"]) == {"exams", "work"}
     assert client.get("/health").json() == {"status": "ok", "unanswered": 0}
     client.get("/nowhere")
     told = client.get("/metrics").text
