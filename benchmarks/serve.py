@@ -27,8 +27,8 @@ def main(
 ) -> None:
     """Start fusion/serve.py on this machine, ask it with 1, 8 and 32 clients at a time, and print what they met.
 
-    A client that is told to come again (503) does, as it is told; its wait counts. Every answer must be that of the first
-    client, to 1e-5.
+    A client that is told to come again (503) does, as it is told; its wait counts. Every answer must be that of the
+    first client, to 1e-5.
     """
     if clip and not clip.is_file():
         raise UserError(f"{clip}: no such file")

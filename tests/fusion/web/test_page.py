@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from bundled_project import Project
 from starlette.testclient import TestClient
-from web_server import HERE, served
+from web_server import HERE, SECONDS, served
 
 from fusion.web.answering import Answering
 from fusion.web.app import make_app
