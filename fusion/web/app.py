@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from fusion.web.answering import Answering
-from fusion.web.asked import Refused, Said, SaidToExplain, read_request
+from fusion.web.asked import Asked, Refused, Said, SaidToExplain, read_request
 from fusion.web.describing import Answer, Explanation, about_bundle, described, plain_page
 from fusion.web.guard import Guard
 from fusion.web.jobs import Job, Jobs
@@ -67,6 +67,7 @@ def make_app(answering: Answering, limits: Limits, password: str | None = None, 
     async def life(app: FastAPI) -> AsyncIterator[None]:
         with Uploads() as app.state.uploads:
             app.state.jobs = Jobs(work, limits)
+            app.state.under_way = 0  # requests that are being read, looked at, or waiting for their answer
             metrics.unanswered.set_function(lambda: app.state.jobs.unanswered)
             try:
                 yield
@@ -98,21 +99,24 @@ def make_app(answering: Answering, limits: Limits, password: str | None = None, 
         session = request.headers.get(SESSION)
         if session is not None and not 0 < len(session) <= LONGEST_SESSION:
             raise Refused(422, f"{SESSION}: 1 to {LONGEST_SESSION} characters")
+        if app.state.under_way >= limits.waiting + limits.together:  # before anything of it is read
+            raise Refused(503, f"{app.state.under_way} requests are under way: try again in a moment", wait=5)
+        app.state.under_way += 1
         try:
-            asked = await read_request(request, app.state.uploads, model)
-        except ClientDisconnect as error:
-            raise Refused(400, "the client went away") from error
-        began = time.monotonic()
-        try:
-            await run_in_threadpool(answering.look, asked)
-            job = Job(asked, session)
-            app.state.jobs.submit(job)
-        except BaseException:
-            asked.forget()
-            raise
-        result = await _awaited(request, job, limits.timeout)
-        metrics.seconds.observe(time.monotonic() - began)
-        return result
+            asked = await _received(request, app.state.uploads, model, limits.timeout)
+            began = time.monotonic()
+            try:
+                await run_in_threadpool(answering.look, asked)
+                job = Job(asked, session)
+                app.state.jobs.submit(job)
+            except BaseException:
+                asked.forget()
+                raise
+            result = await _awaited(request, job, limits.timeout)
+            metrics.seconds.observe(time.monotonic() - began)
+            return result
+        finally:
+            app.state.under_way -= 1
 
     @app.post("/predict", **described(Said, Answer, {"text": "I passed!"}))
     async def predict(request: Request) -> Response:
@@ -172,6 +176,16 @@ def _with_samples(app: FastAPI, samples: Samples) -> None:
         if place is None or not place.is_file():
             raise Refused(404, "the sample's file is not there any more")
         return FileResponse(place)
+
+
+async def _received(request: Request, uploads: Uploads, model: type[Said], timeout: float) -> Asked:
+    try:
+        async with asyncio.timeout(timeout):
+            return await read_request(request, uploads, model)
+    except ClientDisconnect as error:
+        raise Refused(400, "the client went away") from error
+    except TimeoutError as error:
+        raise Refused(408, f"sending it took longer than {timeout:g} s") from error
 
 
 async def _awaited(request: Request, job: Job, timeout: float) -> dict[str, Any]:

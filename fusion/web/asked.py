@@ -20,6 +20,7 @@ from fusion.web.uploads import Uploads
 
 MOST_CHARACTERS = 20_000  # of a text
 MOST_FIELDS = 32  # of metadata
+UPLOAD = "emocache-upload-"  # what names of files begin with; no text of an answer holds it otherwise
 LONGEST_NAME = 120  # characters of a file's, as it is given back
 FORMS, JSON = "multipart/form-data", "application/json"
 HEAD, WINDOW, HOP = "head", "window", "hop"
@@ -143,7 +144,7 @@ async def _from_form(request: Request, uploads: Uploads, model: type[Said]) -> A
             for name, upload in files.items():
                 called = _name(upload.filename, name)
                 suffix = PurePosixPath(called).suffix.lower()
-                path = asked.folder / f"{name}{suffix if suffix in (*AUDIO, *VIDEO) else ''}"
+                path = asked.folder / f"{UPLOAD}{name}{suffix if suffix in (*AUDIO, *VIDEO) else ''}"
                 asked.files[name], asked.names[name] = path, called
                 await run_in_threadpool(_copy, upload, path)
         except BaseException:

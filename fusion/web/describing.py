@@ -18,6 +18,7 @@ REFUSED = {
     400: "the client went away",
     401: "a wrong password, or none",
     403: "sent by a page of another site",
+    408: "sent too slowly",
     413: "larger, or longer, than may be",
     415: "neither a form nor JSON",
     421: "without a password: not a name of this machine",

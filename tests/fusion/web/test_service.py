@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def test_an_answer_is_that_of_predict(client: TestClient, project: Project, monk
 
 def test_a_sound_of_its_own_is_heard_and_a_broken_one_beside_pictures_is_refused(client: TestClient, project: Project):
     clip = (project.root / "clip.mp4").read_bytes()
+    seen = client.post("/predict", files={"video": ("no suffix", clip)}).json()
+    assert {each["what"] for each in seen["missing"]} == {"text", "topic"}
     heard = client.post("/predict", files={"audio": ("a b.m4a", clip)}).json()
     assert heard["unit"] == "a b.m4a"
     assert heard["heads"]["crossed"]["prediction"] is None
@@ -276,6 +279,33 @@ def test_no_answer_in_time_is_said_and_what_waits_leaves_the_queue(temporary: Pa
         stub.may.set()
         assert client.post("/predict", json={"text": "c"}).json() == {"unit": "c"}
     assert stub.batches == [1, 1], "b was given up before its turn"
+
+
+def test_no_more_is_read_than_may_wait_and_none_for_ever(temporary: Path):
+    stub = Stub()
+    with served(make_app(stub, Limits(waiting=1, together=1, timeout=SECONDS))) as (url, _):  # type: ignore[arg-type]
+        senders = [
+            threading.Thread(target=httpx.post, args=(f"{url}/predict",), kwargs={"json": {"text": "a"}}) for _ in "ab"
+        ]
+        for sender in senders:
+            sender.start()
+        until = time.monotonic() + SECONDS
+        while httpx.get(f"{url}/health").json()["unanswered"] < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        full = httpx.post(f"{url}/predict", json={"text": "c"})
+        assert (full.status_code, full.headers["retry-after"]) == (503, "5")
+        assert full.json() == {"error": "2 requests are under way: try again in a moment"}
+        stub.may.set()
+        for sender in senders:
+            sender.join(SECONDS)
+    with served(make_app(stub, Limits(timeout=0.2))) as (url, _):  # type: ignore[arg-type]
+        address = url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=SECONDS) as slow:
+            slow.sendall(
+                f"POST /predict HTTP/1.1\r\nhost: {':'.join(address)}\r\ncontent-type: application/json\r\n"
+                "content-length: 9\r\n\r\n{".encode()
+            )
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_queue_is_bounded_and_a_session_has_one_job(tmp_path: Path):
