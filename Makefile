@@ -2,8 +2,8 @@
 PYTHON ?= python3
 export OUT
 
-.PHONY: demo test soak gpu clean help
+.PHONY: demo page test soak gpu clean help
 .DEFAULT_GOAL := help
 
-demo test soak gpu clean help:
+demo page test soak gpu clean help:
 	@$(PYTHON) make.py $@

@@ -14,6 +14,7 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 TARGETS = {
     "demo": "install into .venv, run the pipeline on the embedded sample, show the results",
+    "page": "a page in the browser over the bundle: drop a clip, see what it says and why",
     "test": "install what tests need, check style and types, run the tests",
     "soak": "the long variants of the crash, fuzz and size tests (about an hour)",
     "gpu": "the CUDA tests, and what this machine's card gives, in eight minutes; results in runs/gpu",
@@ -27,6 +28,7 @@ PARTS = {
         ["-r", "requirements.txt"],
     ),
     "installed-sample": ("installed", "the sample's encoders (170 MB of pretrained weights)", ["-e", ".[sample]"]),
+    "installed-web": ("installed-sample", "what the page needs", ["-e", ".[web]"]),
     "installed-test": ("installed-sample", "what the tests need", ["-e", ".[test]"]),
 }
 
@@ -50,6 +52,13 @@ def main() -> int:
 def demo() -> None:
     install("installed-sample")
     call("emocache", "demo")
+
+
+def page() -> None:
+    install("installed-web")
+    if not Path("runs/sample/bundle").is_dir():
+        demo()
+    call("emocache", "page")
 
 
 def test() -> None:

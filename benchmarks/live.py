@@ -50,7 +50,7 @@ def main(
     print(f"windows of {window:g} s every {hop:g} s; {seconds:g} s of film; seconds of work for a second of it:")
     print(f"{'':<12}{''.join(f'{stage:>9}' for stage in STAGES)}{'wall':>9}{'CPU':>9}  windows")
     with TemporaryDirectory() as folder, Predictor(opened, opened.profile, "cpu") as predictor:
-        predictor.load()
+        predictor.load(("audio", "video"))
         cut = cut_for(predictor, window, hop, listen=True)
         for name, file in _films(Path(folder), seconds).items():
             answering = Answering(predictor, opened.profile, {}, ear, 3.0)

@@ -25,6 +25,8 @@ COMMANDS = {
     "stack": ("fusion.stack", "fuse the heads' predictions, measure, report"),
     "audit": ("fusion.audit", "look for leaks"),
     "bundle": ("fusion.bundle", "put the trained stack into one folder"),
+    "page": ("fusion.page", "a page in the browser: drop a clip, see what it says and why"),
+    "serve": ("fusion.serve", "the same for programs, over HTTP"),
     "live": ("fusion.live", "emotion over time: a film, a folder that fills, a camera, a pipe"),
     "card": ("fusion.card", "write the bundle's model card again"),
     "predict": ("fusion.predict", "predict the emotion of new clips"),

@@ -104,7 +104,7 @@ def main(
         cut, whole = cut_for(predictor, window, hop, ear is not None), cut_for(predictor, listen=ear is not None)
         if not cut.wanted:
             raise UserError(f"{opened.folder}: none of its heads reads sound or pictures: there is nothing to stream")
-        predictor.load()
+        predictor.load(("audio", "video"))
         write = _writer(stack, opened, as_json, out)
         waiting = Waiting(arrivals(found, cut, _note, whole), queue, found.is_live, realtime)
         stack.callback(waiting.stop)

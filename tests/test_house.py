@@ -65,6 +65,7 @@ BELOW = {
     "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.streaming": ["configs", "cache", "extract", "fusion.serving"],
+    "fusion.web": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies", "fusion.serving"],
     "extract": ["configs", "cache", "extract"],
     "heads": ["configs", "cache", "extract", "heads"],
     "fusion": ["configs", "cache", "extract", "heads", "fusion"],
@@ -118,7 +119,13 @@ DOORS = {
         "heads.pictures",
         "heads.data.batches",
         "heads.data.folds",
+        "heads.data.live_text",
         "heads.data.standardised",  # new clips are centred as those of training
+        "heads.explaining.explanation",  # fusion/web explains new clips
+        "heads.explaining.fresh",
+        "heads.explaining.media",
+        "heads.explaining.page",
+        "heads.explaining.words",
         "heads.models.presence",
         "heads.fitting.coverage",
         "heads.fitting.cross_validation",

@@ -1,6 +1,6 @@
 """From new clips to an answer: live features, the heads that read them, the fusion of what these say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
@@ -56,6 +56,7 @@ class Predictor:
         self._loaded: dict[int, TrainedHead] = {}
         self._open = ExitStack()
         self.encoding = 0.0  # seconds that encoders took so far
+        self.tell: Callable[[str], object] = lambda stage: None  # is told what is being done, in words
 
     def __enter__(self) -> Self:
         return self
@@ -78,18 +79,34 @@ class Predictor:
         """Whether a head reads features that are centred: on all that is given in one call."""
         return any(head.settings.standardise != "none" for head in self.heads)
 
+    @property
+    def centres(self) -> bool:
+        """Whether clips are centred on others that are given with them, or were before: they change the answers."""
+        return self._met is not None or any(head.settings.standardise != "none" for head in self.heads)
+
+    def forget(self) -> None:
+        """Speakers who were met: the next clip of one is the first."""
+        self._met = Met(self._bundle.people) if self._bundle.people else None
+
     def tasks(self) -> list[Task]:
         """What its encoders of sound and pictures want of files; they are loaded. Raises UserError."""
         names = dict.fromkeys(name for head in self.heads for name in head.settings.stores)
         encoders = self._profile.encoders
         media = [name for name in names if not encoders[name].source and encoders[name].modality != "text"]
-        return [task for name in media if (task := self._encoder(name).task)]
+        return [task for name in media if (task := self.encoder(name).task)]
 
-    def load(self) -> None:
-        """All that sound and pictures need, now: what is live does not wait for it. Raises UserError."""
-        self.tasks()
+    def load(self, modalities: Sequence[str] = ("audio", "video", "text")) -> None:
+        """Load all that an answer may need, before one is asked for.
+
+        Raises:
+            UserError: as :meth:`answers`.
+        """
         for h, head in enumerate(self.heads):
             self._load(h, head)
+            for name in head.settings.stores:
+                encoder = self._profile.encoders[name]
+                if not encoder.source and encoder.modality in modalities:
+                    self.encoder(name)
 
     def answers(self, manifest: Manifest, held: Mapping[str, Held] = NOTHING_HELD) -> Iterator[Answer]:
         """An answer for every unit, in the order of the manifest: what :meth:`_answer` gives, ``centred_on``, and
@@ -110,8 +127,9 @@ class Predictor:
     def _answers(self, manifest: Manifest, held: Mapping[str, Held]) -> Iterator[Answer]:
         units, rows = manifest.units(), {row["clip_id"]: row for row in manifest.clips.iter_rows(named=True)}
         began = perf_counter()
-        sources, failures = self._features(manifest, held)
+        sources, failures = self.features(manifest, held)
         self.encoding += perf_counter() - began
+        self.tell("asking the heads, and fusing")
         read = [standardised(head.settings, manifest, sources) for head in self.heads]
         inputs = [
             [found_inputs(head.settings, unit, rows, own) for head, own in zip(self.heads, read, strict=True)]
@@ -196,10 +214,10 @@ class Predictor:
         best = max(p, key=p.__getitem__)
         return {"prediction": best, "probability": p[best], "probabilities": p}
 
-    def _features(
-        self, manifest: Manifest, held: Mapping[str, Held]
+    def features(
+        self, manifest: Manifest, held: Mapping[str, Held] = NOTHING_HELD
     ) -> tuple[dict[str, LiveFeatures], dict[tuple[str, str], str]]:
-        """What every encoder that is read gives, and why some clips give nothing."""
+        """What every encoder that is read gives, and why, by encoder and clip, some clips give nothing."""
         sources: dict[str, LiveFeatures] = {}
         failures: dict[tuple[str, str], str] = {}
         for name in dict.fromkeys(name for head in self.heads for name in head.settings.stores):
@@ -214,16 +232,22 @@ class Predictor:
             if self._profile.encoders[name].source:
                 failed = [Failure(clip.clip_id, "read", NO_NEW_CLIPS) for clip in clips]
             elif clips:
-                sources[name], failed, damaged = self._encoder(name).encode(clips)
+                self.tell(f"reading and encoding: {name}")
+                sources[name], failed, damaged = self.encoder(name).encode(clips)
             failures |= {(name, failure.clip_id): failure.reason for failure in failed}
             failures |= {(name, each.clip_id): f"damaged, the rest is used: {each.reason}" for each in damaged}
         return sources, failures
 
-    def _encoder(self, name: str) -> LiveEncoder:
+    def encoder(self, name: str) -> LiveEncoder:
+        """One of the profile's, loaded."""
         if name not in self._encoders:
             loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device)
             self._encoders[name] = self._open.enter_context(loaded)
         return self._encoders[name]
+
+    def trained(self, name: str) -> TrainedHead:
+        """One of the fused heads, loaded."""
+        return self._load(self._names.index(name), self.heads[self._names.index(name)])
 
     def _load(self, h: int, head: BundledHead) -> TrainedHead:
         if h not in self._loaded:

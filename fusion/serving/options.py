@@ -1,4 +1,4 @@
-"""What command lines of a bundle share."""
+"""NAME=VALUE on the command line, and where encoders lie on this machine."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ from configs import Profile, UserError, changed
 
 
 def pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:
-    """NAME=VALUE, repeated. Raises UserError."""
+    """
+    Raises:
+        UserError: not NAME=VALUE, a name that is not ``allowed``, or one that is given twice.
+    """
     found: dict[str, str] = {}
     for pair in given or []:
         key, equals, value = pair.partition("=")
@@ -20,9 +23,13 @@ def pairs(option: str, given: list[str] | None, allowed: list[str] | None = None
     return found
 
 
-def with_encoders(profile: Profile, encoder: list[str] | None) -> Profile:
-    """A bundle's profile whose encoders lie where ``--encoder`` says. Raises UserError."""
-    for name, folder in pairs("--encoder", encoder, list(profile.encoders)).items():
+def with_encoders(profile: Profile, given: list[str] | None) -> Profile:
+    """A bundle's profile with encoders' folders as --encoder says.
+
+    Raises:
+        UserError: as :func:`pairs`, or an encoder that has no folder.
+    """
+    for name, folder in pairs("--encoder", given, list(profile.encoders)).items():
         if profile.encoders[name].source:
             raise UserError(f"--encoder {name}: its features were computed elsewhere: there is no encoder to load")
         profile = changed(profile, {"encoders": {name: {"model": str(Path(folder).expanduser().absolute())}}})

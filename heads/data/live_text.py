@@ -26,14 +26,16 @@ class LiveText:
     """A text encoder of a profile, giving what its store holds: the same settings, the same precision.
 
     Args:
-        stored: the store that must have been made with this encoder.
+        stored: the store that must have been made with this encoder; or the encoder itself, loaded already.
     Raises:
         UserError: the encoder cannot be loaded, or the store was made with another.
     """
 
-    def __init__(self, profile: Profile, name: str, stored: Store) -> None:
+    def __init__(self, profile: Profile, name: str, stored: Store | LiveEncoder) -> None:
         self._spec = profile.encoders[name]
-        self._encoder = LiveEncoder(profile, name, Header.read(stored.path))
+        if isinstance(stored, Store):
+            stored = LiveEncoder(profile, name, Header.read(stored.path))
+        self._encoder = stored
         self._known: dict[str, np.ndarray | None] = {}
 
     def encode(self, texts: Sequence[str | None]) -> list[np.ndarray | None]:

@@ -2,23 +2,26 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from cache import read_published
+from cache import Store, read_published
 from configs import Profile, UserError, completed
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
 from heads.explaining.attention import Attention, attention_of
+from heads.explaining.fresh import Fresh
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Answers, answers
 from heads.explaining.scene import Cut, Scene, What, cuts_of
-from heads.fitting.saved import load_head
+from heads.fitting.cross_validation import open_stores
+from heads.fitting.saved import TrainedHead, load_head
 
+LEAST = 1e-300  # a probability whose logarithm is a number
 SAME = 1e-3  # nats; folds' models in other batches differ by far less
 
 
@@ -94,7 +97,10 @@ class ClipView:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``difference``: the largest between these log-probabilities and those of predictions.parquet."""
+    """``difference``: the largest between these log-probabilities and those of predictions.parquet.
+
+    Of a new clip split, label and difference are None.
+    """
 
     profile: str
     head: str
@@ -104,13 +110,13 @@ class Explanation:
     privileged: bool
     transductive: str | None  # what is
     unit_id: str
-    split: str
+    split: str | None
     fold: int | None
-    label: str
+    label: str | None
     classes: tuple[str, ...]
     p: tuple[float, ...]
     explained: str
-    difference: float
+    difference: float | None
     everything: Group  # modalities of the whole conversation, and metadata
     clips: Group
     views: list[ClipView]
@@ -152,7 +158,48 @@ def explain(
     fold = row["fold"] if row["split"] == "oof" else None
     if explained is not None and explained not in trained.classes:
         raise UserError(f"--class {explained}: no such class; head {name} knows {', '.join(trained.classes)}")
-    scene = Scene(profile, manifest, unit, trained, media, live)
+    stores = open_stores(profile, trained.settings)
+    found = explain_new(profile, manifest, unit, trained, stores, media, live, window, fold, explained)
+    recorded = np.exp([row[f"logit_{label}"] for label in trained.classes])
+    difference = float(np.abs(np.log(np.maximum(recorded, LEAST) / np.maximum(found.p, LEAST))).max())
+    notes = list(found.notes)
+    if difference > SAME:
+        notes.append(
+            f"predictions.parquet has other probabilities (by {difference:.3g} nats): the manifest, a store or the "
+            f"model changed since; train it again: {completed(f'python heads/train.py --head {name}')}"
+        )
+    return replace(
+        found,
+        transductive=_transductive(profile, name),
+        split=row["split"],
+        label=unit.label,
+        difference=difference,
+        notes=notes,
+    )
+
+
+def explain_new(
+    profile: Profile,
+    manifest: Manifest,
+    unit: Unit,
+    trained: TrainedHead,
+    stores: Mapping[str, Store | Fresh],
+    media: Media,
+    live: Mapping[str, LiveText | str],
+    window: float,
+    fold: int | None = None,
+    explained: str | None = None,
+) -> Explanation:
+    """Explain what a head says of a unit, whoever labelled or predicted it before.
+
+    Args:
+        stores: what the head's encoders say of the unit's clips.
+        fold: whose models answer; None: the average of all folds.
+        live, window, explained: as :func:`explain` takes them.
+    Raises:
+        UserError: a store is not what the head was trained on.
+    """
+    scene = Scene(profile, manifest, unit, trained, stores, media, live)
     cuts = cuts_of(scene, window)
     found = answers(trained, fold, manifest, unit, scene.stores, [cut.removal for cut in cuts])
 
@@ -160,30 +207,23 @@ def explain(
     attention = attention_of(models, found.data, 0)
     target = int(found.base.argmax()) if explained is None else trained.classes.index(explained)
     groups = _groups(scene, cuts, found, target, attention)
-    recorded = np.array([row[f"logit_{label}"] for label in trained.classes])
-    difference = float(np.abs(recorded - found.base).max())
-    if difference > SAME:
-        scene.notes.append(
-            f"predictions.parquet has other probabilities (by {difference:.3g} nats): the manifest, a store or the "
-            f"model changed since; train it again: {completed(f'python heads/train.py --head {name}')}"
-        )
     nothing = Group("clips", None, ())
     return Explanation(
         profile=profile.name,
-        head=name,
+        head=trained.name,
         kind=trained.settings.kind,
         inputs=[*trained.settings.inputs, *trained.settings.metadata],
         modalities=scene.modalities,
         privileged=trained.settings.privileged,
-        transductive=_transductive(profile, name),
+        transductive=None,
         unit_id=unit.unit_id,
-        split=row["split"],
+        split=None,
         fold=fold,
-        label=unit.label,
+        label=None,
         classes=trained.classes,
         p=tuple(np.exp(found.base).tolist()),
         explained=trained.classes[target],
-        difference=difference,
+        difference=None,
         everything=groups.get(("inputs", None), nothing),
         clips=groups.get(("clips", None), nothing),
         views=_views(scene, groups),

@@ -15,6 +15,7 @@ from cache import Store
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.features import Source
 from heads.data.standardised import Centred, standardised
+from heads.explaining.fresh import Fresh
 from heads.fitting.saved import TrainedHead, average
 
 ANCHOR = "\x1fanchor"  # no clip is called that
@@ -26,9 +27,10 @@ class Arrays(dict[str, np.ndarray]):
 
     centred = True  # where the head wants them so
 
-    def __init__(self, store: Store, source: Source, clip_ids: Sequence[str]) -> None:
+    def __init__(self, store: Store | Fresh, source: Source, clip_ids: Sequence[str]) -> None:
         super().__init__({clip: np.array(source[clip]) for clip in clip_ids if clip in source})
         self.fingerprint, self.fields = store.fingerprint, store.fields
+        self.width = store.width if isinstance(store, Fresh) else store.dim
         self._source = source
 
     def left(self, clip: str, values: np.ndarray | None) -> np.ndarray | None:
@@ -74,7 +76,7 @@ def answers(
     fold: int | None,
     manifest: Manifest,
     unit: Unit,
-    stores: Mapping[str, Store],
+    stores: Mapping[str, Store | Fresh],
     removals: Sequence[Removal],
 ) -> Answers:
     """What a head says of a unit and of the unit without each of some things.

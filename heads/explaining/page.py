@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,17 +23,17 @@ PALE = 0.05  # nats: where no word moves the answer by this, none is coloured de
 FEW_FRAMES = 6  # shown of a clip of which no frame was taken away by itself
 
 
-def write_page(folder: Path, found: Explanation, media: Media, again: str, others: list[str]) -> None:
-    """Write HEAD.html, HEAD.png and HEAD.json. Everything that comes from data is escaped; nothing is fetched.
+def as_html(found: Explanation, media: Media, again: str | None = None, others: Sequence[str] = ()) -> str:
+    """The page. Everything that comes from data is escaped; nothing is fetched.
 
     Args:
-        again: the command that makes them again.
+        again: the command that makes it again, where there is one.
         others: heads whose pages lie beside this one.
     """
     pages = environment(TEMPLATE.parent)
     pages.filters |= {"nats": nats, "share": "{:.0%}".format}
     words = [piece for view in found.views if "words" in view.groups for piece in view.groups["words"].pieces]
-    html = pages.get_template(TEMPLATE.name).render(
+    return pages.get_template(TEMPLATE.name).render(
         found=found,
         p=found.p[found.classes.index(found.explained)],
         carried=carried(found),
@@ -52,6 +53,11 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
         others=others,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def write_page(folder: Path, found: Explanation, media: Media, again: str, others: list[str]) -> None:
+    """Write HEAD.html (:func:`as_html`), HEAD.png and HEAD.json."""
+    html = as_html(found, media, again, others)
     write_text_atomically(folder / f"{found.head}.html", html)
     facts = asdict(found) | {
         "predicted": found.predicted,

@@ -14,9 +14,9 @@ from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import LISTENER, SPEAKER, metadata_column, seen_clips
 from heads.data.live_text import LiveText, Span, source_text, without
 from heads.data.scripts import words
+from heads.explaining.fresh import Fresh
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Removal
-from heads.fitting.cross_validation import open_stores
 from heads.fitting.saved import TrainedHead
 from heads.models.pooled import OTHERS
 
@@ -45,6 +45,7 @@ class Scene:
     encoders that read it.
 
     Args:
+        stores: what the head reads.
         live: by text encoder, or why there is none: words are then not taken away.
     """
 
@@ -54,12 +55,13 @@ class Scene:
         manifest: Manifest,
         unit: Unit,
         trained: TrainedHead,
+        stores: Mapping[str, Store | Fresh],
         media: Media,
         live: Mapping[str, LiveText | str],
     ) -> None:
         self.unit, self.trained, self.media, self.manifest = unit, trained, media, manifest
         head = trained.settings
-        self.stores: dict[str, Store] = dict(open_stores(profile, head))
+        self.stores = dict(stores)
         self.modalities = {name: profile.modality_of(name) for name in head.inputs}
         self.live = {name: live[name] for name in self.stored("text")}
         clips = manifest.clips.filter(pl.col("clip_id").is_in(unit.clip_ids))
@@ -195,7 +197,9 @@ class Scene:
         return reasons
 
 
-def _errors(store: Store) -> dict[str, str]:
+def _errors(store: Store | Fresh) -> Mapping[str, str]:
+    if isinstance(store, Fresh):
+        return store.failures
     path = store.path / "errors.parquet"
     if not path.is_file():
         return {}

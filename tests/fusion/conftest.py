@@ -1,8 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+
+if TYPE_CHECKING:
+    from bundled_project import Project
 
 
 @pytest.fixture
@@ -19,3 +23,11 @@ def table(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> "Project":
+    """Made once for all tests of the group ``predict``, which leave it as it is."""
+    from bundled_project import make_project
+
+    return make_project(tmp_path_factory.mktemp("predict"))

@@ -82,7 +82,7 @@ def answered(bundle: Bundle, manifest: Manifest, sounds: Sounds, speaker: str | 
     clips = manifest.clips.head(n).with_columns(speaker=pl.lit(speaker, pl.String))
     there = {clip: values for clip, values in sounds.items() if clip in clips["clip_id"].to_list()}
     with pytest.MonkeyPatch.context() as patch, Predictor(bundle, bundle.profile, "cpu") as predictor:
-        patch.setattr(predictor, "_features", lambda *_: ({"audio": there}, {}))
+        patch.setattr(predictor, "features", lambda *_: ({"audio": there}, {}))
         return list(predictor.answers(Manifest(clips, manifest.root, manifest.classes, {})))
 
 

@@ -34,7 +34,7 @@ from heads.explaining.media import Media, Seen, look
 from heads.explaining.page import write_page
 from heads.explaining.scene import Scene, _seconds
 from heads.explaining.words import disagreements
-from heads.fitting.cross_validation import cross_validate
+from heads.fitting.cross_validation import cross_validate, open_stores
 from heads.fitting.saved import load_head
 from heads.models.network import HeadSizes, NetworkModel, build
 
@@ -220,14 +220,9 @@ def test_seconds_and_words_belong_to_the_modality_contributions_to_the_encoder(
     assert all(piece.attention is not None for piece in [*words_of, *view.groups["audio"].pieces])
     assert sum(piece.attention or 0 for piece in view.groups["audio"].pieces) == pytest.approx(1)
     # A text that is taken away is taken from both of its encoders, unless one of them is asked about.
-    scene = Scene(
-        here.profile,
-        here.manifest,
-        unit,
-        load_head(here.profile.head_path("several") / "model"),
-        Media(),
-        {"text": live, "tokens": tokens},
-    )
+    trained = load_head(here.profile.head_path("several") / "model")
+    stores = open_stores(here.profile, trained.settings)
+    scene = Scene(here.profile, here.manifest, unit, trained, stores, Media(), {"text": live, "tokens": tokens})
     removal = scene.without_text({unit.unit_id: None})
     assert set(removal.arrays) == {("text", unit.unit_id), ("tokens", unit.unit_id)}
     assert set(scene.without_text({unit.unit_id: "so"}, only="tokens").arrays) == {("tokens", unit.unit_id)}
