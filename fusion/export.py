@@ -47,7 +47,9 @@ def main(
     if quantised:
         print("\n".join(quantised.markdown))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {len(about['graphs'])} graphs, {size / 2**20:.1f} MiB; try: python {folder}/predict.onnx.py --help")
+    print(
+        f"{folder}: {len(about['graphs'])} graphs, {size / 2**20:.1f} MiB; try: python {folder}/predict.onnx.py --help"
+    )
 
 
 def _import(library: str) -> None:

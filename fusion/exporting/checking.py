@@ -158,12 +158,14 @@ def features(bundle: Bundle, given: Material) -> dict[str, Any]:
     return found
 
 
-def answers(stack: Stack, units: Sequence[dict[str, Any]], sources: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def answers(
+    stack: Stack, units: Sequence[dict[str, Any]], sources: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Log-probabilities by graph, and fused, of units in batches."""
     parts = [stack.log_p(units[i : i + BATCH], sources) for i in range(0, len(units), BATCH)]
-    return {
-        path: np.concatenate([said[path] for said, _ in parts]) for path in parts[0][0]
-    }, np.concatenate([fused for _, fused in parts])
+    return {path: np.concatenate([said[path] for said, _ in parts]) for path in parts[0][0]}, np.concatenate(
+        [fused for _, fused in parts]
+    )
 
 
 def largest_difference(p: np.ndarray, other: np.ndarray, what: str) -> float:

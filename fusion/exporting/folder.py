@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cache import claimed, publish_folder
-
 from fusion.exporting import checking, standalone
 from fusion.exporting.quantising import Table, quantise, table
 from fusion.exporting.strategies import export_fusion
@@ -75,7 +74,7 @@ def _write_graphs(bundle: Bundle, fresh: Path) -> dict[str, dict[str, Any]]:
             "fields": {field: {"is": field, "categories": words} for field, words in made.words.items()},
             "context_clips": head.settings.context_clips,
             "temperature": head.temperature,
-            "terms": terms,
+            **({"terms": terms, "counts": f"{head.name}_counts"} if terms else {}),
             "left_to_the_caller": made.left_out,
             "made_of": {"folder": path.removesuffix(".onnx"), "sha256": _digest(head.folder / "head.json")},
         }

@@ -1,7 +1,7 @@
 """Fitted fusions as ONNX graphs, computed in float64 as they were fitted.
 
-Inputs: the logits (batch, classes) of each head by its name, of each baseline as baseline_HEAD, NaN where one is absent,
-and where the fusion reads metadata itself, the ids (batch,) of each field as meta_FIELD. Of a fusion of heads that are
+Inputs: the logits (batch, classes) of each head by its name, of each baseline as baseline_HEAD, NaN where one is
+absent, and where the fusion reads metadata itself, the ids (batch,) of each field as meta_FIELD. Of a fusion of heads that are
 centred per speaker also sums (batch, heads, classes) and counts (batch, heads): what is known of each unit's speaker,
 this unit among it. Outputs: logits, the fused log-probabilities, and p_CLASS; NaN where no head says anything.
 """
@@ -55,9 +55,7 @@ def export_fusion(
     """
     g, n_classes = Graph(), len(classes)
     inputs = [g.input(name, np.float32, ["batch", n_classes]).to(np.float64) for name in heads]
-    alone = {
-        name: g.input(f"baseline_{name}", np.float32, ["batch", n_classes]).to(np.float64) for name in baselines
-    }
+    alone = {name: g.input(f"baseline_{name}", np.float32, ["batch", n_classes]).to(np.float64) for name in baselines}
     words = categories(fitted)
     fields = {name: g.input(f"meta_{name}", np.int64, ["batch"]) for name in words}
     raw = g.concat([each.unsqueeze(1) for each in inputs], 1)
@@ -132,7 +130,8 @@ def _fused(fitted: Fitted, heard: Heard) -> Value:
         return (total / len(members)).log_softmax()
     name = type(fitted).__name__.removeprefix("Fitted").lower()
     raise UserError(
-        f"fusion: the strategy {name} cannot be exported: fuse with another one: python fusion/stack.py --strategy weighted"
+        f"fusion: the strategy {name} cannot be exported: fuse with another one: "
+        "python fusion/stack.py --strategy weighted"
     )
 
 

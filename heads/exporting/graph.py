@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 OPSET, TREE_OPSET, IR = 23, 5, 11  # what onnxruntime 1.23 and later run; trees with sets came with ai.onnx.ml 5
+EXACT = "exact"  # label of products that are not quantised
 BOOL, INT = np.dtype(bool), np.dtype(np.int64)
 
 
@@ -94,9 +95,7 @@ class Value:
         return self.graph.op("Where", self, known._of(those), known._of(others), dtype=known.dtype)
 
     def slice(self, axis: int, start: int, stop: int) -> "Value":
-        return self.graph.op(
-            "Slice", self, self.graph.ints(start), self.graph.ints(stop), self.graph.ints(axis)
-        )
+        return self.graph.op("Slice", self, self.graph.ints(start), self.graph.ints(stop), self.graph.ints(axis))
 
     def take(self, places: "Value") -> "Value":
         """(batch, n, ...) at places (batch, k) -> (batch, k, ...)."""
@@ -150,15 +149,26 @@ class Graph:
     def ints(self, *values: int) -> Value:
         return self.constant(np.array(values, dtype=np.int64))
 
-    def op(self, kind: str, *inputs: Value | None, dtype: Any = None, domain: str = "", **attributes: Any) -> Value:
-        """A node's first output; its type is that of the first input unless it is named."""
+    def op(
+        self,
+        kind: str,
+        *inputs: Value,
+        dtype: Any = None,
+        domain: str = "",
+        label: str | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """A node's first output; its type is that of the first input unless it is named.
+
+        Args:
+            label: what the node's name begins with.
+        """
         from onnx import helper
 
-        name = f"{kind}{len(self._nodes)}"
-        names = [each.name if each is not None else "" for each in inputs]
+        name = f"{label or kind}{len(self._nodes)}"
+        names = [each.name for each in inputs]
         self._nodes.append(helper.make_node(kind, names, [name], name=name, domain=domain, **attributes))
-        first = next(each for each in inputs if each is not None)
-        return Value(self, name, np.dtype(dtype or first.dtype))
+        return Value(self, name, np.dtype(dtype or inputs[0].dtype))
 
     def arange(self, size: Value) -> Value:
         """0 to ``size`` (1,) int64, without it."""

@@ -1,12 +1,13 @@
 """A trained head as one ONNX graph: all its folds' models, their average, and what it says calibrated.
 
 Inputs, of ``batch`` units of up to ``clips`` clips, those that the head reads: for each encoder ENCODER (batch, clips,
-time, dim) and ENCODER_lengths (batch, clips), 0 where a clip has none; attention_mask (batch, clips), 1 where there is a
-clip, the labelled one last; roles and speakers (batch, clips); an id (batch,) for each metadata field; of bags of words
+time, dim) and ENCODER_lengths (batch, clips), 0 where a clip has none; attention_mask (batch, clips), 1 where there is
+a clip, the labelled one last; roles and speakers (batch, clips); an id (batch,) for each metadata field; of bags of words
 HEAD_counts (batch, terms) and text_given (batch,). Outputs: logits, the log-probabilities as the fusion reads them, and
 p_CLASS, calibrated; NaN where the head finds nothing to read.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from configs import UserError
 from heads.data.batches import ROLES
 from heads.exporting.graph import Graph, Value
 from heads.exporting.networks import network_logits
-from heads.exporting.units import FIRST, UNSEEN, Units
+from heads.exporting.units import UNSEEN, Units
 from heads.fitting.saved import TrainedHead
 from heads.models.network import NetworkModel, clip_encoders
 
@@ -31,7 +32,9 @@ class ExportedHead:
     inputs: list[str]
     dims: dict[str, int]  # width of each input of features
     words: dict[str, list[str]]  # field: the categories that its ids from FIRST on mean
-    terms: list[dict[str, Any]]  # of a bag of words: which text, how it is cut, and the terms, in the order of the counts
+    terms: list[
+        dict[str, Any]
+    ]  # of a bag of words: which text, how it is cut, and the terms, in the order of the counts
     left_out: list[str]  # what whoever calls it has to do
 
 
@@ -54,7 +57,9 @@ def export_head(head: TrainedHead, name: str, temperature: float, dims: dict[str
     if settings.stores:
         frames = {
             each: (
-                g.input(_source(each, settings.standardise), np.float32, ["batch", "clips", f"{each}_time", dims[each]]),
+                g.input(
+                    _source(each, settings.standardise), np.float32, ["batch", "clips", f"{each}_time", dims[each]]
+                ),
                 g.input(f"{_source(each, settings.standardise)}_lengths", np.int64, ["batch", "clips"]),
             )
             for each in settings.stores
@@ -77,7 +82,7 @@ def export_head(head: TrainedHead, name: str, temperature: float, dims: dict[str
         counts = g.input(f"{name}_counts", np.float32, ["batch", sum(map(len, found.values()))])
         present = g.input(TEXT, np.bool_, ["batch"])
         log_p = [[bag_log_p(model, units, counts, found) for model in fold] for fold in head.models]  # type: ignore[arg-type]
-        terms = [{"text": column, "cut": way, "terms": each} for (column, way), each in found.items()]
+        terms = [{"text": column, "cut": json.loads(way), "terms": each} for (column, way), each in found.items()]
         left_out.append("cut texts into terms and count them, as predict.onnx.py does")
     else:
         log_p = [[_log_p(model, units) for model in fold] for fold in head.models]
@@ -158,8 +163,8 @@ def _refuse(head: TrainedHead, name: str) -> None:
     for model in (model for fold in head.models for model in fold):
         if isinstance(model, NetworkModel) and any(e.tail is not None for e in clip_encoders(model.network).values()):
             raise UserError(
-                f"head {name}: holds layers of its encoder ({', '.join(head.settings.fine_tune)}: fine_tune), which are "
-                "not exported: leave it out with fusion.heads and fuse again, or train it without fine_tune"
+                f"head {name}: holds layers of its encoder ({', '.join(head.settings.fine_tune)}: fine_tune), which "
+                "are not exported: leave it out with fusion.heads and fuse again, or train it without fine_tune"
             )
     taken = {MASK, ROLES_, SPEAKERS, TEXT, *(f"{each}_lengths" for each in head.settings.stores)}
     clash = taken.union(head.settings.stores) & set(head.settings.metadata) or taken & set(head.settings.stores)

@@ -31,7 +31,8 @@ def network_logits(model: NetworkModel, units: Units) -> Value:
 
 def _conversation(module: Conversation, units: Units) -> Value:
     g, mask = units.graph, units.mask
-    assert mask is not None and units.roles is not None
+    assert mask is not None
+    assert units.roles is not None
     encoded = [_clip_encoder(each, units)[0].squeeze(1) for each in _values(module.modalities)]
     joined = _linear(module.join, g.concat(encoded, 1)).reshape(mask.size(0), mask.size(1), -1)
     if module.transformer is not None:
@@ -45,7 +46,8 @@ def _conversation(module: Conversation, units: Units) -> Value:
 
 def _cross_modal(module: CrossModalHead, units: Units, fields: Value | None) -> Value:
     g, mask = units.graph, units.mask
-    assert mask is not None and units.roles is not None
+    assert mask is not None
+    assert units.roles is not None
     streams = {name: _stream(stream, units) for name, stream in module.modalities.items()}
     pooled = []
     for name, (states, _, members) in streams.items():
@@ -63,7 +65,8 @@ def _cross_modal(module: CrossModalHead, units: Units, fields: Value | None) -> 
 
 def _stream(module: ModalityStream, units: Units) -> tuple[Value, Value, Value]:
     g, mask = units.graph, units.mask
-    assert mask is not None and units.roles is not None
+    assert mask is not None
+    assert units.roles is not None
     n_parts = module.clips.segments
     vectors, present = _clip_encoder(module.clips, units)  # (clips, parts, hidden), (clips, parts)
     roles = _lookup(module.role, units.roles).reshape(-1, 1, module.role.embedding_dim)
@@ -85,7 +88,9 @@ def _stream(module: ModalityStream, units: Units) -> tuple[Value, Value, Value]:
 
 def _transformer(module: ClipTransformer, clips: Value, units: Units) -> Value:
     g, mask = units.graph, units.mask
-    assert mask is not None and units.roles is not None and units.speakers is not None
+    assert mask is not None
+    assert units.roles is not None
+    assert units.speakers is not None
     steps = g.arange(units.size)
     labelled = units.speakers.take(units.last)
     seen = units.speakers.equals(labelled).where(g.constant(np.array(SAME)), g.constant(np.array(OTHER)))

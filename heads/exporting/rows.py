@@ -1,4 +1,4 @@
-"""Linear heads, boosted trees and bags of words written as graphs, from a unit's time steps, ids and counts of terms."""
+"""Linear heads, boosted trees and bags of words written as graphs, from time steps, ids and counts of terms."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heads.exporting.graph import Graph, Value
+from heads.exporting.graph import EXACT, Value
 from heads.exporting.units import Units, seen_steps
 from heads.models.bag_of_words import BagModel
 from heads.models.boosted import BoostedModel
@@ -33,12 +33,13 @@ def moments(units: Units, name: str, view: str) -> Moments:
     clips = own if view == OWN else spoken & ~own if view == BEFORE else spoken
     those = steps & clips.unsqueeze(2)
     values = those.unsqueeze(3).where(values, 0).reshape(0, -1, values.size(3))  # (batch, places * time, dim)
-    chosen = those.reshape(those.size(0), 1, -1).to(np.float32)
-    counts = chosen.sum(2, keep=True)  # (batch, 1, 1)
-    mean = chosen @ values / counts
-    distances = values - mean
-    deviation = (chosen @ (distances * distances) / counts).unary("Sqrt")
-    return Moments(counts.squeeze(2), mean.squeeze(1), deviation.squeeze(1))
+    steps = those.reshape(those.size(0), -1, 1)
+    counts = steps.to(np.float32).sum(1)  # (batch, 1)
+    # Summed up one after another, as in training: a value that a tree splits at stays on its side.
+    mean = values.sum(1) / counts
+    distances = steps.where(values - mean.unsqueeze(1), 0)
+    variance = (distances * distances).sum(1).to(np.float64) / counts.to(np.float64)
+    return Moments(counts, mean, variance.unary("Sqrt").to(np.float32))
 
 
 # --- linear ---
@@ -65,7 +66,7 @@ def linear_log_p(model: LinearModel, units: Units) -> Value:
                 raw = raw if scaler.span is None else raw.slice(1, *scaler.span)
         scaled = (raw - scaler.mean) / scaler.scale
         columns.append(scaled.unary("IsNaN", dtype=bool).where(0, scaled))
-    logits = g.concat(columns, 1) @ model.weights + model.intercepts
+    logits = _product(g.concat(columns, 1), model.weights) + model.intercepts
     return spread(logits.softmax(), model.classes, model.n_classes)
 
 
@@ -75,6 +76,11 @@ def spread(p: Value, classes: Sequence[int], n_classes: int) -> Value:
         p = p @ np.eye(n_classes, dtype=np.float32)[list(classes)]
     full = p.graph.op("Max", p, p.graph.constant(np.float32(SMALLEST_PROBABILITY)))
     return (full / full.sum(1, keep=True)).unary("Log")
+
+
+def _product(columns: Value, weights: np.ndarray) -> Value:
+    """Of columns without bounds: where one value in thousands is far out, eight bits leave nothing of the others."""
+    return columns.graph.op("MatMul", columns, columns.graph.constant(weights), label=EXACT)
 
 
 # --- trees ---
@@ -222,7 +228,9 @@ def bag_log_p(model: BagModel, units: Units, counts: Value, terms: Terms) -> Val
         own = sorted(vectoriser.vocabulary_, key=vectoriser.vocabulary_.__getitem__)
         chosen = np.array([places[column, cut(vectoriser)][word] for word in own], np.int64)
         found = g.op("Gather", counts, g.constant(chosen), axis=1)
-        found = (found > 0).where(g.op("Max", found, g.constant(np.float32(1))).unary("Log") + 1, g.constant(np.float32(0)))
+        found = (found > 0).where(
+            g.op("Max", found, g.constant(np.float32(1))).unary("Log") + 1, g.constant(np.float32(0))
+        )
         found = found * vectoriser.idf_.astype(np.float32)
         return _normed(found) if vectoriser.norm == "l2" else found
 
@@ -235,7 +243,7 @@ def bag_log_p(model: BagModel, units: Units, counts: Value, terms: Terms) -> Val
     weights, bias = classifier.coef_.T.astype(np.float32), classifier.intercept_.astype(np.float32)
     if len(classifier.classes_) == 2:  # scikit-learn keeps the second one's alone
         weights, bias = np.c_[0 * weights, weights], np.r_[np.float32(0), bias]
-    logits = g.concat(columns, 1) @ np.ascontiguousarray(weights) + bias
+    logits = _product(g.concat(columns, 1), np.ascontiguousarray(weights)) + bias
     return spread(logits.softmax(), classifier.classes_.tolist(), model.n_classes)
 
 

@@ -52,7 +52,9 @@ class Units:
         assert self.roles is not None
         return replace(
             self,
-            frames={name: (values.take(places), lengths.take(places)) for name, (values, lengths) in self.frames.items()},
+            frames={
+                name: (values.take(places), lengths.take(places)) for name, (values, lengths) in self.frames.items()
+            },
             mask=steps < seen,
             roles=self.roles.take(places),
             speakers=self.speakers.take(places) if self.speakers is not None else None,
@@ -60,14 +62,16 @@ class Units:
 
     def ids(self, field: str, known: Sequence[str], missing: int, first: int) -> Value:
         """A field's ids (batch,) as one model numbers its own categories, from ``first`` on."""
-        assert self.fields is not None and self.words is not None
+        assert self.fields is not None
+        assert self.words is not None
         places = {word: number for number, word in enumerate(known, start=first)}
         table = np.array([missing] * FIRST + [places.get(word, missing) for word in self.words[field]], np.int64)
         return self.graph.op("Gather", self.graph.constant(table), self.fields[field], axis=0)
 
     def spoken(self) -> Value:
         """(batch, places) which clips are the unit's own or its speaker's before it: not the others'."""
-        assert self.mask is not None and self.roles is not None
+        assert self.mask is not None
+        assert self.roles is not None
         by_others = self.roles.equals(OTHER_ROLES[0]) | self.roles.equals(OTHER_ROLES[1])
         return self.mask & (~by_others | self.graph.arange(self.size).equals(self.last))
 
