@@ -13,7 +13,7 @@ from typing import Any
 OF_A_PROFILE = (
     *("configs/show", "extract/manifest", "extract/run"),
     *("heads/inputs", "heads/pretrain", "heads/train", "heads/search", "heads/layers"),
-    *("fusion/stack", "fusion/audit", "fusion/bundle"),
+    *("fusion/stack", "fusion/audit", "fusion/bundle", "fusion/export"),
     *("cache/ingest", "cache/map"),
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")

@@ -46,6 +46,7 @@ BELOW = {
         *("configs", "cache", "extract"),
         *("heads.metrics", "heads.pictures", "heads.data", "heads.models", "heads.fitting"),
     ],
+    "heads.exporting": ["configs", "heads.data", "heads.models", "heads.fitting"],
     "heads.mapping": ["configs", "cache", "cache.remote", "extract"],
     "heads.explaining": [
         *("configs", "cache", "extract"),
@@ -59,6 +60,7 @@ BELOW = {
     ],
     "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
+    "fusion.exporting": ["configs", "cache", "extract", "heads", "fusion.strategies", "fusion.tables", "fusion.serving"],
     "extract": ["configs", "cache", "extract"],
     "heads": ["configs", "cache", "extract", "heads"],
     "fusion": ["configs", "cache", "extract", "heads", "fusion"],
@@ -100,6 +102,10 @@ DOORS = {
         "heads.data.folds",
         "heads.data.standardised",  # new clips are centred as those of training
         "heads.models.presence",
+        "heads.exporting.graph",  # fusions are written as graphs, too
+        "heads.exporting.head",
+        "heads.exporting.rows",
+        "heads.exporting.units",
         "heads.fitting.coverage",
         "heads.fitting.cross_validation",
         "heads.fitting.outputs",

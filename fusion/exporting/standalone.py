@@ -5,7 +5,7 @@
 FEATURES is a folder with ENCODER.npz (clip id: array (time, dim)) or ENCODER/CLIP.npy for each encoder. Each clip is a
 unit by itself unless there is a units.json, a list of
     {"unit": "u1", "clips": [{"id": "c1", "role": "speaker", "speaker": "anna", "text": "Hello"}, ...], "topic": "work"}
-whose last clip is the labelled one; all but unit, clips and id may be left out. Printed is a line of JSON for each unit.
+whose last clip is the labelled one; all but unit, clips and id may be left out. Prints a line of JSON a unit.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -14,13 +14,12 @@ import json
 import re
 import sys
 import unicodedata
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-
-VARIANTS = re.compile(r"[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")  # of an emoji
 
 
 class Stack:
@@ -34,15 +33,9 @@ class Stack:
             self.sessions[path] = onnxruntime.InferenceSession(str(place), providers=["CPUExecutionProvider"])
 
     def log_p(self, units, features):
-        """Log-probabilities (units, classes): of each head by its graph, and fused; NaN where there is nothing.
-
-        features: the name of an input: clip id: array (time, dim).
-        """
-        said = {
-            path: self.sessions[path].run(["logits"], self.feed(graph, units, features))[0]
-            for path, graph in self.graphs.items()
-            if graph["is"] != "fusion"
-        }
+        """Log-probabilities (units, classes) of each head, and fused; NaN where it finds nothing to read."""
+        feeds = {p: self.feed(g, units, features) for p, g in self.graphs.items() if g["is"] != "fusion"}
+        said = {path: self.sessions[path].run(["logits"], feed)[0] for path, feed in feeds.items()}
         inputs = {self.graphs[path]["as"]: logits for path, logits in said.items()}
         inputs |= ids_of(self.graphs["fusion.onnx"], units)
         fused = self.sessions["fusion.onnx"].run(["logits"], inputs)[0]
@@ -65,25 +58,32 @@ class Stack:
             given = {name: values for name, values in given.items() if name in about["inputs"]}
             fused[:] = self.sessions["fusion_speakers.onnx"].run(["logits"], given)[0][0]
 
+    def shown(self, log_p):
+        return None if np.isnan(log_p).any() else dict(zip(self.about["classes"], np.exp(log_p).tolist(), strict=True))
+
     def feed(self, graph, units, features):
         """The inputs of a head's graph, padded on the right."""
         clips, given = [unit["clips"] for unit in units], ids_of(graph, units)
         shape = len(units), max(map(len, clips))
+
+        def padded(rows):
+            return np.array([[*row, *[0] * (shape[1] - len(row))] for row in rows], np.int64)
+
         if "attention_mask" in graph["inputs"]:
             roles = {role: number for number, role in enumerate(self.about["roles"], start=1)}
-            given["attention_mask"] = padded(shape, [[1] * len(each) for each in clips])
-            given["roles"] = padded(shape, [[roles.get(clip.get("role"), 0) for clip in each] for each in clips])
+            given["attention_mask"] = padded([[1] * len(each) for each in clips])
+            given["roles"] = padded([[roles.get(clip.get("role"), 0) for clip in each] for each in clips])
         if "speakers" in graph["inputs"]:
             people = [[clip.get("speaker") for clip in each] for each in clips]
             numbers = {name: n for n, name in enumerate(dict.fromkeys([None, *chain(*people)]))}
-            given["speakers"] = padded(shape, [[numbers[name] for name in each] for each in people])
+            given["speakers"] = padded([[numbers[name] for name in each] for each in people])
         for name, dim in graph["dims"].items():
             found = features.get(name, {})
             arrays = [[found[c["id"]] if c["id"] in found else np.empty((0, dim)) for c in each] for each in clips]
             for array in chain(*arrays):
                 if array.ndim != 2 or array.shape[1] != dim:
                     raise SystemExit(f"{name}: an array of the shape {array.shape}: a clip's are (time, {dim})")
-            lengths = given[f"{name}_lengths"] = padded(shape, [[len(a) for a in each] for each in arrays])
+            lengths = given[f"{name}_lengths"] = padded([[len(a) for a in each] for each in arrays])
             values = given[name] = np.zeros((*shape, max(1, lengths.max()), dim), np.float32)
             for i, each in enumerate(arrays):
                 for k, array in enumerate(each):
@@ -107,32 +107,24 @@ def ids_of(graph, units):
     return found
 
 
-def padded(shape, rows):
-    return np.array([[*row, *[0] * (shape[1] - len(row))] for row in rows], np.int64)
-
-
 def counted(clips, parts):
     """How often each term stands in a unit's texts: all, the speaker's with the situation, the labelled clip's."""
-    said = [VARIANTS.sub("", unicodedata.normalize("NFKC", clip.get("text") or "")) for clip in clips]
+    said = [
+        re.sub("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]", "", unicodedata.normalize("NFKC", clip.get("text") or ""))
+        for clip in clips
+    ]
     own = [text for text, clip in zip(said, clips, strict=False) if clip.get("role") in ("speaker", "context")]
     texts = ["\n".join(filter(None, said)), "\n".join(filter(None, own)), said[-1]]
     counts = []
     for part in parts:
-        terms = cut(texts[part["text"]].lower(), *(part["cut"][name] for name in ("analyzer", "ngrams", "pattern")))
-        numbers = dict.fromkeys(part["terms"], 0)
-        for term in filter(numbers.__contains__, terms):
-            numbers[term] += 1
-        counts += numbers.values()
+        text, how, numbers = texts[part["text"]].lower(), part["cut"], Counter()
+        sizes = range(how["ngrams"][0], how["ngrams"][1] + 1)
+        tokens = re.findall(how["pattern"], text) if how["analyzer"] == "word" else []
+        numbers.update(" ".join(tokens[i : i + n]) for n in sizes for i in range(len(tokens) - n + 1))
+        words = [f" {word} " for word in text.split()] if how["analyzer"] != "word" else []  # letters, ends among them
+        numbers.update(word[i : i + n] for word in words for n in sizes for i in range(len(word) - n + 1))
+        counts += [numbers[term] for term in part["terms"]]
     return counts
-
-
-def cut(text, analyzer, ngrams, pattern):
-    sizes = range(ngrams[0], ngrams[1] + 1)
-    if analyzer == "word":
-        tokens = re.findall(pattern, text)
-        return [" ".join(tokens[i : i + n]) for n in sizes for i in range(len(tokens) - n + 1)]
-    words = [f" {word} " for word in text.split()]  # letters of a word, its ends among them
-    return [word[i : i + n] for word in words for n in sizes for i in range(len(word) - n + 1)]
 
 
 def main():
@@ -147,21 +139,16 @@ def main():
     for path in sorted(given.features.glob("*/*.npy")):
         features.setdefault(path.parent.name, {})[path.stem] = np.load(path)
     stack, described = Stack(Path(__file__).parent, given.int8), given.features / "units.json"
-    units = [
-        {"unit": clip, "clips": [{"id": clip, "role": "speaker"}]} for clip in sorted(set().union(*features.values()))
-    ]
+    clips = sorted(set().union(*features.values()))
+    units = [{"unit": clip, "clips": [{"id": clip, "role": "speaker"}]} for clip in clips]
     units = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else units
     metadata, silent = dict(pair.partition("=")[::2] for pair in given.metadata), 0
     for unit in units:
         said, fused = stack.log_p([metadata | unit], features)
-        both = {path.removesuffix(".onnx"): logits[0] for path, logits in (said | {"": fused}).items()}
-        p = {
-            k: None if np.isnan(v).any() else dict(zip(stack.about["classes"], np.exp(v).tolist(), strict=False))
-            for k, v in both.items()
-        }
-        own = p.pop("")
-        answer = {"unit": unit["unit"], "prediction": own and max(own, key=own.get), "probabilities": own, "heads": p}
-        print(json.dumps(answer, ensure_ascii=False))
+        heads = {path.removesuffix(".onnx"): stack.shown(logits[0]) for path, logits in said.items()}
+        own = stack.shown(fused[0])
+        answer = {"unit": unit["unit"], "prediction": own and max(own, key=own.get), "probabilities": own}
+        print(json.dumps(answer | {"heads": heads}, ensure_ascii=False))
         silent += own is None
     if silent or not units:
         sys.exit(f"{silent} of {len(units)} units could not be answered: no head found anything to read")

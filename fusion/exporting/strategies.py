@@ -1,9 +1,9 @@
 """Fitted fusions as ONNX graphs, computed in float64 as they were fitted.
 
 Inputs: the logits (batch, classes) of each head by its name, of each baseline as baseline_HEAD, NaN where one is
-absent, and where the fusion reads metadata itself, the ids (batch,) of each field as meta_FIELD. Of a fusion of heads that are
-centred per speaker also sums (batch, heads, classes) and counts (batch, heads): what is known of each unit's speaker,
-this unit among it. Outputs: logits, the fused log-probabilities, and p_CLASS; NaN where no head says anything.
+absent, and where the fusion reads metadata itself, the ids (batch,) of each field as meta_FIELD. Of a fusion of heads
+that are centred per speaker also sums (batch, heads, classes) and counts (batch, heads): what is known of each unit's
+speaker, this unit among it. Outputs: logits, the fused log-probabilities, and p_CLASS; NaN where no head speaks.
 """
 
 import json
@@ -142,7 +142,7 @@ def _attended(fitted: FittedAttention, heard: Heard) -> Value:
     log_p = _log(p)
     floored = g.op("Max", log_p, g.constant(np.float64(SMALLEST)))
     entropy = (p * floored).sum(2, keep=True) / float(np.log(heard.n_classes))
-    best = g.op("TopK", p, g.ints(2), axis=2)
+    best = g.op("TopK", p, g.ints(2), axis=2, more=1)
     margin = best.slice(2, 0, 1) - best.slice(2, 1, 2)
     sure = g.concat([entropy + 1, margin], 2) * heard.weight
     parts = [scores, sure.reshape(sure.size(0), -1), heard.present.to(np.float64)]

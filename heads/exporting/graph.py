@@ -156,18 +156,24 @@ class Graph:
         dtype: Any = None,
         domain: str = "",
         label: str | None = None,
+        more: int = 0,
         **attributes: Any,
     ) -> Value:
         """A node's first output; its type is that of the first input unless it is named.
 
         Args:
             label: what the node's name begins with.
+            more: outputs that it has and nobody reads.
         """
         from onnx import helper
 
         name = f"{label or kind}{len(self._nodes)}"
         names = [each.name for each in inputs]
-        self._nodes.append(helper.make_node(kind, names, [name], name=name, domain=domain, **attributes))
+        self._nodes.append(
+            helper.make_node(
+                kind, names, [name, *(f"{name}.{i}" for i in range(more))], name=name, domain=domain, **attributes
+            )
+        )
         return Value(self, name, np.dtype(dtype or inputs[0].dtype))
 
     def arange(self, size: Value) -> Value:

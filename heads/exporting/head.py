@@ -2,9 +2,9 @@
 
 Inputs, of ``batch`` units of up to ``clips`` clips, those that the head reads: for each encoder ENCODER (batch, clips,
 time, dim) and ENCODER_lengths (batch, clips), 0 where a clip has none; attention_mask (batch, clips), 1 where there is
-a clip, the labelled one last; roles and speakers (batch, clips); an id (batch,) for each metadata field; of bags of words
-HEAD_counts (batch, terms) and text_given (batch,). Outputs: logits, the log-probabilities as the fusion reads them, and
-p_CLASS, calibrated; NaN where the head finds nothing to read.
+a clip, the labelled one last; roles and speakers (batch, clips); an id (batch,) for each metadata field; of bags of
+words HEAD_counts (batch, terms) and text_given (batch,). Outputs: logits, the log-probabilities as the fusion reads
+them, and p_CLASS, calibrated; NaN where the head finds nothing to read.
 """
 
 import json
@@ -22,7 +22,7 @@ from heads.exporting.units import UNSEEN, Units
 from heads.fitting.saved import TrainedHead
 from heads.models.network import NetworkModel, clip_encoders
 
-__all__ = ["ROLES", "UNSEEN", "ExportedHead", "export_head"]
+__all__ = ["ROLES", "ExportedHead", "export_head", "say"]
 MASK, ROLES_, SPEAKERS, TEXT = "attention_mask", "roles", "speakers", "text_given"
 
 
@@ -31,7 +31,7 @@ class ExportedHead:
     model: bytes
     inputs: list[str]
     dims: dict[str, int]  # width of each input of features
-    words: dict[str, list[str]]  # field: the categories that its ids from FIRST on mean
+    words: dict[str, list[str]]  # field: the categories that its ids from units.FIRST on mean
     terms: list[
         dict[str, Any]
     ]  # of a bag of words: which text, how it is cut, and the terms, in the order of the counts
@@ -73,7 +73,6 @@ def export_head(head: TrainedHead, name: str, temperature: float, dims: dict[str
     fields = list(dict.fromkeys([*settings.metadata, *words]))
     given = {field: g.input(field, np.int64, ["batch"]) for field in fields}
     units = Units(g, units.frames, units.mask, units.roles, units.speakers, given, words).within(settings.context_clips)
-    present = _present(head, units)
     terms: list[dict[str, Any]] = []
     if settings.kind == "bag_of_words":
         from heads.exporting.rows import bag_log_p, terms_of
@@ -85,6 +84,7 @@ def export_head(head: TrainedHead, name: str, temperature: float, dims: dict[str
         terms = [{"text": column, "cut": json.loads(way), "terms": each} for (column, way), each in found.items()]
         left_out.append("cut texts into terms and count them, as predict.onnx.py does")
     else:
+        present = _present(head, units)
         log_p = [[_log_p(model, units) for model in fold] for fold in head.models]
     averaged = _average([_average(fold) for fold in log_p])
     logits = present.unsqueeze(1).where(averaged, np.nan)
@@ -132,8 +132,6 @@ def _present(head: TrainedHead, units: Units) -> Value:
         found.append(((units.frames[name][1] > 0) & seen).any(1))
     assert units.fields is not None
     found += [units.fields[field] > 0 for field in head.settings.metadata]
-    if not found:  # a bag of words: whoever calls it says so
-        return units.graph.constant(np.array([True]))
     result = found[0]
     for each in found[1:]:
         result = result | each
