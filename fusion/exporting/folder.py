@@ -73,6 +73,7 @@ def _write_graphs(bundle: Bundle, fresh: Path) -> dict[str, dict[str, Any]]:
             "dims": made.dims,
             "fields": {field: {"is": field, "categories": words} for field, words in made.words.items()},
             "context_clips": head.settings.context_clips,
+            "first": _first(head.settings.context_clips),
             "temperature": head.temperature,
             **({"terms": terms, "counts": f"{head.name}_counts"} if terms else {}),
             "left_to_the_caller": made.left_out,
@@ -88,6 +89,11 @@ def _write_graphs(bundle: Bundle, fresh: Path) -> dict[str, dict[str, Any]]:
         graph["outputs"] = ["logits", *(f"p_{name}" for name in bundle.classes)]
         graph["sha256"] = _digest(fresh / path)
     return graphs
+
+
+def _first(context_clips: int | None) -> int:
+    """Of a unit's clips the first that is seen, as an index."""
+    return 0 if context_clips is None else -1 - context_clips
 
 
 def _write_fusion(bundle: Bundle, path: Path, people: People | None) -> dict[str, Any]:

@@ -79,6 +79,8 @@ def table(bundle: Bundle, folder: Path, given: checking.Material) -> Table:
         feed = stacks[0].feed(stacks[0].graphs[path], units[: checking.BATCH], sources)
         times = _times([stack.sessions[path] for stack in stacks], feed)
         small = folder / INT8 / path
+        if not small.is_file():
+            times[1] = times[0]
         sizes = [place.stat().st_size for place in (folder / path, small if small.is_file() else folder / path)]
         rows.append(_row(path, sizes, times, [said[path] for said, _ in both], labels, groups, bundle, given.labelled))
     total = [sum(row[name] for row in rows) for name in ("bytes", "int8_bytes", "seconds", "int8_seconds")]

@@ -8,7 +8,7 @@ unit by itself unless there is a units.json, a list of
 whose last clip is the labelled one; all but unit, clips and id may be left out. Prints a line of JSON a unit.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs
 import argparse
 import json
 import re
@@ -44,8 +44,7 @@ class Stack:
                 self.centre(unit["clips"][-1]["speaker"], {k: v[i : i + 1] for k, v in inputs.items()}, fused[i])
         return said, fused
 
-    def centre(self, speaker, inputs, fused):
-        """Where a unit's speaker is known by now, the answer of the fusion of centred heads takes the place."""
+    def centre(self, speaker, inputs, fused):  # whoever is known by now is answered by the fusion of centred heads
         about = self.graphs["fusion_speakers.onnx"]
         rows = np.concatenate([inputs[name] for name in about["heads"]]).astype(float)
         there = ~np.isnan(rows).any(axis=1)
@@ -80,19 +79,17 @@ class Stack:
         for name, dim in graph["dims"].items():
             found = features.get(name, {})
             arrays = [[found[c["id"]] if c["id"] in found else np.empty((0, dim)) for c in each] for each in clips]
-            for array in chain(*arrays):
-                if array.ndim != 2 or array.shape[1] != dim:
-                    raise SystemExit(f"{name}: an array of the shape {array.shape}: a clip's are (time, {dim})")
+            if wrong := [a.shape for a in chain(*arrays) if a.ndim != 2 or a.shape[1] != dim]:
+                sys.exit(f"{name}: an array of the shape {wrong[0]}: a clip's are (time, {dim})")
             lengths = given[f"{name}_lengths"] = padded([[len(a) for a in each] for each in arrays])
             values = given[name] = np.zeros((*shape, max(1, lengths.max()), dim), np.float32)
             for i, each in enumerate(arrays):
                 for k, array in enumerate(each):
                     values[i, k, : len(array)] = array
         if graph["is"] == "bag_of_words":
-            first = 0 if graph["context_clips"] is None else -1 - graph["context_clips"]
             parts = json.loads((self.folder / graph["terms"]).read_text(encoding="utf-8"))
-            given["text_given"] = np.array([any(clip.get("text") for clip in each[first:]) for each in clips])
-            given[graph["counts"]] = np.array([counted(each[first:], parts) for each in clips], np.float32)
+            given["text_given"] = np.array([any(clip.get("text") for clip in each[graph["first"] :]) for each in clips])
+            given[graph["counts"]] = np.array([counted(each[graph["first"] :], parts) for each in clips], np.float32)
         return given
 
 

@@ -33,10 +33,11 @@ class Predictor:
 
     Args:
         profile: the bundle's, with encoders' folders as they are on this machine.
-        device: for encoders; see :class:`extract.passes.live.LiveEncoder`.
+        device, precision: for encoders; see :class:`extract.passes.live.LiveEncoder`.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, device: str) -> None:
+    def __init__(self, bundle: Bundle, profile: Profile, device: str, precision: str | None = None) -> None:
+        self._precision = precision
         self._bundle, self._profile, self._device = bundle, profile, device
         self._fusion = bundle.fusion
         self.heads = bundle.heads + bundle.baselines
@@ -183,7 +184,9 @@ class Predictor:
 
     def _encoder(self, name: str) -> LiveEncoder:
         if name not in self._encoders:
-            loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device)
+            encoder = self._profile.encoders[name]
+            own = None if encoder.kind else self._precision  # a transform has no weights to round
+            loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device, own)
             self._encoders[name] = self._open.enter_context(loaded)
         return self._encoders[name]
 

@@ -18,7 +18,7 @@ from configs import UserError
 from heads.data.batches import ROLES
 from heads.exporting.graph import Graph, Value
 from heads.exporting.networks import network_logits
-from heads.exporting.units import UNSEEN, Units
+from heads.exporting.units import Units
 from heads.fitting.saved import TrainedHead
 from heads.models.network import NetworkModel, clip_encoders
 

@@ -20,7 +20,7 @@ from configs import UserError
 from configs.schema import Head
 from extract.corpora.manifest import make_manifest
 from fusion.exporting import checking
-from fusion.exporting.folder import write_onnx
+from fusion.exporting.folder import _first, write_onnx
 from fusion.exporting.standalone import Stack
 from fusion.exporting.strategies import export_fusion
 from fusion.serving.bundle import open_bundle
@@ -105,7 +105,7 @@ def fed(tmp_path: Path, made: Any, head: TrainedHead) -> tuple[Stack, dict[str, 
     (tmp_path / "terms.json").write_text(json.dumps(made.terms))
     fields = {name: {"is": name, "categories": words} for name, words in made.words.items()}
     graph = {"is": head.settings.kind, "inputs": made.inputs, "dims": made.dims, "fields": fields}
-    return stack, graph | {"context_clips": head.settings.context_clips, "terms": "terms.json", "counts": "h_counts"}
+    return stack, graph | {"first": _first(head.settings.context_clips), "terms": "terms.json", "counts": "h_counts"}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -236,6 +236,7 @@ def test_a_bundle_becomes_graphs_and_a_script_that_needs_no_torch(project: Path)
     found = [list(json.loads(line)["probabilities"].values()) for line in ran.stdout.splitlines()]
     np.testing.assert_allclose(found, np.exp(checking.expected(bundle, given).fused), atol=1e-4)
     assert len((out / "predict.onnx.py").read_text().splitlines()) < 150
+    assert "quantised.json" in (out / "SHA256SUMS").read_text()
 
 
 def test_the_same_bundle_gives_the_same_bytes_and_without_stores_is_compared_on_drawn_units(project: Path) -> None:
