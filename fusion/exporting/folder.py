@@ -20,10 +20,12 @@ from fusion.exporting.quantising import Table, quantise, table
 from fusion.exporting.strategies import export_fusion
 from fusion.serving.bundle import Bundle
 from fusion.strategies.speakers import FLOOR, HALF, People
+from heads.data.batches import LISTENER, SPEAKER
 from heads.exporting.graph import OPSET, TREE_OPSET
 from heads.exporting.head import ROLES, export_head
 
 FORMAT = 1
+PEOPLE = {SPEAKER: "speaker", LISTENER: "listener_id"}  # what units call them
 ABOUT, SCRIPT = "manifest.json", "predict.onnx.py"
 
 
@@ -71,7 +73,9 @@ def _write_graphs(bundle: Bundle, fresh: Path) -> dict[str, dict[str, Any]]:
             "as": head.name if number < len(bundle.heads) else f"baseline_{head.name}",
             "inputs": made.inputs,
             "dims": made.dims,
-            "fields": {field: {"is": field, "categories": words} for field, words in made.words.items()},
+            "fields": {
+                field: {"is": PEOPLE.get(field, field), "categories": words} for field, words in made.words.items()
+            },
             "context_clips": head.settings.context_clips,
             "first": _first(head.settings.context_clips),
             "temperature": head.temperature,

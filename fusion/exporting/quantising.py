@@ -115,7 +115,7 @@ def _row(
     bundle: Bundle,
     labelled: bool,
 ) -> dict[str, Any]:
-    there = np.flatnonzero(~np.isnan(log_p[0]).any(axis=1))
+    there = np.flatnonzero(~np.isnan(log_p[0]).any(axis=1)).tolist()
     p, small = (np.exp(each[there].astype(float)) for each in log_p)
     p, small = (each / each.sum(axis=1, keepdims=True) for each in (p, small))
     row = {

@@ -54,14 +54,12 @@ class Stack:
         others = np.maximum(counts - 1, 0)
         if there.any() and (others / (others + about["half"]))[there].min() >= 0.5:
             given = {**inputs, "sums": sums[None], "counts": counts[None]}
-            given = {name: values for name, values in given.items() if name in about["inputs"]}
             fused[:] = self.sessions["fusion_speakers.onnx"].run(["logits"], given)[0][0]
 
     def shown(self, log_p):
         return None if np.isnan(log_p).any() else dict(zip(self.about["classes"], np.exp(log_p).tolist(), strict=True))
 
     def feed(self, graph, units, features):
-        """The inputs of a head's graph, padded on the right."""
         clips, given = [unit["clips"] for unit in units], ids_of(graph, units)
         shape = len(units), max(map(len, clips))
 
@@ -98,23 +96,20 @@ def ids_of(graph, units):
     found = {}
     for name, field in graph["fields"].items():
         ids = {word: number for number, word in enumerate(field["categories"], start=2)}
-        key = {"listener identity": "listener_id"}.get(field["is"], field["is"])
-        values = [u["clips"][-1].get("speaker") if key == "speaker identity" else u.get(key) for u in units]
+        values = [(unit["clips"][-1] | unit).get(field["is"]) for unit in units]
         found[name] = np.array([0 if value is None else ids.get(value, 1) for value in values])
     return found
 
 
 def counted(clips, parts):
     """How often each term stands in a unit's texts: all, the speaker's with the situation, the labelled clip's."""
-    said = [
-        re.sub("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]", "", unicodedata.normalize("NFKC", clip.get("text") or ""))
-        for clip in clips
-    ]
+    said = [unicodedata.normalize("NFKC", clip.get("text") or "") for clip in clips]
+    said = [re.sub("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]", "", text) for text in said]
     own = [text for text, clip in zip(said, clips, strict=False) if clip.get("role") in ("speaker", "context")]
     texts = ["\n".join(filter(None, said)), "\n".join(filter(None, own)), said[-1]]
     counts = []
     for part in parts:
-        text, how, numbers = texts[part["text"]].lower(), part["cut"], Counter()
+        text, how, numbers = texts[part["text"]].lower(), part["cut"], Counter[str]()
         sizes = range(how["ngrams"][0], how["ngrams"][1] + 1)
         tokens = re.findall(how["pattern"], text) if how["analyzer"] == "word" else []
         numbers.update(" ".join(tokens[i : i + n]) for n in sizes for i in range(len(tokens) - n + 1))
@@ -125,19 +120,19 @@ def counted(clips, parts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("features", type=Path)
     parser.add_argument("--metadata", action="append", default=[], metavar="FIELD=VALUE", help="of all units")
     parser.add_argument("--int8", action="store_true", help="the quantised heads, where they were exported")
     given = parser.parse_args()
     if not given.features.is_dir():
-        sys.exit(f"{given.features}: no folder")
+        parser.error(f"{given.features}: no folder")
     features = {path.stem: dict(np.load(path)) for path in sorted(given.features.glob("*.npz"))}
     for path in sorted(given.features.glob("*/*.npy")):
         features.setdefault(path.parent.name, {})[path.stem] = np.load(path)
-    stack, described = Stack(Path(__file__).parent, given.int8), given.features / "units.json"
-    clips = sorted(set().union(*features.values()))
-    units = [{"unit": clip, "clips": [{"id": clip, "role": "speaker"}]} for clip in clips]
+    stack, units, described = Stack(Path(__file__).parent, given.int8), [], given.features / "units.json"
+    for clip in sorted(set().union(*features.values())):
+        units.append({"unit": clip, "clips": [{"id": clip, "role": "speaker"}]})
     units = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else units
     metadata, silent = dict(pair.partition("=")[::2] for pair in given.metadata), 0
     for unit in units:

@@ -137,10 +137,10 @@ class Graph:
         self._nodes.append(helper.make_node("Identity", [value.name], [name], name=f"out/{name}"))
         self._outputs.append(helper.make_tensor_value_info(name, _element(value.dtype), shape))
 
-    def constant(self, array: np.ndarray) -> Value:
+    def constant(self, array: np.ndarray | np.generic) -> Value:
         from onnx import numpy_helper
 
-        array = np.ascontiguousarray(array).reshape(np.shape(array))  # the former makes scalars vectors
+        array = np.ascontiguousarray(array).reshape(np.shape(array))  # it makes scalars vectors
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = numpy_helper.from_array(array, f"c{len(self._constants)}")

@@ -77,7 +77,7 @@ def export_head(head: TrainedHead, name: str, temperature: float, dims: dict[str
     if settings.kind == "bag_of_words":
         from heads.exporting.rows import bag_log_p, terms_of
 
-        found = terms_of(models)
+        found = terms_of(models)  # type: ignore[arg-type]
         counts = g.input(f"{name}_counts", np.float32, ["batch", sum(map(len, found.values()))])
         present = g.input(TEXT, np.bool_, ["batch"])
         log_p = [[bag_log_p(model, units, counts, found) for model in fold] for fold in head.models]  # type: ignore[arg-type]

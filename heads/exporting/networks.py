@@ -9,7 +9,7 @@ from heads.data.finer import ClassesOf
 from heads.exporting.graph import Graph, Value
 from heads.exporting.units import Units, seen_steps
 from heads.models import parts
-from heads.models.cross_modal import CrossModalHead, ModalityStream
+from heads.models.cross_modal import CrossModalHead
 from heads.models.network import NetworkModel
 from heads.models.sequence import Conversation
 from heads.models.transformer import OTHER, SAME, UNKNOWN, ClipTransformer, RotaryAttention
@@ -21,8 +21,8 @@ def network_logits(model: NetworkModel, units: Units) -> Value:
     ids = [units.ids(field, words, missing=0, first=1) for field, words in model.vocabularies.items()]
     if isinstance(network, CrossModalHead):
         return _chain(g, network.classifier, _cross_modal(network, units, _embedded(g, network.fields, ids)))
-    seen = [_conversation(network.conversation, units)] if network.conversation is not None else []
-    seen += [_embedded(g, network.metadata, ids)] if ids else []
+    seen = [_conversation(network.conversation, units) if network.conversation is not None else None]
+    seen += [_embedded(g, network.metadata, ids)]
     return _chain(g, network.classifier, g.concat([each for each in seen if each is not None], 1))
 
 
@@ -44,7 +44,7 @@ def _conversation(module: Conversation, units: Units) -> Value:
     return _context(module.context, states, units)
 
 
-def _cross_modal(module: CrossModalHead, units: Units, fields: Value | None) -> Value:
+def _cross_modal(module: Any, units: Units, fields: Value | None) -> Value:
     g, mask = units.graph, units.mask
     assert mask is not None
     assert units.roles is not None
@@ -63,7 +63,7 @@ def _cross_modal(module: CrossModalHead, units: Units, fields: Value | None) -> 
     return _context(module.context, _bidirectional(module.fusion, clips, units.counts), units)
 
 
-def _stream(module: ModalityStream, units: Units) -> tuple[Value, Value, Value]:
+def _stream(module: Any, units: Units) -> tuple[Value, Value, Value]:
     g, mask = units.graph, units.mask
     assert mask is not None
     assert units.roles is not None

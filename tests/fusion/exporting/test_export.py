@@ -20,7 +20,7 @@ from configs import UserError
 from configs.schema import Head
 from extract.corpora.manifest import make_manifest
 from fusion.exporting import checking
-from fusion.exporting.folder import _first, write_onnx
+from fusion.exporting.folder import PEOPLE, _first, write_onnx
 from fusion.exporting.standalone import Stack
 from fusion.exporting.strategies import export_fusion
 from fusion.serving.bundle import open_bundle
@@ -103,7 +103,7 @@ def fed(tmp_path: Path, made: Any, head: TrainedHead) -> tuple[Stack, dict[str, 
     stack = Stack.__new__(Stack)
     stack.folder, stack.about = tmp_path, {"roles": ["speaker", "listener", "listener_response", "context"]}
     (tmp_path / "terms.json").write_text(json.dumps(made.terms))
-    fields = {name: {"is": name, "categories": words} for name, words in made.words.items()}
+    fields = {name: {"is": PEOPLE.get(name, name), "categories": words} for name, words in made.words.items()}
     graph = {"is": head.settings.kind, "inputs": made.inputs, "dims": made.dims, "fields": fields}
     return stack, graph | {"first": _first(head.settings.context_clips), "terms": "terms.json", "counts": "h_counts"}
 
