@@ -1,7 +1,6 @@
 """Predict from features with the graphs beside this file. Needs onnxruntime and numpy, and nothing else.
 
     python predict.onnx.py FEATURES [--metadata FIELD=VALUE ...] [--int8]
-
 FEATURES is a folder with ENCODER.npz (clip id: array (time, dim)) or ENCODER/CLIP.npy for each encoder. Each clip is a
 unit by itself unless there is a units.json, a list of
     {"unit": "u1", "clips": [{"id": "c1", "role": "speaker", "speaker": "anna", "text": "Hello"}, ...], "topic": "work"}
