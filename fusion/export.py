@@ -48,7 +48,7 @@ def main(
         print("\n".join(quantised.markdown))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(
-        f"{folder}: {len(about['graphs'])} graphs, {size / 2**20:.1f} MiB; predict.onnx.py --help in it says how to go on"
+        f"{folder}: {len(about['graphs'])} graphs, {size / 2**20:.1f} MiB; predict.onnx.py there answers from features"
     )
 
 
