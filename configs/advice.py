@@ -16,7 +16,7 @@ from emocache.commands import as_typed
 OF_A_PROFILE = (
     *("configs/show", "extract/manifest", "extract/check", "extract/run"),
     *("heads/inputs", "heads/pretrain", "heads/train", "heads/search", "heads/layers"),
-    *("fusion/stack", "fusion/audit", "fusion/bundle", "fusion/card"),
+    *("fusion/stack", "fusion/audit", "fusion/bundle", "fusion/card", "fusion/export"),
     *("cache/ingest", "cache/map"),
 )
 _COMMAND = re.compile(rf"python (?:{'|'.join(OF_A_PROFILE)})\.py(?! --config)")

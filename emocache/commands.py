@@ -28,6 +28,7 @@ COMMANDS = {
     "page": ("fusion.page", "a page in the browser: drop a clip, see what it says and why"),
     "serve": ("fusion.serve", "the same for programs, over HTTP"),
     "live": ("fusion.live", "emotion over time: a film, a folder that fills, a camera, a pipe"),
+    "export": ("fusion.export", "write the bundle's heads and fusion as ONNX"),
     "card": ("fusion.card", "write the bundle's model card again"),
     "predict": ("fusion.predict", "predict the emotion of new clips"),
     "info": ("cache.info", "what a store holds"),

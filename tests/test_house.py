@@ -51,6 +51,7 @@ BELOW = {
         *("configs", "cache", "extract"),
         *("heads.metrics", "heads.pictures", "heads.data", "heads.models", "heads.fitting"),
     ],
+    "heads.exporting": ["configs", "heads.data", "heads.models", "heads.fitting"],
     "heads.mapping": ["configs", "cache", "cache.remote", "extract"],
     "heads.explaining": [
         *("configs", "cache", "extract"),
@@ -66,6 +67,10 @@ BELOW = {
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.streaming": ["configs", "cache", "extract", "fusion.serving"],
     "fusion.web": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies", "fusion.serving"],
+    "fusion.exporting": [
+        *("configs", "cache", "extract", "heads"),
+        *("fusion.tables", "fusion.strategies", "fusion.serving"),
+    ],
     "extract": ["configs", "cache", "extract"],
     "heads": ["configs", "cache", "extract", "heads"],
     "fusion": ["configs", "cache", "extract", "heads", "fusion"],
@@ -127,6 +132,10 @@ DOORS = {
         "heads.explaining.page",
         "heads.explaining.words",
         "heads.models.presence",
+        "heads.exporting.graph",  # fusions are written as graphs, too
+        "heads.exporting.head",
+        "heads.exporting.rows",
+        "heads.exporting.units",
         "heads.fitting.coverage",
         "heads.fitting.cross_validation",
         "heads.fitting.outputs",
@@ -200,7 +209,8 @@ def test_arrows_run_down(room: str) -> None:
 
 def test_scripts_are_imported_by_nobody() -> None:
     scripts = {name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text()}
-    children = {"extract.media.decoding", "extract.passes.devices"}  # these run as processes of their own, too
+    # These run as processes of their own, too; the last one is copied to where it runs.
+    children = {"extract.media.decoding", "extract.passes.devices", "fusion.exporting.standalone"}
     for name in MODULES:
         assert not (IMPORTS[name] & scripts) - children, name
 

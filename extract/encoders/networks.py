@@ -6,6 +6,7 @@ padded at their ends. Of a padded row, only its first steps are its own: as many
 samples.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -39,7 +40,8 @@ class ReadyNetwork:
 
     Args:
         network: a transformers model, or any module that is only used through ``call``.
-        precision: what products of matrices and convolutions are computed in.
+        precision: what products of matrices and convolutions are computed in; ``int8``, which no store is made with:
+            linear layers alone, the rest in float32.
         runtime: with ``openvino`` the network stays one that ``openvino_hidden`` can convert: in float32, its linear
             layers as they are; the precision is given to ``openvino_hidden``.
 
@@ -50,7 +52,7 @@ class ReadyNetwork:
     def __init__(
         self,
         network: nn.Module,
-        precision: Precision,
+        precision: Precision | Literal["int8"],
         device: torch.device,
         runtime: Literal["torch", "openvino"] = "torch",
     ) -> None:
@@ -58,8 +60,11 @@ class ReadyNetwork:
             raise UserError("runtime: openvino is for CPUs; on a GPU write runtime: torch")
         if precision == "float16" and device.type == "cpu":
             raise UserError("precision: float16 is for GPUs; on a CPU write bfloat16 (fast) or float32 (exact)")
+        if precision == "int8" and (runtime == "openvino" or device.type != "cpu"):
+            raise UserError("int8 is for CPUs and runtime: torch; leave it out, or take --precision bf16")
         self.network: Any = network.eval().requires_grad_(False).to(device)
-        self._dtype = torch.float32 if runtime == "openvino" else getattr(torch, precision)
+        exact = runtime == "openvino" or precision == "int8"
+        self._dtype = torch.float32 if exact else getattr(torch, precision)
         self._device = device
         _fold_weight_norms(network)
         _fuse_attention(network)
@@ -73,7 +78,9 @@ class ReadyNetwork:
                 if isinstance(module, NORMS):
                     module.float()
             _try_grouped_convolutions(network, self._dtype)
-        if device.type == "cpu" and runtime == "torch":
+        if precision == "int8":
+            _quantise_linear_layers(network)
+        elif device.type == "cpu" and runtime == "torch":
             _pack_linear_layers(network, self._dtype)
 
     def hidden_states(self, inputs: dict[str, Tensor], lengths: Sequence[int] | None = None) -> tuple[Tensor, ...]:
@@ -104,6 +111,18 @@ class ReadyNetwork:
             inputs = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         with autocast:
             return function(**inputs)
+
+
+def _quantise_linear_layers(network: nn.Module) -> None:
+    """Weights of eight bits, multiplied with inputs that are rounded to eight bits as they come."""
+    from torch.ao.quantization import quantize_dynamic
+
+    if not any(type(module) is nn.Linear for module in network.modules()):
+        raise UserError("has no linear layers, which are what int8 is for: take --precision bf16")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # it names a library that is not installed
+        warnings.filterwarnings("ignore", category=UserWarning)
+        quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -14,8 +14,9 @@ from extract.media.sources import Clip
 from extract.passes.blocks import Block, BlockComputer, Damaged, Failure, Job, Mark
 from extract.passes.extraction import block_clips
 
-__all__ = ["NO_NEW_CLIPS", "LiveEncoder", "LiveFeatures"]
+__all__ = ["NO_NEW_CLIPS", "PRECISIONS", "LiveEncoder", "LiveFeatures"]
 
+PRECISIONS = {"bf16": "bfloat16", "int8": "int8"}
 NO_NEW_CLIPS = "features that were computed elsewhere: of a new clip there are none"
 
 
@@ -33,17 +34,25 @@ class LiveEncoder:
     Args:
         stored: the header of the store whose features the heads know: same encoder, same width, same precision.
         device: ``auto``, or as in :func:`extract.encoders.loading.load_encoder`.
+        precision: another one than the profile's, ``bf16`` or ``int8``: what it gives is then near what heads know.
     Raises:
         UserError: the encoder cannot be loaded, or is not the one behind the store; the fields that differ are named.
     """
 
-    def __init__(self, profile: Profile, name: str, stored: Header, device: str = "auto") -> None:
+    def __init__(
+        self, profile: Profile, name: str, stored: Header, device: str = "auto", precision: str | None = None
+    ) -> None:
         self._stored = stored
         if profile.encoders[name].source:
             raise UserError(f"encoders.{name}: {NO_NEW_CLIPS}")
+        if precision:
+            settings = profile.encoders[name].model_copy(update={"precision": PRECISIONS[precision]})
+            profile = profile.model_copy(update={"encoders": profile.encoders | {name: settings}})
         encoder = load_encoder(profile, name, device)
         fields = {**json.loads(json.dumps(encoder.fields)), "dtype": stored.dtype}  # as a store writes them
-        differing = differing_fields(fields, stored.fields)
+        differing = [
+            field for field in differing_fields(fields, stored.fields) if not precision or field != "precision"
+        ]
         if differing:
             raise UserError(
                 f"encoders.{name} ({profile.encoders[name].origin}): not the encoder that the heads "

@@ -38,15 +38,23 @@ class Predictor:
 
     Args:
         profile: the bundle's, with encoders' folders as they are on this machine.
-        device: for encoders; see :class:`extract.passes.live.LiveEncoder`.
+        device, precision: for encoders; see :class:`extract.passes.live.LiveEncoder`.
         confidence: answers have a set of classes that holds the true one so often; None: they have none.
 
     Raises:
         UserError: see :func:`fusion.serving.doubt.check_doubt`.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, device: str, confidence: float | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        profile: Profile,
+        device: str,
+        confidence: float | None = None,
+        precision: str | None = None,
+    ) -> None:
         self._confidence = None if confidence is None else check_doubt(bundle, confidence)
+        self._precision = precision
         self._bundle, self._profile, self._device = bundle, profile, device
         self._fusion = bundle.fusion
         self.heads = bundle.heads + bundle.baselines
@@ -241,7 +249,9 @@ class Predictor:
     def encoder(self, name: str) -> LiveEncoder:
         """One of the profile's, loaded."""
         if name not in self._encoders:
-            loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device)
+            encoder = self._profile.encoders[name]
+            own = None if encoder.kind else self._precision  # a transform has no weights to round
+            loaded = LiveEncoder(self._profile, name, self._bundle.stored[name], self._device, own)
             self._encoders[name] = self._open.enter_context(loaded)
         return self._encoders[name]
 
