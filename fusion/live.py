@@ -8,12 +8,13 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Literal
 
 import typer
 
 from configs import UserError, command, load
 from fusion.serving.bundle import Bundle, open_bundle
+from fusion.serving.doubt import check_doubt
 from fusion.serving.options import pairs, with_encoders
 
 BATCH = 8  # windows answered together, where so many wait
@@ -55,6 +56,14 @@ def main(
     device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
         "auto"
     ),
+    precision: Annotated[
+        Literal["bf16", "int8"] | None,
+        typer.Option(help="Of encoders: faster, and near what the heads were trained on. Default: the profile's."),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="With each answer the set of classes that holds the true one in so large a share of cases."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each window.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Write these lines there, too.")] = None,
 ) -> None:
@@ -79,6 +88,8 @@ def main(
         raise UserError(f"--text: captions belong to a file, and {found.name} is none")
     captions = read_captions(text) if text else None
     opened = open_bundle(bundle or load().run_dir / "bundle")
+    if confidence is not None:
+        check_doubt(opened, confidence)
     profile, given = with_encoders(opened.profile, encoder), pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
@@ -96,7 +107,7 @@ def main(
     gc.enable()
     ear = None if threshold is None else Ear(threshold)
     with ExitStack() as stack:
-        predictor = stack.enter_context(Predictor(opened, profile, device))
+        predictor = stack.enter_context(Predictor(opened, profile, device, confidence, precision))
         is_timed = found.is_live or realtime
         answering = Answering(
             predictor, profile, known_metadata(given, predictor.fields), ear, smooth, is_timed, captions

@@ -9,6 +9,7 @@ from fusion.web.limits import Limits
 from fusion.web.running import (
     BundleOption,
     CertificateOption,
+    ConfidenceOption,
     DeviceOption,
     EncoderOption,
     HostOption,
@@ -17,6 +18,7 @@ from fusion.web.running import (
     PasswordOption,
     Place,
     PortOption,
+    PrecisionOption,
     SecondsOption,
     TimeoutOption,
     WaitingOption,
@@ -28,6 +30,8 @@ def main(
     bundle: BundleOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    confidence: ConfidenceOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8010,
     password: PasswordOption = None,
@@ -48,7 +52,7 @@ def main(
     """
     place = Place(host, port, password, certificate, key)
     limits = Limits(megabytes, seconds, timeout, waiting)
-    run(bundle, encoder, device, place, limits, with_page=True, open_browser=browser)
+    run(bundle, encoder, device, precision, confidence, place, limits, with_page=True, open_browser=browser)
 
 
 if __name__ == "__main__":

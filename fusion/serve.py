@@ -5,6 +5,7 @@ from fusion.web.limits import Limits
 from fusion.web.running import (
     BundleOption,
     CertificateOption,
+    ConfidenceOption,
     DeviceOption,
     EncoderOption,
     HostOption,
@@ -13,6 +14,7 @@ from fusion.web.running import (
     PasswordOption,
     Place,
     PortOption,
+    PrecisionOption,
     SecondsOption,
     TimeoutOption,
     WaitingOption,
@@ -24,6 +26,8 @@ def main(
     bundle: BundleOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    confidence: ConfidenceOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     password: PasswordOption = None,
@@ -43,7 +47,16 @@ def main(
     curl -F video=@clip.mp4 -F text="I passed!" http://127.0.0.1:8000/predict
     """
     place = Place(host, port, password, certificate, key)
-    run(bundle, encoder, device, place, Limits(megabytes, seconds, timeout, waiting), with_page=False)
+    run(
+        bundle,
+        encoder,
+        device,
+        precision,
+        confidence,
+        place,
+        Limits(megabytes, seconds, timeout, waiting),
+        with_page=False,
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fusion.streaming.waiting import Arrival
 
 STAGES = ("decode", "vad", "encode", "fuse")
 NOBODY: dict[str, Any] = {"prediction": None, "probability": None, "probabilities": None, "heads": {}, "missing": []}
+NOBODY |= {"set": None}
 Line = dict[str, Any]
 
 

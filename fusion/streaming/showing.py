@@ -70,4 +70,6 @@ def _what(line: Line) -> str:
         return NO_SPEECH if line["error"] == NO_SPEECH else f"no answer: {line['error']}"
     best = sorted(line["smoothed"].items(), key=lambda pair: -pair[1])[:2]
     named = f"{best[0][0]} {best[0][1]:.0%}" + "".join(f" ({name} {p:.0%})" for name, p in best[1:])
+    doubt = line.get("set")
+    named += f"; {doubt['says']}" if doubt and not doubt["known"] else ""
     return f"{NO_SPEECH}; without its sound: {named}" if line["pause"] else named

@@ -34,13 +34,22 @@ class Answering:
 
     Args:
         profile: the bundle's, with encoders' folders as they are on this machine.
+        confidence, precision: as of :class:`fusion.serving.live.Predictor`.
     """
 
-    def __init__(self, bundle: Bundle, profile: Profile, device: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        profile: Profile,
+        device: str,
+        limits: Limits,
+        confidence: float | None = None,
+        precision: str | None = None,
+    ) -> None:
         self._limits = limits
         self.bundle, self.profile = bundle, profile
         self._open = ExitStack()
-        self.predictor = self._open.enter_context(Predictor(bundle, profile, device))
+        self.predictor = self._open.enter_context(Predictor(bundle, profile, device, confidence, precision))
         self._cutter = self._open.enter_context(closing(Cutter(TIMEOUT)))
         self._looks = self._open.enter_context(closing(Decoders(LookTask(limits.seconds), 2, TIMEOUT)))
 

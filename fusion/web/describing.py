@@ -66,6 +66,18 @@ class Window(BaseModel):
     error: str | None
 
 
+class Doubt(BaseModel):
+    """The classes that hold the true one in a share of cases, the most probable first."""
+
+    confidence: float
+    classes: list[str]
+    known: bool  # whether it is one
+    says: str
+    heads: list[str] | None  # that it goes by; null: by all units, whatever heads they had
+    groups: int  # that it was calibrated on
+    note: str | None  # how rough it is
+
+
 class Answer(BaseModel):
     """Calibrated probabilities, and where they come from."""
 
@@ -77,6 +89,7 @@ class Answer(BaseModel):
     missing: list[Missing]
     error: None
     centred_on: int | None
+    set: Doubt | None = None  # where the service was started with --confidence
     seconds: float | None = None  # of the clip, where windows were asked for
     timeline: list[Window] | None = None
 
