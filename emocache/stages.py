@@ -82,8 +82,8 @@ class Code:
                 named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
                 named |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                named.add(node.value)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not name.startswith("emocache"):
+                named.add(node.value)  # emocache names scripts that it calls, and that messages propose
         said = hashlib.sha256(ast.dump(tree).encode())
         if any(each == "templates" or each.endswith(".j2") for each in named):
             for template in sorted(path.parent.rglob("*.j2")):

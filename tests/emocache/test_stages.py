@@ -64,11 +64,15 @@ def test_the_pipeline_watches_the_code_of_each_stage() -> None:
         assert stage["cmd"].split()[1] == script.replace(".", "/") + ".py"
 
 
-def test_nothing_that_training_loads_is_overlooked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "stage", ["inputs", *(pytest.param(name, marks=pytest.mark.soak) for name in ("head", "fuse"))]
+)
+def test_nothing_that_is_loaded_is_overlooked(stage: str) -> None:
     """All modules of a stage are imported for real: what comes with them must be among them."""
-    known = sorted(Code(ROOT).imported(STAGES["head"]))
+    known = sorted(Code(ROOT).imported(STAGES[stage]))
     script = "import json, sys, importlib\nfor n in json.loads(sys.argv[1]): importlib.import_module(n)\n"
     script += f"print(json.dumps([n for n in sys.modules if n.split('.')[0] in {FOLDERS}]))"
     done = subprocess.run([sys.executable, "-c", script, json.dumps(known)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout.splitlines()[-1])) <= set(known)
+    assert not any(name.startswith(("heads.explain", "heads.mapping", "fusion.web")) for name in known)

@@ -60,7 +60,7 @@ def test_what_the_description_allows_is_answered_as_it_says(
     met = fuzz(answering, 3)
     assert {("/predict", 422), ("/health", 200), ("/metrics", 200), ("/about", 200)} <= met
     assert all(status < 500 for _, status in met)
-    assert not list(tmp_path.glob(f"{PREFIX}*/*")), "uploads stayed behind"
+    assert not list(tmp_path.glob(f"{PREFIX}*/[!.]*")), "uploads stayed behind"
 
 
 @pytest.mark.soak
@@ -68,4 +68,4 @@ def test_a_thousand_requests_of_all_kinds(answering: Answering, tmp_path: Path, 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     met = fuzz(answering, 400)
     assert {("/predict", 200), ("/predict", 422), ("/explain", 422)} <= met
-    assert not list(tmp_path.glob(f"{PREFIX}*/*")), "uploads stayed behind"
+    assert not list(tmp_path.glob(f"{PREFIX}*/[!.]*")), "uploads stayed behind"

@@ -42,7 +42,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def client(answering: Answering, temporary: Path) -> Iterator[TestClient]:
     with TestClient(make_app(answering, Limits(seconds=10, megabytes=2)), HERE) as client:
         yield client
-        left = list(temporary.glob(f"{PREFIX}*/*"))
+        left = list(temporary.glob(f"{PREFIX}*/[!.]*"))
         assert not left, "uploads stayed behind"
 
 
@@ -394,5 +394,5 @@ def test_a_client_that_goes_away_leaves_the_queue(temporary: Path, monkeypatch: 
 )
 def test_what_cannot_be_served_is_said_before_anything_is_loaded(project: Project, place: Place, line: str):
     with pytest.raises(UserError) as refused:
-        run_server(project.bundle, None, "cpu", place, Limits(), with_page=False)
+        run_server(project.bundle, None, "cpu", None, None, place, Limits(), with_page=False)
     assert str(refused.value).startswith(line)
