@@ -1,6 +1,7 @@
 """The one word of dvc.yaml that says which profile is taken; and what a folder needs to have one."""
 
 import re
+import shutil
 from pathlib import Path
 
 from configs import UserError, load, shipped
@@ -8,7 +9,8 @@ from configs.advice import is_command
 
 PIPELINE = Path("dvc.yaml")
 OF_DVC = {  # what a checkout has, too
-    Path(".dvc/config"): "[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n",
+    Path(".dvc/config"): "[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n"
+    "[plots]\n    html_template = plots.html\n",
     Path(".dvcignore"): "__pycache__\n.*.lock\n.*.new\n.*.old\n.*.partial\n.*.progress\n",
 }
 
@@ -51,4 +53,5 @@ def _pipeline() -> list[str]:
     for path, content in OF_DVC.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
+    shutil.copyfile(shipped.HERE / "plots.html", ".dvc/plots.html")
     return [f"{PIPELINE}, .dvc: written"]

@@ -190,6 +190,11 @@ class Profile(Section):
     def receipts_dir(self) -> Path:
         return self.run_dir / "extracted"
 
+    def resolved(self) -> dict[str, Any]:
+        """Every setting that it uses, defaults too, as :func:`configs.load` reads them."""
+        heads = {name: head.model_dump(mode="json", include=head.used) for name, head in self.heads.items()}
+        return self.model_dump(mode="json") | {"heads": heads}
+
     def receipt_path(self, encoder: str) -> Path:
         """What an extraction wrote, in a few lines: it stands for the store in dvc.yaml."""
         return self.receipts_dir / f"{encoder}.json"

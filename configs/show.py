@@ -14,8 +14,9 @@ def main(
     overrides: OverrideArgument = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead; DVC watches that.")] = None,
 ) -> None:
-    """Check a profile, and print it whole: what it says, and the default of everything that it leaves out."""
-    text = yaml.safe_dump(_plain(load(config, overrides).model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    """Check a profile, and print it whole: what it says, and the default of everything that it leaves out. Of a
+    head it is what heads of its kind have."""
+    text = yaml.safe_dump(_plain(load(config, overrides).resolved()), sort_keys=False, allow_unicode=True)
     if out is None:
         print(text, end="")
         return

@@ -12,6 +12,9 @@ from emocache.pipeline import run
 
 SAMPLE = "sample"
 LOG = Path("runs/demo.log")
+EXPECTED = {  # of the sample's audit
+    "probe.metadata": "as is expected: half of the sample's conversations have a topic drawn to go with the emotion"
+}
 
 
 def main() -> None:
@@ -61,10 +64,19 @@ def brief(profile: Profile) -> list[str]:
         lines.append(f"  head {name:<{width}}  macro-F1 {_score(metrics[fused['split']], 'macro_f1')}")
     return [
         *lines,
+        *_audited(profile, remedy="run it again with python fusion/audit.py --no-permutation"),
         "The sample is drawn and synthesised: it shows that all works, and says nothing about real people.",
         f"report: {profile.fusion_path / 'report.html'}; the data to see and hear: {profile.run_dir / 'overview.html'}",
         completed("next: your own clips, with python configs/new.py FOLDER"),
     ]
+
+
+def _audited(profile: Profile, remedy: str) -> list[str]:
+    """A line for each warning and failure of the audit."""
+    checks = json.loads(read_published(profile.run_dir / "audit" / "audit.json", remedy))["checks"]
+    found = [check for check in checks if check["verdict"] in ("warn", "fail")]
+    why = f"see {profile.run_dir / 'audit' / 'audit.txt'}"
+    return [f"audit: {each['verdict'].upper()} {each['name']}: {EXPECTED.get(each['name'], why)}" for each in found]
 
 
 def _score(metrics: dict[str, Any], name: str) -> str:

@@ -42,6 +42,8 @@ def main(
 
     with claimed(profile.search_path(head)), fitting_on(engine) as fit_folds:  # its study is made by one process, too
         search = Search(profile, manifest, head, fit_folds)
+        if (n_done := len(search.ended)) >= trials:
+            print(f"nothing to try: {n_done} trials are done already; for 20 more: --trials {n_done + 20}")
         try:
             search.run(trials)
         finally:  # Ctrl-C too

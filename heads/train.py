@@ -21,9 +21,10 @@ def main(
     """Train one head on the stores, a model per fold, and write its predictions for every labelled unit.
 
     Reads the manifest and the stores that the head names. Writes into runs/PROFILE/heads/HEAD: predictions.parquet
-    (out-of-fold for training units, the average of all folds' models for val and test), metrics.json, summary.txt,
-    training_history.json, curves.png, live/ (for dvc exp) and model/. Prints the scores beside those of always
-    answering the most frequent class and of a simple baseline. Killed, and run again, it goes on where it was.
+    (out-of-fold for training units, the average of all folds' models for val and test), metrics.json, headline.json
+    (for dvc metrics), summary.txt, training_history.json, curves.png, live/ (DVCLive's logs) and model/. Prints the
+    scores beside those of always answering the most frequent class and of a simple baseline. Killed, and run again, it
+    goes on where it was.
     """
     profile = load(config, overrides)
     if head not in profile.heads:

@@ -1,6 +1,7 @@
 """Charts as PNG files, for papers, slides and ``dvc plots``. The report draws its own."""
 
 import math
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from heads.pictures import literal, save
 # Okabe and Ito's palette keeps apart for all common kinds of colour blindness.
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#E69F00", "#009E73", "#8C8C8C", "#C8C8C8"
 DPI = 150
-LONGEST_NAME = 16  # characters
+LONGEST_NAME = 40  # characters
 LONGEST_CANDIDATE = 40  # of a strategy, or of "baseline" and a head's name
+WIDEST_NAME = 11  # that stands beside its neighbours
 PANELS_A_ROW = 4
 DARK = 0.55  # of a cell's shade, above which its text is white
 
@@ -102,6 +104,8 @@ def _per_class(per_class: dict[str, dict[str, float]]) -> Figure:
             axes.text(float(place), 0.02, "none", ha="center", fontsize=8, color=GREY)
     names = [f"{literal(name, LONGEST_NAME)}\n({int(scores['support'])})" for name, scores in per_class.items()]
     axes.set_xticks(places, names)
+    if max(map(len, per_class)) > WIDEST_NAME:
+        axes.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
@@ -129,7 +133,8 @@ def _reliability(found: Fusion, findings: Findings) -> Figure:
             axes.plot(np.array(x)[enough], np.array(y)[enough], color=colour, linewidth=1)
             axes.scatter(x, y, 8 + 90 * units / units.sum(), color=colour, label=when, alpha=0.85)
         axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), aspect="equal", xlabel="confidence", ylabel="accuracy")
-        title = f"{literal(name, 30)}\nECE {both['before']['ece']:.3f} → {both['after']['ece']:.3f}"
+        title = textwrap.fill(literal(name, LONGEST_NAME), 24)
+        title += f"\nECE {both['before']['ece']:.3f} → {both['after']['ece']:.3f}"
         axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
@@ -145,7 +150,7 @@ def _where(findings: Findings) -> Figure:
     heads = [*next(iter(rows.values())).heads, "fusion"]
     figure = Figure(figsize=(3.4 + 0.85 * len(heads), 1.6 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{literal(name, 30)} ({row.units})" for name, row in rows.items()]
+    names = [f"{literal(name, LONGEST_NAME)} ({row.units})" for name, row in rows.items()]
     _heat(
         axes,
         values,

@@ -18,6 +18,7 @@ from configs import Profile, UserError
 from configs.schema import OF_VIEW, Head
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
+from heads.data.layers import layers_of
 from heads.data.standardised import FEWEST, owners_of
 from heads.data.views import open_views
 
@@ -103,6 +104,17 @@ def usable(
     notes += [f"Trained without {encoder}: {reason}." for encoder, reason in failed.items()]
     tails = {encoder: tail for encoder, tail in head.fine_tune.items() if encoder in left}
     return head.model_copy(update={"inputs": left, "fine_tune": tails}) if failed else head, notes
+
+
+def wide_inputs(head: Head, stores: Mapping[str, Store]) -> list[str]:
+    """Sentences on inputs of which a head reads every layer that their store holds, where that is slow."""
+    layers = {name: len(layers_of(store.fields)) for name, store in stores.items() if head.kind == "xgboost"}
+    return [
+        f"Reads all {n} layers of {name} side by side ({stores[name].dim} values a clip), which is slow: a linear head "
+        f"reads one of them (layer); trees do where the encoder has 'layer: N' in place of layers."
+        for name, n in layers.items()
+        if n > 1
+    ]
 
 
 def thin_inputs(head: Head, units: Sequence[Unit], found: Sequence[Sequence[str]]) -> list[str]:

@@ -23,7 +23,7 @@ from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, FoldTask, Record, inner_parts, unit_folds
 from heads.data.views import open_store, with_views
 from heads.fitting.base import baseline_head
-from heads.fitting.coverage import thin_inputs, usable
+from heads.fitting.coverage import thin_inputs, usable, wide_inputs
 from heads.fitting.kinds import KINDS
 from heads.fitting.outputs import (
     Baseline,
@@ -145,6 +145,9 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
     compute_deterministically()
     settings, notes = usable(profile, manifest, name, open_stores(profile, profile.heads[name]), partial)
     stores = open_stores(profile, settings)
+    wide = wide_inputs(settings, stores)
+    for note in wide:  # before it takes its time
+        typer.echo(f"warning: head {name}: {note}", err=True)
     units = manifest.units()
     folds = unit_folds(units, profile.folds, profile.seed, profile.manifest_path)
     trained_labels = {unit.label for unit in units if unit.split == "train"}
@@ -168,7 +171,7 @@ def _cross_validate(profile: Profile, manifest: Manifest, name: str, partial: bo
         baseline=baseline,
         scores=score(predictions, simple, units, folds, manifest.classes, profile.seed),
         history=history,
-        notes=[*notes, *thin_inputs(settings, units, found)],
+        notes=[*notes, *wide, *thin_inputs(settings, units, found)],
         privileged=settings.privileged
         and any(f"privileged_{field}" in manifest.clips.columns for field in settings.metadata),
         transductive=transductive,

@@ -28,19 +28,21 @@ def draw_curves(history: Sequence[Record], title: str, path: Path) -> None:
     The mean goes as far as all models got. A dot is what a model kept.
 
     Args:
-        history: records of all models; what a kind of head does not record is left out.
+        history: records of all models; what a kind of head does not record is left out, a panel of it, too.
     """
     runs = list(by_model(history).values())
     step = step_of(history[0])
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (label, lines) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        drawn = [_draw(axes, runs, step, key, *line) for key, line in lines.items()]
+    recorded = {key for record in history for key in record}
+    panels = {label: lines for label, lines in PANELS.items() if recorded & lines.keys()}
+    figure = Figure(figsize=(4.5 * len(panels) or 9, 3.6 if panels else 0.9), layout="constrained")
+    if not panels:
+        figure.text(0.5, 0.25, "no curves: nothing was tried on an inner validation set", ha="center", color="0.4")
+    axes_of = figure.subplots(1, len(panels), squeeze=False)[0] if panels else []
+    for axes, (label, lines) in zip(axes_of, panels.items(), strict=True):
+        for key, line in lines.items():
+            _draw(axes, runs, step, key, *line)
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
-        if not any(drawn):
-            axes.text(0.5, 0.5, "no inner validation", ha="center", color="0.4", transform=axes.transAxes)
-            axes.set(xticks=[], yticks=[])
-            continue
         axes.set_xlabel(step)
         if step == "c":
             axes.set_xscale("log")
@@ -74,8 +76,7 @@ def mean_curve(runs: Sequence[Sequence[Record]], key: str) -> list[float]:
     ]
 
 
-def _draw(axes: Axes, runs: list[list[Record]], step: str, key: str, name: str, colour: str) -> bool:
-    """Whether there was anything to draw."""
+def _draw(axes: Axes, runs: list[list[Record]], step: str, key: str, name: str, colour: str) -> None:
     runs = [[record for record in records if key in record] for records in runs]
     runs = [records for records in runs if records]
     for records in runs:
@@ -87,4 +88,3 @@ def _draw(axes: Axes, runs: list[list[Record]], step: str, key: str, name: str, 
     if runs:
         mean = mean_curve(runs, key)
         axes.plot([record[step] for record in runs[0]][: len(mean)], mean, color=colour, linewidth=2.2, label=name)
-    return bool(runs)

@@ -144,7 +144,8 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     layers = layers_read(outcome.trained)
     views = views_learned(outcome)
     metrics = says | ({"layers": layers} if layers else {}) | ({"views": views} if views else {}) | outcome.scores
-    for name, content in (("metrics.json", metrics), ("training_history.json", outcome.history)):
+    files = {"metrics.json": metrics, "training_history.json": outcome.history}
+    for name, content in (files | {"headline.json": headline_scores(outcome.scores)}).items():
         text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     (folder / "summary.txt").write_text(summary(outcome), encoding="utf-8")
@@ -152,30 +153,45 @@ def _write_into(folder: Path, outcome: Outcome) -> None:
     write_live(folder / "live", outcome)
 
 
+def headline_scores(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """headline.json, which ``dvc metrics show`` prints as a row: the head's scores out of fold and on test (where there
+    is none, on val), and the baseline's macro-F1 beside them."""
+    found = {}
+    for split in ("oof", "test" if "test" in scores else "val"):
+        if result := scores.get(split):
+            found[split] = {name: result[name]["value"] for name in ("accuracy", "macro_f1")}
+            if simple := result.get("baseline"):
+                found[split]["baseline_macro_f1"] = simple["macro_f1"]["value"]
+    return found
+
+
 def resolved(profile: Profile) -> str:
     """The profile with every setting that it uses, defaults too, as YAML that ``configs.load`` reads."""
-    content = profile.model_dump(mode="json")
-    content["heads"] = {name: head.model_dump(mode="json", include=head.used) for name, head in profile.heads.items()}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(profile.resolved(), sort_keys=False, allow_unicode=True)
 
 
 def write_live(folder: Path, outcome: Outcome) -> None:
-    """DVCLive's files, for ``dvc exp``: means over all models at every epoch that all reached, then the scores.
+    """DVCLive's files: means over all models at every epoch that all reached, then the scores.
 
-    Nothing is sent anywhere, whatever DVC is configured to. Without DVCLive, as on a machine that only computes, there
-    are none, and that is said.
+    Nothing is sent anywhere, whatever DVC is configured to, and no repository is looked for: one without a commit
+    would end the training, and in one that DVC does not know it would make itself at home. Without DVCLive, as on a
+    machine that only computes, there are none, and that is said.
     """
     os.environ["DVC_STUDIO_OFFLINE"] = "true"
     try:
         from dvclive import Live  # a second to import
     except ModuleNotFoundError:
-        typer.echo("warning: dvclive is not installed: the head is whole, but has no live/ for dvc exp", err=True)
+        typer.echo("warning: dvclive is not installed: the head is whole, but has no live/", err=True)
         return
+
+    class Apart(Live):
+        def _init_dvc(self) -> None: ...
+
     logging.getLogger("dvclive").setLevel(logging.ERROR)
     runs = by_model(outcome.history)
     names = [name for name in ("train_loss", "inner_loss", "inner_macro_f1") if name in outcome.history[0]]
     curves = {name: mean_curve(list(runs.values()), name) for name in names}
-    with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
+    with Apart(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
         for step in range(min((len(curve) for curve in curves.values()), default=0)):
             live.step = step
             for name, curve in curves.items():

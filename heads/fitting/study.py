@@ -23,7 +23,7 @@ from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, unit_folds
 from heads.data.views import with_views
-from heads.fitting.coverage import usable
+from heads.fitting.coverage import usable, wide_inputs
 from heads.fitting.cross_validation import Course, FitFolds, Place, check_contents, fit_here, open_stores
 from heads.fitting.kinds import KINDS, what_is_read
 from heads.fitting.progress_file import training_key
@@ -92,7 +92,7 @@ class Search:
         reduced, notes = usable(profile, manifest, name, self.stores)
         if reduced.inputs != profile.heads[name].inputs:
             raise UserError(f"head {name}: {' '.join(notes)} Take that out of heads.{name}.inputs to search")
-        for note in notes:
+        for note in [*notes, *wide_inputs(reduced, {name: self.stores[name] for name in reduced.stores})]:
             typer.echo(f"warning: {note}", err=True)
         self._read_for, self._data = "", None
         self._read(head)  # what is wrong with the stores or the metadata is found before any trial
