@@ -9,7 +9,18 @@ import yaml
 from checkpoints import save_checkpoints
 from shells import REPOSITORY, Shell, shell_in
 
-COPIED = ["cache", "configs", "extract", "fusion", "heads", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"]
+COPIED = [
+    "cache",
+    "configs",
+    "emocache",
+    "extract",
+    "fusion",
+    "heads",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+]
 TINY = {  # what the profile says of its encoders instead: two of audio, and two of video
     "audio": {"family": "wav2vec2", "model": "./models/wav2vec2", "pooling": 5.0},
     "speech": {"family": "wav2vec2", "model": "./models/wav2vec2", "layer": 1, "pooling": "mean"},
