@@ -35,7 +35,7 @@ def main() -> None:
     code = Code(ROOT)
     WRITTEN.parent.mkdir(exist_ok=True)
     hashes = {stage: code.hash_of(script) for stage, script in STAGES.items()}
-    WRITTEN.write_text(json.dumps(hashes, indent=1) + "\n")
+    WRITTEN.write_text(json.dumps({"code": hashes}, indent=1) + "\n")
     print(f"{WRITTEN}: the code of {len(STAGES)} stages")
 
 

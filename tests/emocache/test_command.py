@@ -210,6 +210,9 @@ def test_whoever_ends_the_command_ends_the_stages(tmp_path: Path, monkeypatch: p
     assert not state.exists() or ") Z " in state.read_text()  # nobody may have asked yet how it ended
 
 
+AUDITED = {"probe.metadata": "warn", "overlap.text.folds": "fail", "probe.identity": "pass"}
+
+
 def test_a_demo_ends_in_lines_that_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = {"name": "t", "dataset": {"adapter": "avamerg", "root": "x"}, "heads": {"a": {"metadata": ["topic"]}}}
@@ -219,7 +222,14 @@ def test_a_demo_ends_in_lines_that_matter(tmp_path: Path, monkeypatch: pytest.Mo
     head = {"test": {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}}}
     for folder, content in ((profile.fusion_path, {"headline": fused}), (profile.head_path("a"), head)):
         publish_folder(folder, lambda fresh, it=content: (fresh / "metrics.json").write_text(json.dumps(it)))
+    checks = [{"name": name, "verdict": verdict} for name, verdict in AUDITED.items()]
+    publish_folder(
+        tmp_path / "runs/t/audit", lambda fresh: (fresh / "audit.json").write_text(json.dumps({"checks": checks}))
+    )
     lines = "\n".join(emocache.demo.brief(profile))
+    assert "audit: WARN probe.metadata: as is expected: half of the sample's" in lines
+    assert "audit: FAIL overlap.text.folds: see runs/t/audit/audit.txt" in lines
+    assert "identity" not in lines
     assert "fused (mean): macro-F1 0.900 [0.800, 1.000], accuracy 0.950, on 21 test units of 2 people" in lines
     assert "head a  macro-F1 0.500 [0.400, 0.600]\n" in lines
     assert "report: runs/t/fusion/report.html" in lines

@@ -60,7 +60,7 @@ def test_the_pipeline_watches_the_code_of_each_stage() -> None:
     assert stages.keys() - {"code"} == STAGES.keys()
     for name, script in STAGES.items():
         stage = stages[name].get("do", stages[name])
-        assert {"runs/code.json": [name]} in stage["params"]
+        assert {"runs/code.json": [f"code.{name}"]} in stage["params"]
         assert stage["cmd"].split()[1] == script.replace(".", "/") + ".py"
 
 

@@ -80,11 +80,18 @@ def test_a_second_run_does_nothing(first, shell):
 
 
 def test_metrics_and_plots_show(first, project, shell):
-    shown = shell("dvc metrics show --md").stdout
-    assert "fused.macro_f1" in shown
-    assert len(shown.splitlines()[0]) < 300  # a line that one can read
+    for files, column, n in (("fusion", "fused.macro_f1", 1), ("heads/*", "test.baseline_macro_f1", 4)):
+        rows = shell(f"dvc metrics show --md runs/sample/{files}/headline.json").stdout.strip().splitlines()
+        assert column in rows[0]
+        assert len(rows) == 2 + n
+        assert len(rows[0]) < 300  # a line that one can read
+    assert "test.baseline_macro_f1" in shell("dvc metrics show").stdout
     shell("dvc plots show")
-    assert "confusion" in (project / "dvc_plots" / "index.html").read_text()
+    page = (project / "dvc_plots" / "index.html").read_text()
+    assert "confusion_matrix.png" in page
+    assert page.count("<img") == 9  # five of the fusion, and each head's curves
+    assert "http" not in page  # nothing is fetched
+    assert "max-width: 100%" in page
 
 
 def test_a_change_reaches_what_reads_it_and_nothing_else(first, project, shell):

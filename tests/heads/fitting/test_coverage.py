@@ -4,16 +4,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 
 from cache import attach, write_sealed_json
 from cache.disk.locks import locked
+from configs.schema import Head
 from extract.corpora.manifest import write_manifest
 from fusion.audit import main as audit
 from fusion.stack import main as stack
 from heads import search
+from heads.fitting.coverage import wide_inputs
 from heads.fitting.saved import load_head
 from heads.train import main
 
@@ -100,6 +103,16 @@ def test_what_failed_is_no_half_and_a_large_share_is_said(
     printed = capsys.readouterr().out
     assert f"of {len(clips)} clips of encoders.audio failed, most often with 'decode: no sound'" in printed
     assert "! audio is missing in " in printed
+
+
+@pytest.mark.parametrize(("kind", "says"), [("xgboost", True), ("linear", False)])
+def test_trees_that_read_every_layer_say_so(kind: str, says: bool) -> None:
+    several = {"layers": {"taken": [[0, 6], [1, 6]], "statistics": ["mean", "deviation"]}}
+    stores: Any = {"audio": SimpleNamespace(fields=several, dim=24), "text": SimpleNamespace(fields={}, dim=6)}
+    notes = wide_inputs(Head.model_validate({"kind": kind, "inputs": ["audio", "text"]}), stores)
+    assert [note.partition(", which is slow")[0] for note in notes] == [
+        "Reads all 2 layers of audio side by side (24 values a clip)"
+    ] * says
 
 
 def test_features_from_elsewhere_hold_what_they_hold(

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +60,7 @@ def test_everything_is_there_for_every_kind(
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "of somebody who uses it elsewhere")
     monkeypatch.setenv("DVC_STUDIO_REPO_URL", "https://example.org/repository")
     monkeypatch.setenv("DVC_STUDIO_OFFLINE", "false")
+    subprocess.run(["git", "init", "--quiet"], check=True)  # without a commit
     folder = train(head)
     assert asked == []  # nothing is sent anywhere
     printed = capsys.readouterr()
@@ -67,6 +69,7 @@ def test_everything_is_there_for_every_kind(
         "SHA256SUMS",
         "baseline",
         "curves.png",
+        "headline.json",
         "live",
         "metrics.json",
         "model",
@@ -85,6 +88,12 @@ def test_everything_is_there_for_every_kind(
         assert gain["low"] <= gain["value"] <= gain["high"]
     live = json.loads((folder / "live/metrics.json").read_text())
     assert live["oof"]["macro_f1"] == metrics["oof"]["macro_f1"]["value"]
+    headline = json.loads((folder / "headline.json").read_text())
+    assert list(headline) == ["oof", "test"]
+    for split, scores in headline.items():
+        assert scores.pop("baseline_macro_f1") == metrics[split]["baseline"]["macro_f1"]["value"]
+        assert scores == {name: metrics[split][name]["value"] for name in ("accuracy", "macro_f1")}
+    assert not (workspace / ".dvc").exists()
     assert load(str(folder / "model/profile.yaml")) == load("profile.yaml")
 
     text = (folder / "summary.txt").read_text()
@@ -195,7 +204,11 @@ def test_curves_show_what_there_is(tmp_path: Path, step: str) -> None:
         draw_curves(history, "costs $1 $2", tmp_path / "curves.png")
         return imread(tmp_path / "curves.png")[..., :3]
 
-    empty, watched = image(), image(inner_loss=lambda i: 2.0 - i, inner_macro_f1=lambda i: i / 4)
+    empty, loss, watched = (
+        image(),
+        image(train_loss=lambda i: 3.0 - i),
+        image(inner_loss=lambda i: 2.0 - i, inner_macro_f1=lambda i: i / 4),
+    )
     both = image(train_loss=lambda i: 3.0 - i, inner_loss=lambda i: 2.0 - i, inner_macro_f1=lambda i: i / 4)
     orange, blue = np.array([0xE6, 0x9F, 0x00]) / 255, np.array([0x00, 0x72, 0xB2]) / 255
 
@@ -204,6 +217,8 @@ def test_curves_show_what_there_is(tmp_path: Path, step: str) -> None:
 
     assert share(empty, blue) == share(empty, orange) == share(watched, orange) == 0
     half = watched.shape[1] // 2
+    assert empty.shape[0] < watched.shape[0] / 2  # no empty panels
+    assert loss.shape[1] == half
     assert share(watched[:, :half], blue) > 0.001
     assert share(watched[:, half:], blue) > 0.001
     assert share(both[:, :half], orange) > 0.001

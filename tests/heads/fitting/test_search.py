@@ -125,7 +125,9 @@ def test_it_goes_on_to_the_number_of_trials_that_is_asked_for(
     for wanted in ("2", "2", "4"):
         run("--head", "pooled", "--trials", wanted)
         assert len(drawn("pooled")) == int(wanted)
-    assert "goes on after 2 trials" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "goes on after 2 trials" in printed
+    assert printed.count("nothing to try: 2 trials are done already; for 20 more: --trials 22\n") == 1
     assert drawn("pooled") == whole
 
 
