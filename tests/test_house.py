@@ -64,6 +64,9 @@ BELOW = {
     ],
     "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
+    "fusion.explaining": [
+        *("configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies", "fusion.serving"),
+    ],
     "fusion.streaming": ["configs", "cache", "extract", "fusion.serving"],
     "extract": ["configs", "cache", "extract"],
     "heads": ["configs", "cache", "extract", "heads"],
@@ -118,6 +121,10 @@ DOORS = {
         "heads.pictures",
         "heads.data.batches",
         "heads.data.folds",
+        "heads.explaining.asked",
+        "heads.explaining.inputs",
+        "heads.explaining.page",
+        "heads.explaining.words",
         "heads.data.standardised",  # new clips are centred as those of training
         "heads.models.presence",
         "heads.fitting.coverage",
