@@ -8,7 +8,7 @@ from pathlib import Path
 from cache import write_text_atomically
 from extract.pages.rendering import environment
 from fusion.explaining.answer import FusedAnswer
-from heads.explaining.page import FILTERS, FUSION
+from heads.explaining.page import FILTERS, FUSION, PALE
 from heads.explaining.page import TEMPLATES as SHARED
 from heads.explaining.words import support
 
@@ -27,7 +27,7 @@ def write_page(folder: Path, found: FusedAnswer, again: str, of_heads: str) -> N
         found=found,
         p=found.of(found.p),
         says=lambda p: found.classes[max(range(len(p)), key=p.__getitem__)],
-        most=max((abs(each.contribution) for each in found.voices if each.contribution is not None), default=0) or 1.0,
+        most=max([PALE, *(abs(each.contribution) for each in found.voices if each.contribution is not None)]),
         pages={each.name for each in found.voices if (folder / f"{each.name}.html").is_file()},
         effects=(SHARED / "effects.css.j2").read_text(encoding="utf-8"),
         again=again,

@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 INDEX = "index"
 FUSION = "_fusion"  # no head is called that
 FILTERS = {"share": share, "capitalized": lambda text: text[:1].upper() + text[1:]}
-PALE = 0.05  # nats: where no word moves the answer by this, none is coloured deeply
+PALE = 0.05  # nats: where nothing moves the answer by this, no bar is long, and no word coloured deeply
 FEW_FRAMES = 6  # shown of a clip of which no frame was taken away by itself
 
 
@@ -35,13 +35,17 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
     pages = environment(TEMPLATES)
     pages.filters |= FILTERS | {"support": support}
     words = [piece for view in found.views if "words" in view.groups for piece in view.groups["words"].pieces]
+    several = len(found.clips.pieces) > 1
+    # What is read of a clip that is alone is what was read of everything, which stands there already.
+    shown = [group for group in found.groups if several or group.what not in ("clips", "modalities")]
     html = pages.get_template("page.html.j2").render(
         found=found,
         p=found.p[found.classes.index(found.explained)],
         carried=carried(found),
         sentence=sentence(found),
         differs=bool(disagreements(found)),
-        comparison=[_compared(found, group) for group in found.groups if group.has_attention],
+        several=several,
+        comparison=[_compared(found, group) for group in shown if group.has_attention],
         outline=lambda clip: _outline(media.heard.get(clip)) if "audio" in found.modalities.values() else None,
         frames=lambda view: _frames(view, media.seen.get(view.clip_id)) if "video" in found.modalities.values() else [],
         problem=lambda modality, clip: (
@@ -49,8 +53,8 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
         ),
         strength=lambda piece: _strength(piece, words),
         parts_of=_parts_of,
-        most_lost=max((abs(piece.lost) for group in found.groups for piece in group.pieces), default=0) or 1.0,
-        most_seen=max((piece.attention or 0 for group in found.groups for piece in group.pieces), default=0) or 1.0,
+        most_lost=max([PALE, *(abs(piece.lost) for group in shown for piece in group.pieces)]),
+        most_seen=max([PALE, *(piece.attention or 0 for group in shown for piece in group.pieces)]),
         tip=lambda piece: _tip(piece, found.explained),
         no_effect=NO_EFFECT,
         again=again,

@@ -70,7 +70,7 @@ def without(name: str, before: float, after: float, named: str, becomes: str) ->
 
 def share(p: float) -> str:
     """A probability; what rounds to nothing is told from nothing."""
-    return "< 1 %" if 0 < p < 0.005 else "> 99 %" if 0.995 <= p < 1 else f"{100 * p:.0f} %"
+    return "< 1\u00a0%" if 0 < p < 0.005 else "> 99\u00a0%" if 0.995 <= p < 1 else f"{100 * p:.0f}\u00a0%"
 
 
 def disagreements(found: Explanation) -> list[str]:
