@@ -147,8 +147,8 @@ def explain_fusion(profile: Profile, manifest: Manifest, unit: Unit, explained: 
     }
     notes += _stale(said, units, at)
     target = int(base.argmax()) if explained is None else classes.index(explained)
-    given = (centred(units) if people else units).outputs.where(np.array([at]))
-    parts = contributions(fitted, given, base[None], np.array([target]))[0]
+    row = (centred(units) if people else units).outputs.where(np.array([at]))
+    parts = contributions(fitted, row, base[None], np.array([target]))[0]
     return FusedAnswer(
         profile=profile.name,
         unit_id=unit.unit_id,

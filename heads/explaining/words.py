@@ -15,9 +15,10 @@ def in_words(found: Explanation) -> str:
     transductive = f" (transductive: {found.transductive})" if found.transductive else ""
     lines = [
         f"{found.head}: {found.predicted} ({right}), by {models}{transductive}",
-        *([sentence(found)] if sentence(found) else []),
         f"what “{found.explained}” ({p:.0%}) has, in nats, by",
     ]
+    if told := sentence(found):
+        lines.insert(1, told)
     lines += [f"  {title:<9}{text}" for title, text in carried(found)]
     differing = disagreements(found)
     lines += differing[:MOST_LINES]

@@ -273,11 +273,14 @@ def test_a_fused_answer_is_taken_apart(project, predict, monkeypatch, number):
         assert voice.contribution == pytest.approx(answer["heads"][voice.name]["contribution"], abs=1e-4)
 
 
-def test_a_fused_answer_is_explained_on_a_page(project, monkeypatch, capsys, tools):
+def test_a_fused_answer_is_explained_on_a_page(project, monkeypatch, capsys):
     monkeypatch.chdir(project.root)
 
     def run(*arguments: str) -> int:
-        return tools.exit_code(monkeypatch, explain_main, *arguments, "--config", "tiny.yaml")
+        monkeypatch.setattr(sys, "argv", ["explain.py", *arguments, "--config", "tiny.yaml"])
+        with pytest.raises(SystemExit) as ended:
+            command(explain_main)
+        return int(ended.value.code or 0)
 
     unit, folder = f"dia{N_TRAIN:05d}utt0", Path("runs/tiny/explain") / f"dia{N_TRAIN:05d}utt0"
     assert run(unit) == 0
@@ -308,7 +311,7 @@ def test_a_fused_answer_that_cannot_be_made_again_is_said_to_be_another(project,
     monkeypatch.chdir(project.root)
     manifest = read_manifest(project.profile.manifest_path)
     unit = next(unit for unit in manifest.units() if unit.split == "train")
-    monkeypatch.setattr("fusion.explaining.answer._recorded", lambda *_: (np.array([1.0, 0.0]), Path("table")))
+    monkeypatch.setattr("fusion.explaining.answer._recorded", lambda *_: (np.eye(7)[0], Path("table")))
     (note,) = explain_fusion(project.profile, manifest, unit).notes
     assert "its cross-fitted answer could not be made again" in note
 
