@@ -35,7 +35,7 @@ def carried(found: Explanation) -> list[tuple[str, str]]:
         pieces = [piece for group in found.groups if group.what == what for piece in group.pieces]
         if what == "clips" and len(pieces) == 1:
             continue  # it is all that was read
-        strong = sorted((piece for piece in pieces if piece.lost > NO_EFFECT), key=lambda piece: -piece.lost)[:3]
+        strong = sorted((piece for piece in pieces if piece.lost >= HUNDREDTH), key=lambda piece: -piece.lost)[:3]
         if strong:
             lines.append((title, ", ".join(f"{_named(found, piece, what)} {support(piece.lost)}" for piece in strong)))
         elif pieces:
@@ -46,7 +46,7 @@ def carried(found: Explanation) -> list[tuple[str, str]]:
 def support(lost: float) -> str:
     """What something does for the explained class, in nats: what the class loses without it."""
     if abs(lost) < HUNDREDTH:
-        return "next to nothing"
+        return "≈ 0"
     return f"supports +{lost:.2f}" if lost > 0 else f"against −{-lost:.2f}"
 
 

@@ -457,7 +457,7 @@ def test_where_attention_and_removal_disagree(here: SimpleNamespace) -> None:
 
 
 def test_effects_in_words(here: SimpleNamespace) -> None:
-    assert [support(lost) for lost in (2.1, -0.31, 0.004)] == ["supports +2.10", "against −0.31", "next to nothing"]
+    assert [support(lost) for lost in (2.1, -0.31, 0.004)] == ["supports +2.10", "against −0.31", "≈ 0"]
     told = told_without("audio", 0.58, 0.07, "angry", "contempt").replace("\u00a0", " ")
     assert told == "without audio: 58 % → 7 %, the answer becomes contempt"
     assert [share(p).replace("\u00a0", " ") for p in (0.0, 0.001, 0.996, 1.0)] == ["0 %", "< 1 %", "> 99 %", "100 %"]
