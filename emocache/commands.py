@@ -22,6 +22,7 @@ COMMANDS = {
     "search": ("heads.search", "search a head's settings"),
     "layers": ("heads.layers", "what each layer of an encoder says"),
     "explain": ("heads.explain", "why this answer: clips, seconds, frames, words"),
+    "explain-fusion": ("fusion.explain", "why this fused answer: heads, and inputs taken from all of them"),
     "stack": ("fusion.stack", "fuse the heads' predictions, measure, report"),
     "audit": ("fusion.audit", "look for leaks"),
     "bundle": ("fusion.bundle", "put the trained stack into one folder"),

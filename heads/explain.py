@@ -1,8 +1,5 @@
 """Show what carried the decision of trained heads about one unit."""
 
-import difflib
-import hashlib
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +9,9 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, claimed, writable
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs import ConfigOption, OverrideArgument, Profile, UserError, command, completed, load
 from extract.corpora.manifest import Manifest, Unit, read_manifest
+from heads.explaining.asked import folder_of, unit_called
 
 if TYPE_CHECKING:
     from heads.data.live_text import LiveText
@@ -47,17 +45,18 @@ def main(
     heads that have them stand beside it, with where the two disagree. The models are those that the unit's row in
     predictions.parquet comes from: for a training unit, of the fold that did not see it.
 
-    Writes for each head HEAD.html (one file, no network), HEAD.png and HEAD.json. Words are taken away by encoding the
-    text again, which needs the text encoder; frames and waveforms are shown where the media are still there.
+    Writes for each head HEAD.html (one file, no network), HEAD.png and HEAD.json, and index.html, which leads to them.
+    Words are taken away by encoding the text again, which needs the text encoder; frames and waveforms are shown where
+    the media are still there.
     """
     profile = load(config, overrides)
     manifest = read_manifest(profile.manifest_path)
-    chosen = _unit(manifest, unit)
+    chosen = unit_called(manifest, unit)
     names = _heads(profile, head)
 
     # torch and transformers take seconds to import: help and mistakes should not wait for them
     from heads.explaining.explanation import explain
-    from heads.explaining.page import write_page
+    from heads.explaining.page import INDEX, write_index, write_page
     from heads.explaining.words import in_words
 
     stores = list(dict.fromkeys(store for name in names for store in profile.heads[name].stores))
@@ -74,29 +73,22 @@ def main(
     if not found:
         raise refused[0]
 
-    folder = out or profile.run_dir / "explain" / _folder_name(unit)
+    folder = out or folder_of(profile, unit)
     option = ["--config", config] if config else []
+    of_fusion = completed(shlex.join(["python", "fusion/explain.py", unit, *option, *(overrides or [])]))
     with claimed(folder), writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for each in found:
             others = [other.head for other in found if other is not each]
             again = ["python", "heads/explain.py", unit, *option, "--head", each.head, *(overrides or [])]
-            write_page(folder, each, media, shlex.join(again), others)
+            write_page(folder, each, media, completed(shlex.join(again)), others)
             print(in_words(each) + "\n")
+        write_index(folder, unit, of_fusion)
     for reason in refused:
         print(f"left out: {reason}")
     print(f"written to {folder}: {', '.join(f'{each.head}.html' for each in found)}, and a .png and a .json of each")
-
-
-def _unit(manifest: Manifest, wanted: str) -> Unit:
-    units = {unit.unit_id: unit for unit in manifest.units()}
-    if wanted in units:
-        return units[wanted]
-    seen_by = [unit.unit_id for unit in units.values() if wanted in unit.clip_ids]
-    if seen_by:
-        raise UserError(f"{wanted}: a clip that carries no label; it is part of the unit {', '.join(seen_by[:3])}")
-    close = difflib.get_close_matches(wanted, units, n=3, cutoff=0.0)
-    raise UserError(f"{wanted}: no such unit; the closest of {len(units)} are {', '.join(close)}")
+    if len(profile.heads) > 1:
+        print(f"{folder / INDEX}.html leads to them; the fusion of them: {of_fusion}")
 
 
 def _heads(profile: Profile, asked: list[str] | None) -> list[str]:
@@ -140,12 +132,6 @@ def _live_text(profile: Profile, name: str) -> "LiveText | str":
         return LiveText(profile, name, Store(profile.store_path(name), profile.store.verify_reads))
     except UserError as error:
         return str(error)
-
-
-def _folder_name(unit: str) -> str:
-    """A unit's id as the name of one folder; ids that are none by themselves get a hash behind them."""
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", unit)[:80]
-    return safe if safe == unit else f"{safe}-{hashlib.sha256(unit.encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

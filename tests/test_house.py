@@ -65,6 +65,9 @@ BELOW = {
     ],
     "fusion.leaks": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
     "fusion.serving": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies"],
+    "fusion.explaining": [
+        *("configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies", "fusion.serving"),
+    ],
     "fusion.streaming": ["configs", "cache", "extract", "fusion.serving"],
     "fusion.web": ["configs", "cache", "extract", "heads", "fusion.tables", "fusion.strategies", "fusion.serving"],
     "fusion.exporting": [
@@ -125,6 +128,8 @@ DOORS = {
         "heads.data.batches",
         "heads.data.folds",
         "heads.data.live_text",
+        "heads.explaining.asked",
+        "heads.explaining.inputs",
         "heads.data.standardised",  # new clips are centred as those of training
         "heads.explaining.explanation",  # fusion/web explains new clips
         "heads.explaining.fresh",

@@ -133,10 +133,7 @@ def add_to_bundle(folder: Path, more: Callable[[Path], None]) -> None:
 
 def _make_bundle(profile: Profile, folder: Path, more: Callable[[Path], None] | None) -> None:
     fused = profile.fusion_path / "model"
-    names, classes, baselines = _inputs_of(fused / "inputs.json")
-    for name in names:
-        if name not in profile.heads:
-            raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
+    names, classes, baselines = inputs_of(profile)
     parts = [(name, profile.head_path(name) / "model", f"heads/{name}") for name in names]
     parts += [(name, profile.head_path(name) / "baseline" / "model", f"baselines/{name}") for name in baselines]
     trained = [(name, _head_json(model, name)) for name, model, _ in parts]
@@ -206,10 +203,35 @@ def _bundled(folder: Path, name: str, temperature: float) -> BundledHead:
     return BundledHead(name, folder, Head.model_validate(saved["settings"]), temperature, vocabularies)
 
 
-def _inputs_of(path: Path) -> tuple[list[str], tuple[str, ...], list[str]]:
-    """Heads, classes, and heads whose plain baseline is read."""
-    inputs = json.loads(read_published(path, "make it with: python fusion/stack.py"))
+def inputs_of(profile: Profile) -> tuple[list[str], tuple[str, ...], list[str]]:
+    """What a profile's fusion reads: heads, classes, and heads whose plain baseline is read.
+
+    Raises:
+        StoreError: nothing is fused yet. UserError: it is a fusion of other heads than the profile's.
+    """
+    fused = profile.fusion_path / "model"
+    inputs = json.loads(read_published(fused / "inputs.json", "make it with: python fusion/stack.py"))
+    for name in inputs["heads"]:
+        if name not in profile.heads:
+            raise UserError(f"{fused}: fuses {name!r}, no head of profile {profile.name!r}: fuse its heads again")
     return inputs["heads"], tuple(inputs["classes"]), inputs.get("baselines", [])
+
+
+def fused_units(profile: Profile, names: list[str], baselines: list[str]) -> "Predictions":
+    """What these heads, and the plain baselines of these, say of all units, with what the manifest knows of them."""
+    from fusion.strategies.speakers import manifest_speakers
+    from fusion.tables.predictions import manifest_metadata, read
+
+    tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
+    beside = {name: profile.head_path(name) / "baseline" / "predictions.parquet" for name in baselines}
+    for name, path in (*tables.items(), *beside.items()):
+        read_published(path, f"train it again with python heads/train.py --head {name}")
+    units = read(tables, beside)
+    return replace(
+        units,
+        metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids),
+        speakers=manifest_speakers(profile.manifest_path, units.unit_ids),
+    )
 
 
 def _head_json(folder: Path, name: str) -> dict[str, Any]:
@@ -266,20 +288,11 @@ def _write_texts(
     import numpy as np
 
     from fusion.strategies.calibration import fit_temperature, fit_temperatures
-    from fusion.strategies.speakers import manifest_speakers
-    from fusion.tables.predictions import manifest_metadata, read
     from heads.fitting.outputs import resolved
 
     tables = {name: profile.head_path(name) / "predictions.parquet" for name in names}
     beside = {name: profile.head_path(name) / "baseline" / "predictions.parquet" for name in baselines}
-    for name, path in (*tables.items(), *beside.items()):
-        read_published(path, f"train it again with python heads/train.py --head {name}")
-    units = read(tables, beside)
-    units = replace(
-        units,
-        metadata=units.metadata | manifest_metadata(profile.manifest_path, units.unit_ids),
-        speakers=manifest_speakers(profile.manifest_path, units.unit_ids),
-    )
+    units = fused_units(profile, names, baselines)
     _refuse_stale(profile, units)
     oof = units.where(units.splits == "oof")
     temperatures = fit_temperatures(oof.logits, oof.present, oof.labels)

@@ -75,7 +75,7 @@ class Predictor:
     @property
     def fields(self) -> list[str]:
         """Metadata that heads, or the fusion itself, read."""
-        own = _categories(self._fusion)
+        own = categories(self._fusion)
         corpora = ["corpus"] * any(head.settings.standardise == "corpus" for head in self.heads)
         listeners = ["listener_id"] * any(LISTENER in head.vocabularies for head in self.heads)
         return list(
@@ -286,7 +286,7 @@ class Predictor:
                 yield {"what": modality, "clip": None, "why": f"not given{some}"}
 
     def _missing_fields(self, row: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
-        known = {field: set(words) for field, words in _categories(self._fusion).items()}
+        known = {field: set(words) for field, words in categories(self._fusion).items()}
         for head in self.heads:
             for field, words in head.vocabularies.items():
                 known.setdefault({SPEAKER: "speaker", LISTENER: "listener_id"}.get(field, field), set()).update(words)
@@ -298,7 +298,9 @@ class Predictor:
                 yield {"what": field, "clip": None, "why": f"{value!r} was not met in training: counts as unknown"}
 
 
-def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np.ndarray:
+def contributions(
+    fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray, target: np.ndarray | None = None
+) -> np.ndarray:
     """By how much each head, and each baseline that is read, raises the fused log-probability of the predicted class.
 
     It is ``log p(with all heads) - log p(with this head masked)``, of the class with the highest fused probability;
@@ -306,12 +308,13 @@ def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np
 
     Args:
         fused: (n, c), what the fusion says of the outputs.
+        target: (n,) other classes than the predicted ones.
     Returns:
         (n, heads + baselines).
     """
     n_heads = outputs.present.shape[1]
     result = np.full((len(fused), n_heads + len(outputs.baselines)), np.nan)
-    chosen = np.where(np.isnan(fused), -np.inf, fused).argmax(axis=1)
+    chosen = np.where(np.isnan(fused), -np.inf, fused).argmax(axis=1) if target is None else target
 
     def note(column: int, rows: np.ndarray, without: HeadOutputs) -> None:
         log_p = fusion.predict_logits(without)
@@ -335,9 +338,9 @@ def contributions(fusion: Fitted, outputs: HeadOutputs, fused: np.ndarray) -> np
     return result
 
 
-def _categories(fusion: Fitted) -> dict[str, list[str]]:
+def categories(fusion: Fitted) -> dict[str, list[str]]:
     """The metadata that a fusion itself reads, and the categories that it knows."""
     found: dict[str, list[str]] = dict(getattr(getattr(fusion, "features", None), "categories", {}))
     for member in fusion.members.values() if isinstance(fusion, FittedBlend) else ():
-        found |= _categories(member)
+        found |= categories(member)
     return {field: words for field, words in found.items() if words}

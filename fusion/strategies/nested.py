@@ -6,7 +6,7 @@ all out-of-fold rows and applied once to val and test.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +106,9 @@ def fuse(
         strategies = ["mean"]
         notes.append(f"{short}: only the mean is used.")
 
-    candidates: dict[str, Strategy] = {
-        f"{BASELINE}{name}": Baseline(name) for name in dict.fromkeys(units.distinct_baselines.values())
-    }
-    candidates |= {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
-    candidates |= {name: strategy for name, strategy in STRATEGIES.items() if name in strategies}
+    names = [f"{BASELINE}{name}" for name in dict.fromkeys(units.distinct_baselines.values())]
+    names += [*(f"{HEAD}{name}" for name in units.heads), *(name for name in STRATEGIES if name in strategies)]
+    candidates = {name: candidate(name, units.heads) for name in names}
     log_p, gate_weights, fitted = cross_fit(units, candidates, seed)
 
     scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in ("majority", *candidates)}
@@ -188,6 +186,21 @@ def fuse(
     )
 
 
+def candidate(name: str, heads: Sequence[str]) -> Strategy:
+    """What is called so: a strategy, "head:NAME" or "baseline:NAME"."""
+    if name.startswith(BASELINE):
+        return Baseline(name.removeprefix(BASELINE))
+    return Single(heads.index(name.removeprefix(HEAD))) if name.startswith(HEAD) else STRATEGIES[name]
+
+
+def fit_without(units: Predictions, rows: np.ndarray, strategies: dict[str, Strategy], seed: int) -> dict[str, Fitted]:
+    """Strategies, fitted on all oof rows of which a head says something but ``rows``, (n,) bool."""
+    part = units.where((units.splits == "oof") & units.present.any(axis=1) & ~rows)
+    # Inner choices leave whole folds out, as here: each fold's rows come from models of their own.
+    groups = part.folds if len(np.unique(part.folds)) > 1 else part.groups
+    return fit_all(strategies, part.outputs, part.labels, groups, seed)
+
+
 def cross_fit(
     units: Predictions, strategies: dict[str, Strategy], seed: int = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, dict[str, Fitted]]:
@@ -200,13 +213,8 @@ def cross_fit(
     folds = np.unique(units.folds[oof]).tolist()
     held = [oof & (units.folds == fold) for fold in folds] + [~oof]
 
-    def fit(rows: np.ndarray) -> dict[str, Fitted]:
-        part = units.where(oof & heard & ~rows)
-        # Inner choices leave whole folds out, as here: each fold's rows come from models of their own.
-        groups = part.folds if len(np.unique(part.folds)) > 1 else part.groups
-        return fit_all(strategies, part.outputs, part.labels, groups, seed)
-
-    fits = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(fit)(rows) for rows in held)
+    work = (delayed(fit_without)(units, rows, strategies, seed) for rows in held)
+    fits = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(work)
     counts = np.bincount(units.labels[oof & heard], minlength=len(units.classes)) + 1.0  # every class stays possible
     prior = np.tile(np.log(counts / counts.sum()), (len(oof), 1))
     log_p = {name: prior.copy() for name in strategies}

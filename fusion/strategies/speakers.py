@@ -17,9 +17,7 @@ from scipy.special import log_softmax
 
 from cache import read_published, read_sealed_parquet
 from configs import UserError
-from fusion.strategies.catalogue import STRATEGIES, Fitted, Strategy, load, save
-from fusion.strategies.choice import BASELINE, HEAD
-from fusion.strategies.pools import Baseline, Single
+from fusion.strategies.catalogue import Fitted, load, save
 from fusion.tables.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -40,15 +38,13 @@ def fuse_centred(units: Predictions, strategies: list[str], **settings: Any) -> 
     Raises:
         UserError: as there; no speaker has two units; the tables name neither speakers nor groups.
     """
-    from fusion.strategies.nested import Plain, cross_fit, fuse  # seconds to import, and who predicts fuses nothing
+    # seconds to import, and who predicts fuses nothing
+    from fusion.strategies.nested import Plain, candidate, cross_fit, fuse
     from heads.metrics import evaluate
 
     found = fuse(centred(units), strategies, **settings)
-    single: dict[str, Strategy] = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
-    single |= {f"{BASELINE}{name}": Baseline(name) for name in units.baselines}
     seed, bootstrap = settings.get("seed", 0), settings.get("bootstrap", 1000)
-    strategy = single.get(found.chosen) or STRATEGIES[found.chosen]
-    log_p, _, fitted = cross_fit(units, {found.chosen: strategy}, seed)
+    log_p, _, fitted = cross_fit(units, {found.chosen: candidate(found.chosen, units.heads)}, seed)
     scores = {}
     for split in found.scores[found.chosen]:
         rows, p = units.where(units.splits == split), np.exp(log_p[found.chosen][units.splits == split])

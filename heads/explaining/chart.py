@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from heads.explaining.explanation import Explanation, Group, Piece
 from heads.explaining.media import Media
+from heads.explaining.words import support
 from heads.pictures import literal
 
 # Okabe and Ito's palette keeps apart for all common kinds of colour blindness.
@@ -43,7 +44,7 @@ def draw(found: Explanation, media: Media) -> Figure:
     title = f"{found.unit_id}: head {head} says {found.predicted} ({said}); explained: {found.explained}"
     figure.suptitle(literal(title, 110), fontsize=11)
     figure.supxlabel(
-        f"blue: “{literal(found.explained, LONGEST_NAME)}” loses log-probability without it; orange: it gains; "
+        f"blue: supports “{literal(found.explained, LONGEST_NAME)}”, so many nats; orange: against; "
         "purple: attention; both as shares of their sum",
         fontsize=8,
     )
@@ -89,12 +90,12 @@ def _bars(axes: Axes, group: Group, title: str) -> None:
         axes.barh(y - height / 2, attention, color=PURPLE, height=height, hatch="///", edgecolor="white", linewidth=0)
     for k, (piece, share) in enumerate(zip(group.pieces, shares, strict=True)):
         at = k + (height / 2 if has_attention else 0)
-        axes.text(abs(share) + 0.01, at, f"{-piece.lost:+.2f} nats", va="center", fontsize=7)
+        axes.text(abs(share) + 0.01, at, support(piece.lost), va="center", fontsize=7)
     axes.set_yticks(y, [literal(piece.name, LONGEST_NAME) for piece in group.pieces], fontsize=8)
     axes.set_xlim(0, 1.15 * max(1e-9, *np.abs(shares), *(piece.attention or 0 for piece in group.pieces)) + 0.05)
     axes.set_ylim(-0.5, max(3, len(group.pieces)) - 0.5)
     axes.set_xlabel("share", fontsize=7)
-    _finish(axes, f"{title}: log-probability without it" + (", and attention" if has_attention else ""))
+    _finish(axes, f"{title}: nats that it brings" + (", and attention" if has_attention else ""))
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -15,11 +15,14 @@ from extract.pages.rendering import environment
 from heads.explaining.chart import draw
 from heads.explaining.explanation import ClipView, Explanation, Group, Piece
 from heads.explaining.media import Heard, Media, Seen
-from heads.explaining.words import NO_EFFECT, carried, disagreements, nats, quoted, title_of
+from heads.explaining.words import NO_EFFECT, carried, disagreements, quoted, sentence, share, support, title_of
 from heads.pictures import save
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
-PALE = 0.05  # nats: where no word moves the answer by this, none is coloured deeply
+TEMPLATES = Path(__file__).with_name("templates")
+INDEX = "index"
+FUSION = "_fusion"  # no head is called that
+FILTERS = {"share": share, "capitalized": lambda text: text[:1].upper() + text[1:]}
+PALE = 0.05  # nats: where nothing moves the answer by this, no bar is long, and no word coloured deeply
 FEW_FRAMES = 6  # shown of a clip of which no frame was taken away by itself
 
 
@@ -30,15 +33,20 @@ def as_html(found: Explanation, media: Media, again: str | None = None, others: 
         again: the command that makes it again, where there is one.
         others: heads whose pages lie beside this one.
     """
-    pages = environment(TEMPLATE.parent)
-    pages.filters |= {"nats": nats, "share": "{:.0%}".format}
+    pages = environment(TEMPLATES)
+    pages.filters |= FILTERS | {"support": support}
     words = [piece for view in found.views if "words" in view.groups for piece in view.groups["words"].pieces]
-    return pages.get_template(TEMPLATE.name).render(
+    several = len(found.clips.pieces) > 1
+    # What is read of a clip that is alone is what was read of everything, which stands there already.
+    shown = [group for group in found.groups if several or group.what not in ("clips", "modalities")]
+    return pages.get_template("page.html.j2").render(
         found=found,
         p=found.p[found.classes.index(found.explained)],
         carried=carried(found),
-        disagreements=disagreements(found),
-        comparison=[_compared(found, group) for group in found.groups if group.has_attention],
+        sentence=sentence(found),
+        differs=bool(disagreements(found)),
+        several=several,
+        comparison=[_compared(found, group) for group in shown if group.has_attention],
         outline=lambda clip: _outline(media.heard.get(clip)) if "audio" in found.modalities.values() else None,
         frames=lambda view: _frames(view, media.seen.get(view.clip_id)) if "video" in found.modalities.values() else [],
         problem=lambda modality, clip: (
@@ -46,7 +54,8 @@ def as_html(found: Explanation, media: Media, again: str | None = None, others: 
         ),
         strength=lambda piece: _strength(piece, words),
         parts_of=_parts_of,
-        scale=_scale,
+        most_lost=max([PALE, *(abs(piece.lost) for group in shown for piece in group.pieces)]),
+        most_seen=max([PALE, *(piece.attention or 0 for group in shown for piece in group.pieces)]),
         tip=lambda piece: _tip(piece, found.explained),
         no_effect=NO_EFFECT,
         again=again,
@@ -61,6 +70,7 @@ def write_page(folder: Path, found: Explanation, media: Media, again: str, other
     write_text_atomically(folder / f"{found.head}.html", html)
     facts = asdict(found) | {
         "predicted": found.predicted,
+        "sentence": sentence(found),
         "carried": dict(carried(found)),
         "disagreements": disagreements(found),
         "attention_against_removal": [_compared(found, group) for group in found.groups if group.has_attention],
@@ -85,10 +95,28 @@ def _compared(found: Explanation, group: Group) -> dict[str, Any]:
     }
 
 
-def _scale(group: Group) -> float:
-    """The largest share in a group, of attention or of the effect: what fills a bar."""
-    attention = [piece.attention or 0.0 for piece in group.pieces]
-    return max([*attention, *(abs(share) for share in group.shares), 1e-9])
+def write_index(folder: Path, unit: str, again: str) -> None:
+    """Write index.html over the explanations of a unit that lie in a folder, that of the fusion first.
+
+    What it says of each is in the JSON file beside its page. Where a head is called index, that page is the head's.
+
+    Args:
+        again: the command that explains the fusion.
+    """
+    if (folder / f"{INDEX}.json").is_file():
+        return
+    order = sorted(folder.glob("*.json"), key=lambda path: (path.stem != FUSION, path.stem))
+    facts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in order}
+    rows = [
+        {"page": f"{name}.html", "is_fusion": name == FUSION, "p_said": max(each["p"]), **each}
+        for name, each in facts.items()
+        if each["unit_id"] == unit
+    ]
+    pages = environment(TEMPLATES)
+    pages.filters |= FILTERS
+    write_text_atomically(
+        folder / f"{INDEX}.html", pages.get_template("index.html.j2").render(rows=rows, unit=unit, again=again)
+    )
 
 
 def _strength(piece: Piece, words: list[Piece]) -> float:
@@ -97,7 +125,7 @@ def _strength(piece: Piece, words: list[Piece]) -> float:
 
 
 def _tip(piece: Piece, explained: str) -> str:
-    change = f"“{explained}” {nats(piece.lost)} nats without it (p {piece.p:.3f})"
+    change = f"{support(piece.lost)} (“{explained}” without it: {share(piece.p)})"
     attention = "" if piece.attention is None else f"; attention {piece.attention:.1%}"
     return f"{piece.name}: {change}; named then: {piece.becomes}{attention}"
 
@@ -130,5 +158,5 @@ def _frames(view: ClipView, seen: Seen | None) -> list[dict[str, Any]]:
         middle = (piece.start + piece.stop) / 2 if piece else (k + 0.5) / len(pieces)
         image = None if seen is None else "data:image/jpeg;base64," + base64.b64encode(seen.jpeg(middle)).decode()
         when = f"{middle * seen.seconds:.1f} s" if seen else f"{k + 1} of {len(pieces)}"
-        shown.append({"piece": piece, "image": image, "when": when, "share": group.shares[k] if group else 0.0})
+        shown.append({"piece": piece, "image": image, "when": when})
     return shown

@@ -124,6 +124,23 @@ class Scene:
         assert isinstance(live, LiveText)
         return live.encode(texts)
 
+    def without_input(self, name: str) -> Removal | None:
+        """An input is missing in all clips; None where it is in none."""
+        clips = [clip for clip in self.unit.clip_ids if self.has(name, clip)]
+        if clips and self.modalities[name] == "text":
+            return self.without_text(dict.fromkeys(clips), only=name)
+        return Removal({(name, clip): None for clip in clips}) if clips else None
+
+    def fields(self) -> dict[str, tuple[str, Any]]:
+        """Of each metadata field that the head reads, who speaks and listens among them: its column, and its value."""
+        head = self.trained.settings
+        columns = {name: metadata_column(self.manifest, name, head.privileged) for name in head.metadata}
+        networks = [model.network for models in self.trained.models for model in models if hasattr(model, "network")]
+        if any(network.sizes.speaker_identity for network in networks):
+            columns |= {SPEAKER: "speaker", LISTENER: "meta_listener_id"}
+        row = self.rows[self.unit.unit_id]
+        return {name: (column, row.get(column)) for name, column in columns.items()}
+
     def without_clip(self, clip: str) -> Removal:
         """The clip's place stays, and its role; all that it says is missing."""
         names = [name for name in self.stores if self.modalities[name] != "text" and self.has(name, clip)]
@@ -214,22 +231,11 @@ def cuts_of(scene: Scene, window: float) -> list[Cut]:
 
 def _everything(scene: Scene) -> Iterator[Cut]:
     """An input of all clips at once, and each field of metadata."""
-    head, unit = scene.trained.settings, scene.unit
-    for name, modality in scene.modalities.items():
-        clips = [clip for clip in unit.clip_ids if scene.has(name, clip)]
-        if not clips:
-            continue
-        if modality == "text":
-            removal = scene.without_text(dict.fromkeys(clips), only=name)
-        else:
-            removal = Removal({(name, clip): None for clip in clips})
-        yield Cut("inputs", None, name, None, 0, 1, removal)
-    columns = {name: metadata_column(scene.manifest, name, head.privileged) for name in head.metadata}
-    networks = [model.network for models in scene.trained.models for model in models if hasattr(model, "network")]
-    if any(network.sizes.speaker_identity for network in networks):
-        columns |= {SPEAKER: "speaker", LISTENER: "meta_listener_id"}
-    for name, column in columns.items():
-        value = scene.rows[unit.unit_id].get(column)
+    for name in scene.modalities:
+        removal = scene.without_input(name)
+        if removal is not None:
+            yield Cut("inputs", None, name, None, 0, 1, removal)
+    for name, (column, value) in scene.fields().items():
         if value is not None:
             yield Cut("inputs", None, f"{name}: {value}", None, 0, 1, Removal(columns=(column,)))
         else:

@@ -22,7 +22,10 @@ from safetensors.numpy import load_file, save_file
 import fusion.serving.bundle
 from cache import StoreError, write_sums
 from configs import UserError, command
+from extract.corpora.manifest import read_manifest
 from fusion.card import main as write_its_card
+from fusion.explain import main as explain_main
+from fusion.explaining.answer import explain_fusion
 from fusion.live import main as live_main
 from fusion.predict import main
 from fusion.report.card import _as_text, write_card
@@ -136,6 +139,77 @@ def test_conversations_get_the_answers_of_the_batch_and_broken_clips_are_named(p
     broken = f"dia{N_TRAIN + 2:05d}utt2"
     assert missing["audio", broken] == missing["video", broken] == "Invalid data found when processing input"
     assert missing["audio", None] == "not given for 1 of 3 clips"
+
+
+@pytest.mark.parametrize("number", [N_TRAIN, 3])
+def test_a_fused_answer_is_taken_apart(project, predict, monkeypatch, number):
+    monkeypatch.chdir(project.root)
+    manifest = read_manifest(project.profile.manifest_path)
+    unit = next(unit for unit in manifest.units() if unit.unit_id.startswith(f"dia{number:05d}"))
+    found = explain_fusion(project.profile, manifest, unit)
+    fused = pl.read_parquet(project.profile.fusion_path / "predictions.parquet").filter(unit_id=unit.unit_id)
+    expected = fused.select(f"p_{name}" for name in found.classes).to_numpy()[0]
+    np.testing.assert_allclose(found.p, expected, atol=1e-9)  # of a training unit, of the fit without its fold
+    assert found.notes == ()
+    assert found.fold == fused["fold"][0]
+    assert {each.name for each in found.inputs} == {"audio", "text", "video", f"topic: {('exams', 'work')[number % 2]}"}
+    silent = {each.name: each.silent for each in found.inputs}
+    assert (silent["audio"], silent["text"], silent["video"]) == (("sound",), ("words",), ())
+    if found.fold is not None:
+        assert explain_fusion(project.profile, manifest, unit, found.classes[0]).explained == found.classes[0]
+        return
+    # What is taken away is what a new clip may lack: the bundle answers so by ways of its own.
+    given = {"text": ["--metadata", "topic=exams"], "topic: exams": ["--text", WORDS["happy"]]}
+    for name, rest in given.items():
+        _, (answer,), _ = predict(clip(project, f"{number}_0.mp4"), *rest)
+        left = next(each.p for each in found.inputs if each.name == name)
+        np.testing.assert_allclose(left, probabilities(answer), atol=1e-5)
+    _, (answer,), _ = predict(clip(project, f"{number}_0.mp4"), *given["text"], *given["topic: exams"])
+    for voice in found.voices:
+        assert voice.contribution == pytest.approx(answer["heads"][voice.name]["contribution"], abs=1e-4)
+
+
+def test_a_fused_answer_is_explained_on_a_page(project, monkeypatch, capsys):
+    monkeypatch.chdir(project.root)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["explain.py", *arguments, "--config", "tiny.yaml"])
+        with pytest.raises(SystemExit) as ended:
+            command(explain_main)
+        return int(ended.value.code or 0)
+
+    unit, folder = f"dia{N_TRAIN:05d}utt0", Path("runs/tiny/explain") / f"dia{N_TRAIN:05d}utt0"
+    assert run(unit) == 0
+    printed = capsys.readouterr().out
+    facts = json.loads((folder / "_fusion.json").read_text())
+    assert f"the fusion (weighted): {facts['predicted']}" in printed
+    index = (folder / "index.html").read_text()
+    assert 'class="card first"' in index
+    html = (folder / "_fusion.html").read_text()
+    assert "fitted on all out-of-fold predictions" in html
+    assert html.count("<table") == 2
+    other = next(name for name in facts["classes"] if name != facts["predicted"])
+    assert run(unit, "--class", other) == 0
+    assert f"why not “{other}”" in (folder / "_fusion.html").read_text()
+    capsys.readouterr()
+    for wrong, said in {
+        (unit, "--class", "bored"): "--class bored: no such class; the fusion knows",
+        (f"{unit}9",): f"{unit}9: no such unit",
+        (unit, "name=empty"): "no such manifest",
+    }.items():
+        assert run(*wrong) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_a_fused_answer_that_cannot_be_made_again_is_said_to_be_another(project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    manifest = read_manifest(project.profile.manifest_path)
+    unit = next(unit for unit in manifest.units() if unit.split == "train")
+    monkeypatch.setattr("fusion.explaining.answer._recorded", lambda *_: (np.eye(7)[0], Path("table")))
+    (note,) = explain_fusion(project.profile, manifest, unit).notes
+    assert "its cross-fitted answer could not be made again" in note
 
 
 def test_labels_are_neither_needed_nor_looked_at(project, predict, tmp_path):

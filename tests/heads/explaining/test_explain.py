@@ -33,7 +33,8 @@ from heads.explaining.explanation import Explanation, Group, Piece, explain
 from heads.explaining.media import Media, Seen, look
 from heads.explaining.page import write_page
 from heads.explaining.scene import Scene, _seconds
-from heads.explaining.words import disagreements
+from heads.explaining.words import disagreements, sentence, share, support
+from heads.explaining.words import without as told_without
 from heads.fitting.cross_validation import cross_validate, open_stores
 from heads.fitting.saved import load_head
 from heads.models.network import HeadSizes, NetworkModel, build
@@ -291,6 +292,10 @@ def test_the_command_writes_pages_that_need_nothing_else(
     heads = ["audio", "trees"]
     assert run(monkeypatch, tools, unit.unit_id, *(part for head in heads for part in ("--head", head))) == 0
     printed = capsys.readouterr().out
+    folder = Path("runs/tiny/explain") / unit.unit_id
+    index = (folder / "index.html").read_text()
+    assert all(f'href="{head}.html"' in index for head in heads)
+    assert f"python fusion/explain.py {unit.unit_id} --config profile.yaml" in index
     for head in heads:
         path = Path("runs/tiny/explain") / unit.unit_id / head
         html = path.with_suffix(".html").read_text()
@@ -320,7 +325,8 @@ def test_a_head_that_cannot_be_explained_is_left_out_unless_it_is_asked_for(
         assert "train.py --config profile.yaml --head texts" in capsys.readouterr().err
         assert run(monkeypatch, tools, unit, "--out", str(tmp_path / "out")) == 0
         assert "left out: " in capsys.readouterr().out
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"spare.html", "spare.json", "spare.png"}
+        files = {"index.html", "spare.html", "spare.json", "spare.png"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == files
     finally:
         (tmp_path / "table").rename(table)
 
@@ -436,13 +442,43 @@ def test_where_attention_and_removal_disagree(here: SimpleNamespace) -> None:
     assert mislead.shares == pytest.approx([0, -0.05, 0.95])
     (line,) = disagreements(replace(found, everything=mislead, clips=Group("clips", None, ()), views=[]))
     assert "attention looks most at one (80.0%" in line
-    assert "three moves the answer most (−1.900" in line
+    assert "three moves the answer most (supports +1.90" in line
     agree = Group("clips", None, (piece("one", 0.9, 0.8), piece("two", 0.1, 0.2)))
     assert agree.rank_correlation is None  # of two
     assert disagreements(replace(found, everything=agree, clips=agree, views=[])) == []
     idle = Group("clips", None, (piece("one", 1e-5, 0.8), piece("two", 0.0, 0.2)))
     (line,) = disagreements(replace(found, everything=idle, clips=Group("clips", None, ()), views=[]))
     assert "changes nothing" in line
+
+
+def test_effects_in_words(here: SimpleNamespace) -> None:
+    assert [support(lost) for lost in (2.1, -0.31, 0.004)] == ["supports +2.10", "against −0.31", "≈ 0"]
+    told = told_without("audio", 0.58, 0.07, "angry", "contempt").replace("\u00a0", " ")
+    assert told == "without audio: 58 % → 7 %, the answer becomes contempt"
+    assert [share(p).replace("\u00a0", " ") for p in (0.0, 0.001, 0.996, 1.0)] == ["0 %", "< 1 %", "> 99 %", "100 %"]
+    found = explained(here, "audio", here.units["test"][0])
+    strong = replace(found.everything.pieces[0], name="audio", lost=2.0, p=0.07, becomes=found.predicted)
+    said = sentence(replace(found, everything=Group("inputs", None, (piece("age", 0.1, None), strong))))
+    assert said is not None
+    assert said.startswith("without audio: ")
+    assert said.endswith(f"the answer stays {found.predicted}")
+    assert sentence(replace(found, everything=Group("inputs", None, (piece("age", -1.0, None),)))) is None
+
+
+def test_a_page_has_one_scale_and_no_table_twice(here: SimpleNamespace, tmp_path: Path) -> None:
+    alone = next(unit for unit in here.units["test"] if len(unit.clip_ids) == 1)
+    found = explained(here, "audio", alone)
+    assert len(found.everything.pieces) > 1  # what would stand there again as that of its only clip
+    write_page(tmp_path, found, Media(), "again", [])
+    html = (tmp_path / "audio.html").read_text()
+    assert "What was read of this clip" not in html
+    pieces = [piece for group in found.groups if group.what not in ("clips", "modalities") for piece in group.pieces]
+    most = max(abs(piece.lost) for piece in pieces)
+    assert f"a full bar is {most:.2f} nats" in html
+    widths = [float(width) for width in re.findall(r'<i class="(?:for|against)" style="width:([\d.]+)%', html)]
+    assert max(widths) == 100
+    for each in found.everything.pieces:
+        assert f"width:{100 * abs(each.lost) / most:.2f}%" in html
 
 
 def test_words_of_a_text() -> None:
