@@ -110,7 +110,7 @@ def write_index(folder: Path, unit: str, again: str) -> None:
     rows = [
         {"page": f"{name}.html", "is_fusion": name == FUSION, "p_said": max(each["p"]), **each}
         for name, each in facts.items()
-        if each["unit_id"] == unit
+        if each.get("unit_id") == unit and "sentence" in each  # not of an earlier version
     ]
     pages = environment(TEMPLATES)
     pages.filters |= FILTERS
