@@ -131,7 +131,7 @@ def _reliability(found: Fusion, findings: Findings) -> Figure:
             x, y = ([part[axis] for part in bins] for axis in ("confidence", "accuracy"))
             enough = units >= FEWEST_UNITS
             axes.plot(np.array(x)[enough], np.array(y)[enough], color=colour, linewidth=1)
-            axes.scatter(x, y, 8 + 90 * units / units.sum(), color=colour, label=when, alpha=0.85)
+            axes.scatter(x, y, 8 + 90 * units / units.sum(), color=colour, label=when, alpha=0.85, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), aspect="equal", xlabel="confidence", ylabel="accuracy")
         title = textwrap.fill(literal(name, LONGEST_NAME), 24)
         title += f"\nECE {both['before']['ece']:.3f} → {both['after']['ece']:.3f}"

@@ -152,7 +152,7 @@ def gather(
             if (damage := _damage(encoder, profile.store_path(encoder), clips)).clips
         ],
         manifest=profile.manifest_path if profile.manifest_path.is_file() else None,
-        explain=script("heads/explain.py") if is_of_profile else "",
+        explain=script("fusion/explain.py") if is_of_profile else "",
         audit=_audit(profile.run_dir / "audit" / "audit.json", audit, hashes.get(str(profile.manifest_path))),
         **common,
     )

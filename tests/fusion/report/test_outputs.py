@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from synthetic_heads import CLASSES, make_units
 
-from fusion.report.charts import write_charts
+from fusion.report.charts import _per_class, write_charts
 from fusion.report.doubt import sets_of
 from fusion.report.findings import analyse
 from fusion.report.outputs import summary, write_outputs
@@ -235,3 +235,10 @@ def test_a_head_that_was_taken_and_has_no_test_prediction_is_drawn_as_the_fusion
     assert found.chosen == "head:h0"
     write_charts(found, tmp_path, analyse(found, 100))
     assert (tmp_path / "reliability.png").is_file()
+
+
+@pytest.mark.parametrize(("name", "turned"), [("surprised", 0), ("somewhat surprised", 30)])
+def test_names_in_charts_are_whole_and_do_not_overlap(name: str, turned: int) -> None:
+    score = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 3.0}
+    first, _ = _per_class({name: score, "calm": score}).axes[0].get_xticklabels()
+    assert (first.get_text(), first.get_rotation()) == (f"{name}\n(3)", turned)
