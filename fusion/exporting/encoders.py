@@ -60,7 +60,7 @@ def export_encoder(bundle: Bundle, name: str) -> ExportedEncoder:
     try:
         model = _traced(encoder, batches)
         difference = _difference(encoder, model, batches)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, *_refusals()) as error:
+    except _refusals() as error:
         raise UserError(f"encoders.{name}: torch.onnx cannot export it: {one_line(error, 200)}") from error
     if not difference <= CLOSE:
         raise UserError(f"encoders.{name}: its graph differs from torch by {difference:.1e}, more than {CLOSE:g}")
@@ -95,10 +95,11 @@ def session(model: bytes | Path) -> Any:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises of a graph that it does not take: no kind of RuntimeError."""
+    """What torch raises of a network that it cannot trace or write, and onnxruntime of a graph that it refuses."""
     from onnxruntime.capi import onnxruntime_pybind11_state as own
 
-    return own.Fail, own.InvalidArgument, own.InvalidGraph, own.NotImplemented, own.RuntimeException
+    of_torch = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+    return (*of_torch, own.Fail, own.InvalidArgument, own.InvalidGraph, own.NotImplemented, own.RuntimeException)
 
 
 def run(opened: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -176,7 +177,7 @@ def _traced(encoder: LoadedEncoder, batches: Sequence[dict[str, torch.Tensor]]) 
         torch.onnx.export(
             _Traced(encoder, names).eval(),
             tuple(batches[1].values()),
-            file,
+            file,  # type: ignore[arg-type]  # traces can be written to memory
             input_names=names,
             output_names=["hidden"],
             dynamic_axes=axes | {"hidden": {0: "batch", 1: "steps"}},

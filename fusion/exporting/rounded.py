@@ -48,7 +48,7 @@ def encoders_table(
             found[path] = [_features(bundle, each, opened, clips[path]) for opened in sessions]
             pairs = [(found[path][1][clip], values) for clip, values in found[path][0].items()]
         else:
-            pairs = [tuple(run(opened, batch).numpy() for opened in sessions[::-1]) for batch in each.batches]
+            pairs = [(run(sessions[1], batch).numpy(), run(sessions[0], batch).numpy()) for batch in each.batches]
         changes[path] = max((relative(*pair) for pair in pairs), default=0.0)
 
     def fused(small: Sequence[str]) -> np.ndarray:
@@ -63,9 +63,10 @@ def encoders_table(
         row = row_of(path, sizes_of[path], times_of[path], answers, labels, groups, bundle, heard)
         rows.append(row | {"largest_change_of_p": row["largest_change"], "largest_change": changes[path]})
     if len(exported) > 1:
-        total = [[sum(pair[i] for pair in of.values()) for i in (0, 1)] for of in (sizes_of, times_of)]
+        sizes = [sum(pair[i] for pair in sizes_of.values()) for i in (0, 1)]
+        times = [sum(pair[i] for pair in times_of.values()) for i in (0, 1)]
         answers = [plain, fused(list(exported))]
-        row = row_of("all encoders", *total, answers, labels, groups, bundle, heard)  # type: ignore[arg-type]
+        row = row_of("all encoders", sizes, times, answers, labels, groups, bundle, heard)
         rows.append(row | {"largest_change_of_p": row["largest_change"], "largest_change": max(changes.values())})
     where = f"On the media of {given.said}" if heard else "On drawn inputs alone, as media of test units are not here"
     if heard and len(given.units) == UNITS:
