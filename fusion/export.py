@@ -18,13 +18,16 @@ def main(
         Path | None, typer.Option(help="Folder for the graphs. Default: runs/PROFILE/onnx.", show_default=False)
     ] = None,
     int8: Annotated[bool, typer.Option(help="Quantise the heads as well, and say what it costs.")] = True,
+    encoders: Annotated[
+        bool, typer.Option("--encoders", help="Export the encoders, too, where torch can; a minute or two.")
+    ] = False,
     overrides: OverrideArgument = None,
 ) -> None:
     """Export a bundle's heads and fusion to ONNX: runs/PROFILE/onnx, with a script that needs onnxruntime and NumPy.
 
     Every graph is compared with the bundle, on the profile's test units where its stores are here; where a probability
-    differs by more than 1e-4, nothing is written. Encoders stay outside: graphs read features. docs/export.md says what
-    each input means.
+    differs by more than 1e-4, nothing is written. Heads' graphs read features; --encoders writes graphs of what gives
+    these, from tokens, spectra and pictures. docs/export.md says what each input means.
 
     python fusion/export.py --bundle DIR --out DIR
     """
@@ -38,18 +41,23 @@ def main(
 
     from fusion.exporting.folder import write_onnx  # these take seconds to import
 
-    about, quantised = write_onnx(opened, folder, int8)
+    about, quantised = write_onnx(opened, folder, int8, encoders)
     checked = about["checked"]
     print(f"equal to the bundle within {checked['largest_difference']:.1g} on {checked['on']}")
     for path, graph in about["graphs"].items():
         for what in graph.get("left_to_the_caller", []):
             print(f"{path}: left to the caller: {what}")
-    if quantised:
-        print("\n".join(quantised.markdown))
+    for each in about["encoders"].values():
+        if "graph" in each:
+            difference = each["graph"]["checked"]["largest_difference"]
+            print(f"{each['graph']['path']}: equal to torch within {difference:.1g} of the features")
+        elif encoders:
+            print(f"not exported: {each['not_exported']}")
+    for table in quantised:
+        print("\n".join(table.markdown))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(
-        f"{folder}: {len(about['graphs'])} graphs, {size / 2**20:.1f} MiB; predict.onnx.py there answers from features"
-    )
+    n_graphs = len(about["graphs"]) + sum("graph" in each for each in about["encoders"].values())
+    print(f"{folder}: {n_graphs} graphs, {size / 2**20:.1f} MiB; predict.onnx.py there answers from features")
 
 
 def _import(library: str) -> None:

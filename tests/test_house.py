@@ -99,6 +99,8 @@ DOORS = {
         "extract.corpora.media_paths",
         "extract.corpora.reading",
         "extract.corpora.table",
+        "extract.encoders.encoder",  # fusion/exporting traces it
+        "extract.encoders.loading",
         "extract.encoders.checkpoints.tokenizer",
         "extract.encoders.checkpoints.weights",
         "extract.encoders.tail",

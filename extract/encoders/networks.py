@@ -312,11 +312,14 @@ def _pack_linear_layers(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if type(module) is nn.Linear:
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight, PACKED_ROWS)
-            module.forward = _packed_product(packed, module.bias)  # type: ignore[assignment, method-assign]
+            product = _packed_product(packed, module.weight, module.bias)
+            module.forward = product  # type: ignore[assignment, method-assign]
 
 
-def _packed_product(packed: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _packed_product(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     def product(rows: Tensor) -> Tensor:
+        if torch.jit.is_tracing():  # what is exported is for other machines, which know no layout of oneDNN
+            return F.linear(rows, weight, bias)
         return torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
 
     return product

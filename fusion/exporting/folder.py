@@ -3,7 +3,8 @@
 ``heads/HEAD.onnx``       a head, all its folds; ``heads/HEAD.terms.json`` the terms that a bag of words counts
 ``baselines/HEAD.onnx``   a plain baseline, where the fusion is one
 ``fusion.onnx``           the fused answer from what heads say; ``fusion_speakers.onnx`` that of centred heads
-``int8/...``              the same heads, quantised; ``quantised.json`` and ``quantised.md`` what that costs and brings
+``encoders/NAME.onnx``    an encoder, where these were asked for
+``int8/...``              the same, quantised; ``quantised.json`` and ``quantised.md`` what that costs and brings
 ``manifest.json``         what each graph takes and gives, and what it was made of
 ``predict.onnx.py``       answers with onnxruntime and NumPy alone
 """
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cache import claimed, publish_folder
+from configs import UserError
 from fusion.exporting import checking, standalone
+from fusion.exporting.encoders import ExportedEncoder, export_encoder
 from fusion.exporting.quantising import Table, quantise, table
+from fusion.exporting.rounded import ROUNDED, encoders_table
 from fusion.exporting.strategies import export_fusion
 from fusion.serving.bundle import Bundle
 from fusion.strategies.speakers import FLOOR, HALF, People
@@ -29,18 +33,21 @@ PEOPLE = {SPEAKER: "speaker", LISTENER: "listener_id"}  # what units call them
 ABOUT, SCRIPT = "manifest.json", "predict.onnx.py"
 
 
-def write_onnx(bundle: Bundle, folder: Path, int8: bool = True) -> tuple[dict[str, Any], Table | None]:
+def write_onnx(
+    bundle: Bundle, folder: Path, int8: bool = True, encoders: bool = False
+) -> tuple[dict[str, Any], list[Table]]:
     """Write and check the graphs of a bundle; the manifest that was written, and what quantising costs.
+
+    Encoders that cannot be exported have none: the manifest says why.
 
     Raises:
         UserError: a part cannot be exported, or a graph does not say what the bundle says.
         StoreError: the folder is somebody else's, or cannot be written.
     """
     about: dict[str, Any] = {}
-    found: Table | None = None
+    found: list[Table] = []
 
     def write(fresh: Path) -> None:
-        nonlocal found
         about.update(_manifest(bundle, _write_graphs(bundle, fresh)))
         _write_json(fresh / ABOUT, about)
         shutil.copyfile(standalone.__file__, fresh / SCRIPT)
@@ -48,9 +55,16 @@ def write_onnx(bundle: Bundle, folder: Path, int8: bool = True) -> tuple[dict[st
         about["checked"] = _check(bundle, fresh, given)
         if int8:
             quantise(fresh, [path for path, graph in about["graphs"].items() if graph["is"] != "fusion"])
-            found = table(bundle, fresh, given)
-            _write_json(fresh / "quantised.json", found.plain)
-            (fresh / "quantised.md").write_text("\n".join(found.markdown) + "\n", encoding="utf-8")
+            found.append(table(bundle, fresh, given))
+        exported = _write_encoders(bundle, fresh, about["encoders"]) if encoders else {}
+        if int8 and exported:
+            quantise(fresh, list(exported), ROUNDED)
+            found.append(encoders_table(bundle, fresh, exported, given))
+        if found:
+            more = {"encoders": found[1].plain} if found[1:] else {}
+            _write_json(fresh / "quantised.json", found[0].plain | more)
+            lines = "\n\n".join("\n".join(each.markdown) for each in found)
+            (fresh / "quantised.md").write_text(lines + "\n", encoding="utf-8")
         _write_json(fresh / ABOUT, about)
 
     with claimed(folder):
@@ -93,6 +107,22 @@ def _write_graphs(bundle: Bundle, fresh: Path) -> dict[str, dict[str, Any]]:
         graph["outputs"] = ["logits", *(f"p_{name}" for name in bundle.classes)]
         graph["sha256"] = _digest(fresh / path)
     return graphs
+
+
+def _write_encoders(bundle: Bundle, fresh: Path, about: dict[str, dict[str, Any]]) -> dict[str, ExportedEncoder]:
+    """Encoders by the path of their graph; of each, ``about`` says more, or why it has none."""
+    exported: dict[str, ExportedEncoder] = {}
+    for name in bundle.stored:
+        path = f"encoders/{name}.onnx"
+        try:
+            made = export_encoder(bundle, name)
+        except UserError as error:
+            about[name]["not_exported"] = str(error)
+            continue
+        _write(fresh / path, made.model)
+        about[name]["graph"] = {"path": path, **made.about, "sha256": _digest(fresh / path)}
+        exported[path] = made
+    return exported
 
 
 def _first(context_clips: int | None) -> int:

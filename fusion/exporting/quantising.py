@@ -21,6 +21,7 @@ INT8, ROUNDS = "int8", 30
 class Table:
     rows: list[dict[str, Any]]
     note: str
+    change: str = "largest change of p"  # what of each row is called largest_change
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -28,7 +29,7 @@ class Table:
 
     @property
     def markdown(self) -> list[str]:
-        head = "| graph | KiB | int8 KiB | times as fast | macro-F1 | int8 | difference [95 %] | largest change of p |"
+        head = f"| graph | KiB | int8 KiB | times as fast | macro-F1 | int8 | difference [95 %] | {self.change} |"
         lines = [head, "|---" * 8 + "|"]
         for row in self.rows:
             scores = ["", "", ""]
@@ -50,9 +51,13 @@ class Table:
         return [*lines, "", self.note]
 
 
-def quantise(folder: Path, graphs: Sequence[str]) -> None:
+def quantise(folder: Path, graphs: Sequence[str], operators: list[str] | None = None) -> None:
     """Write each graph once more below ``int8/``: products, LSTMs and tables with eight-bit weights, what
-    they are multiplied with as it comes. Linear models stay as they are, and so do trees; what would grow has none."""
+    they are multiplied with as it comes. Linear models stay as they are, and so do trees; what would grow has none.
+
+    Args:
+        operators: of ONNX, whose weights are rounded; None: all that can be.
+    """
     import logging
 
     import onnx
@@ -63,7 +68,12 @@ def quantise(folder: Path, graphs: Sequence[str]) -> None:
         small = folder / INT8 / path
         small.parent.mkdir(parents=True, exist_ok=True)
         exact = [node.name for node in onnx.load(folder / path).graph.node if node.name.startswith(EXACT)]
-        quantize_dynamic(folder / path, small, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=exact)
+        quantize_dynamic(
+            *(folder / path, small, operators),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=exact,
+        )
         if small.stat().st_size >= (folder / path).stat().st_size:  # nothing in it that could be smaller
             small.unlink()
 
@@ -77,35 +87,37 @@ def table(bundle: Bundle, folder: Path, given: checking.Material) -> Table:
     rows = []
     for path in both[0][0]:
         feed = stacks[0].feed(stacks[0].graphs[path], units[: checking.BATCH], sources)
-        times = _times([stack.sessions[path] for stack in stacks], feed)
+        times = least_seconds([stack.sessions[path] for stack in stacks], feed)
         small = folder / INT8 / path
         if not small.is_file():
             times[1] = times[0]
         sizes = [place.stat().st_size for place in (folder / path, small if small.is_file() else folder / path)]
-        rows.append(_row(path, sizes, times, [said[path] for said, _ in both], labels, groups, bundle, given.labelled))
+        rows.append(
+            row_of(path, sizes, times, [said[path] for said, _ in both], labels, groups, bundle, given.labelled)
+        )
     total = [sum(row[name] for row in rows) for name in ("bytes", "int8_bytes", "seconds", "int8_seconds")]
     fused = [answer for _, answer in both]
-    rows.append(_row("all, fused", total[:2], total[2:], fused, labels, groups, bundle, given.labelled))
+    rows.append(row_of("all, fused", total[:2], total[2:], fused, labels, groups, bundle, given.labelled))
     note = (
         f"On {given.said}; speed on a batch of {min(checking.BATCH, len(units))} units, the fastest of {ROUNDS} turns."
     )
     return Table(rows, note)
 
 
-def _times(sessions: Sequence[Any], feed: dict[str, np.ndarray]) -> list[float]:
+def least_seconds(sessions: Sequence[Any], feed: dict[str, np.ndarray], rounds: int = ROUNDS) -> list[float]:
     """The least seconds of each, turn by turn: what else the machine does meets both, and counts for neither."""
     found: list[list[float]] = [[] for _ in sessions]
     for session in sessions:
-        session.run(["logits"], feed)
-    for _ in range(ROUNDS):
+        session.run(None, feed)
+    for _ in range(rounds):
         for session, own in zip(sessions, found, strict=True):
             start = time.perf_counter()
-            session.run(["logits"], feed)
+            session.run(None, feed)
             own.append(time.perf_counter() - start)
     return [min(own) for own in found]
 
 
-def _row(
+def row_of(
     graph: str,
     sizes: Sequence[int],
     times: Sequence[float],
@@ -115,6 +127,7 @@ def _row(
     bundle: Bundle,
     labelled: bool,
 ) -> dict[str, Any]:
+    """A row of the table, from two answers (units, classes) to the same units, as logarithms."""
     there = np.flatnonzero(~np.isnan(log_p[0]).any(axis=1)).tolist()
     p, small = (np.exp(each[there].astype(float)) for each in log_p)
     p, small = (each / each.sum(axis=1, keepdims=True) for each in (p, small))

@@ -7,23 +7,30 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 import polars as pl
 import pytest
 import small_project
+import torch
+from checkpoints import MODALITIES, save_checkpoints
 from synthetic_heads import CLASSES, make_units
 
-from configs import UserError
+from cache import Header
+from configs import Profile, UserError
+from configs.schema import Encoder as EncoderOf
 from configs.schema import Head
 from extract.corpora.manifest import make_manifest
+from extract.encoders.loading import load_encoder
 from fusion.exporting import checking
-from fusion.exporting.folder import PEOPLE, _first, write_onnx
+from fusion.exporting.encoders import export_encoder, relative, run, session
+from fusion.exporting.folder import PEOPLE, _first, _write_encoders, write_onnx
 from fusion.exporting.standalone import Stack
 from fusion.exporting.strategies import export_fusion
-from fusion.serving.bundle import open_bundle
+from fusion.serving.bundle import Bundle, open_bundle
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.pools import Baseline, Single
 from fusion.strategies.speakers import Met, People, everyone
@@ -212,12 +219,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_a_bundle_becomes_graphs_and_a_script_that_needs_no_torch(project: Path) -> None:
-    done = small_project.of_profile("fusion/export")
+    done = small_project.of_profile("fusion/export", "--encoders")
     assert done.code == 0, done.err
     assert "equal to the bundle within" in done.out
     assert "| all, fused |" in done.out
     out = Path("runs/small/onnx")
     about = json.loads((out / "manifest.json").read_text())
+    graph = about["encoders"]["text"]["graph"]
+    assert graph["inputs"]["input_ids"] == {"dtype": "int64", "axes": ["batch", "time"]}
+    (row,) = json.loads((out / "quantised.json").read_text())["encoders"]["rows"]
+    assert (row["graph"], row["units"], graph["path"]) == ("encoders/text.onnx", 6, "encoders/text.onnx")
+    assert row["macro_f1"] is not None
+    assert f"| {row['graph']} |" in (out / "quantised.md").read_text()
+    assert (row["int8_bytes"] < row["bytes"]) == (row["largest_change"] > 0) == (out / "int8" / row["graph"]).is_file()
     heads = {f"heads/{name}.onnx" for name in small_project.PROFILE["heads"]}
     assert set(about["graphs"]) - {"baselines/words.onnx"} == {*heads, "fusion.onnx"}
     bundle = open_bundle(Path("runs/small/bundle"))
@@ -241,8 +255,8 @@ def test_a_bundle_becomes_graphs_and_a_script_that_needs_no_torch(project: Path)
 
 def test_the_same_bundle_gives_the_same_bytes_and_without_stores_is_compared_on_drawn_units(project: Path) -> None:
     bundle = open_bundle(Path("runs/small/bundle"))
-    about, table = write_onnx(bundle, Path("here"), int8=False)
-    assert table is None
+    about, tables = write_onnx(bundle, Path("here"), int8=False)
+    assert tables == []
     Path("elsewhere").mkdir()
     away = open_bundle(bundle.folder.absolute())
     with contextlib.chdir("elsewhere"):
@@ -258,6 +272,68 @@ def test_graphs_that_differ_are_not_published(project: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"differs from the bundle by .*nothing was written"):
         write_onnx(bundle, Path("wrong"), int8=False)
     assert not Path("wrong").exists()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoints(tmp_path_factory.mktemp("models"), ["wav2vec2", "whisper", "resnet", "distilbert"])
+
+
+def holding(checkpoints: Path, name: str, **more: Any) -> Bundle:
+    """Of a bundle what exporting an encoder reads: a checkpoint of this name, and the header of its store."""
+    modality, family = MODALITIES[name]
+    spec = {"family": family, "model": str(checkpoints / name), "pooling": "mean"} | more
+    spec |= {"n_frames": 2} if modality == "video" else {}
+    profile = Profile.model_validate(
+        small_project.PROFILE | {"heads": {"h": {"inputs": [modality]}}, "encoders": {modality: spec}}
+    )
+    encoder = load_encoder(profile, modality, "cpu")
+    header = Header("zarr", "float16", encoder.dim, 1, "", {**encoder.fields, "dtype": "float16"})
+    given = SimpleNamespace(profile=profile, stored={modality: header})
+    return cast(Bundle, given)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "whisper", "resnet", "distilbert"])
+def test_an_encoders_graph_says_what_it_says_of_any_batch_and_length(checkpoints: Path, name: str) -> None:
+    bundle = holding(
+        checkpoints, name, layer=1, **({"context": "clip", "window_seconds": 1} if name == "whisper" else {})
+    )
+    modality = MODALITIES[name][0]
+    made = export_encoder(bundle, modality)
+    assert made.about["layer"] == 1
+    assert 0 <= made.about["checked"]["largest_difference"] < 1e-4
+    sizes = [tuple(next(iter(batch.values())).shape) for batch in made.batches]
+    assert sizes[0][0] != sizes[1][0]
+    again = {key: torch.cat([x, x]) for key, x in made.batches[0].items()}  # a batch that was not tried
+    wanted = made.encoder.hidden(again, None)
+    assert relative(run(session(made.model), again), wanted.detach()) < 1e-4
+
+
+def test_encoders_that_cannot_be_exported_are_named(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = holding(checkpoints, "distilbert", layer=1)
+    changed = bundle.profile.encoders["text"].model_copy(update={"layer": 2})
+    other = bundle.profile.model_copy(update={"encoders": {"text": changed}})
+    with pytest.raises(UserError, match=r"encoders\.text: not the encoder that .* differs in layer$"):
+        export_encoder(cast(Bundle, SimpleNamespace(profile=other, stored=bundle.stored)), "text")
+    mels = other.model_copy(
+        update={"encoders": {"mels": EncoderOf.model_validate({"family": "spectrum", "kind": "mel"})}}
+    )
+    with pytest.raises(UserError, match=r"encoders\.mels: is computed from the signal alone"):
+        export_encoder(cast(Bundle, SimpleNamespace(profile=mels)), "mels")
+    monkeypatch.setattr("fusion.exporting.encoders.relative", lambda *_: float("nan"))
+    with pytest.raises(UserError, match=r"encoders\.text: its graph differs from torch by nan"):
+        export_encoder(bundle, "text")
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such\noperator")
+
+    monkeypatch.setattr("torch.onnx.export", refused)
+    about: dict[str, dict[str, Any]] = {"text": {}}
+    assert _write_encoders(bundle, tmp_path, about) == {}
+    assert about["text"]["not_exported"].startswith("encoders.text: torch.onnx cannot export it: no such")
+    assert "\n" not in about["text"]["not_exported"]
 
 
 def test_a_bundle_needs_a_folder_for_its_graphs() -> None:

@@ -85,6 +85,32 @@ def test_a_file_gets_the_answer_of_the_batch(project, predict):
     assert all(head["prediction"] and not head["lacks"] for head in answer["heads"].values())
 
 
+def test_encoders_run_in_another_precision_where_that_is_asked_for(project, predict, monkeypatch):
+    name = clip(project, f"{N_TRAIN}_0.mp4")
+    _, (plain,), _ = predict(name)
+    code, (half,), said = predict(name, "--precision", "bf16")
+    assert code == 0
+    assert "encoders in bf16: numbers differ from those of the profile's precision" in said
+    assert probabilities(half).sum() == pytest.approx(1)
+    assert 0 < np.abs(probabilities(half) - probabilities(plain)).max() < 0.2
+    given = ("--text", WORDS["happy"])
+    _, (plain,), _ = predict(*given)
+    _, (small,), said = predict(*given, "--precision", "int8")
+    assert said.startswith("encoders in int8")
+    assert 0 < np.abs(probabilities(small) - probabilities(plain)).max() < 0.2
+    code, answers, said = predict(name, "--precision", "int8")  # a ResNet: convolutions alone
+    assert (code, answers) == (2, [])
+    assert said.splitlines()[-1].endswith("has no linear layers, which are what int8 is for: take --precision bf16")
+    assert "encoders.video: " in said.splitlines()[-1]
+    opened = open_bundle(project.bundle)
+    own = opened.profile.encoders["text"].model_copy(update={"runtime": "openvino"})
+    profile = opened.profile.model_copy(update={"encoders": opened.profile.encoders | {"text": own}})
+    monkeypatch.setattr("fusion.predict.with_encoders", lambda *_: profile)
+    code, answers, said = predict(*given, "--precision", "int8")
+    assert (code, answers) == (2, [])
+    assert "encoders.text: int8 is for CPUs and runtime: torch; leave it out, or take" in said.splitlines()[-1]
+
+
 def test_windows_of_a_stream_get_the_answers_of_clips_cut_there(project, predict, monkeypatch, capsys, tmp_path):
     def live(*arguments: str) -> tuple[int, list[dict[str, Any]], str]:
         given = ["live.py", *arguments, "--bundle", str(project.bundle), "--json", "--vad", "off"]
