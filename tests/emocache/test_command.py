@@ -59,6 +59,13 @@ def test_every_script_has_one_word() -> None:
         assert any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in body), module
 
 
+@pytest.mark.parametrize("word", sorted(COMMANDS))
+def test_every_word_has_help(word: str, call: Call) -> None:
+    code, said, _ = call(word, "--help")
+    assert code == 0
+    assert f"Usage: emocache {word}" in said
+
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 

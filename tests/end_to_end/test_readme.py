@@ -12,6 +12,7 @@ from foreign_features import mmsa
 from shells import REPOSITORY, Shell
 
 from configs.schema import Encoder, Head
+from emocache.commands import COMMANDS as COMMANDS_BY_WORD
 
 pytestmark = pytest.mark.xdist_group("project")  # one project folder, one worker
 
@@ -87,9 +88,10 @@ def test_a_command_about_features_runs(line: str, brought: None, shell: Shell):
     assert shell(line).stdout
 
 
-def test_commands_in_the_text_exist(shell: Shell):
-    for script in sorted(set(re.findall(r"`python (\w+/\w+\.py)", GUIDE))):
-        assert "Usage" in shell(f"python {script} --help").stdout
+def test_commands_in_the_text_exist():
+    scripts = {module for module, _ in COMMANDS_BY_WORD.values()}  # whose help is looked at elsewhere
+    for folder, name in set(re.findall(r"`python (\w+)/(\w+)\.py", GUIDE)):
+        assert f"{folder}.{name}" in scripts
 
 
 def test_the_examples_are_valid():
