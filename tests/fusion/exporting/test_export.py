@@ -292,9 +292,7 @@ def holding(folder: Path, name: str, **more: Any) -> Bundle:
     "name", ["whisper", "resnet", *(pytest.param(name, marks=pytest.mark.soak) for name in ("wav2vec2", "bert"))]
 )
 def test_an_encoders_graph_says_what_it_says_of_any_batch_and_length(tmp_path: Path, name: str) -> None:
-    bundle = holding(
-        checkpoints, name, layer=1, **({"context": "clip", "window_seconds": 1} if name == "whisper" else {})
-    )
+    bundle = holding(tmp_path, name, layer=1, **({"context": "clip", "window_seconds": 1} if name == "whisper" else {}))
     modality = MODALITIES[name][0]
     made = export_encoder(bundle, modality)
     assert made.about["layer"] == 1
