@@ -274,15 +274,10 @@ def test_graphs_that_differ_are_not_published(project: Path, monkeypatch: pytest
     assert not Path("wrong").exists()
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoints(tmp_path_factory.mktemp("models"), ["wav2vec2", "whisper", "resnet", "distilbert"])
-
-
-def holding(checkpoints: Path, name: str, **more: Any) -> Bundle:
+def holding(folder: Path, name: str, **more: Any) -> Bundle:
     """Of a bundle what exporting an encoder reads: a checkpoint of this name, and the header of its store."""
     modality, family = MODALITIES[name]
-    spec = {"family": family, "model": str(checkpoints / name), "pooling": "mean"} | more
+    spec = {"family": family, "model": str(save_checkpoints(folder, [name]) / name), "pooling": "mean"} | more
     spec |= {"n_frames": 2} if modality == "video" else {}
     profile = Profile.model_validate(
         small_project.PROFILE | {"heads": {"h": {"inputs": [modality]}}, "encoders": {modality: spec}}
@@ -293,11 +288,11 @@ def holding(checkpoints: Path, name: str, **more: Any) -> Bundle:
     return cast(Bundle, given)
 
 
-@pytest.mark.parametrize("name", ["wav2vec2", "whisper", "resnet", "distilbert"])
-def test_an_encoders_graph_says_what_it_says_of_any_batch_and_length(checkpoints: Path, name: str) -> None:
-    bundle = holding(
-        checkpoints, name, layer=1, **({"context": "clip", "window_seconds": 1} if name == "whisper" else {})
-    )
+@pytest.mark.parametrize(
+    "name", ["whisper", "resnet", *(pytest.param(name, marks=pytest.mark.soak) for name in ("wav2vec2", "bert"))]
+)
+def test_an_encoders_graph_says_what_it_says_of_any_batch_and_length(tmp_path: Path, name: str) -> None:
+    bundle = holding(tmp_path, name, layer=1, **({"context": "clip", "window_seconds": 1} if name == "whisper" else {}))
     modality = MODALITIES[name][0]
     made = export_encoder(bundle, modality)
     assert made.about["layer"] == 1
@@ -309,10 +304,8 @@ def test_an_encoders_graph_says_what_it_says_of_any_batch_and_length(checkpoints
     assert relative(run(session(made.model), again), wanted.detach()) < 1e-4
 
 
-def test_encoders_that_cannot_be_exported_are_named(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    bundle = holding(checkpoints, "distilbert", layer=1)
+def test_encoders_that_cannot_be_exported_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = holding(tmp_path / "models", "distilbert", layer=1)
     changed = bundle.profile.encoders["text"].model_copy(update={"layer": 2})
     other = bundle.profile.model_copy(update={"encoders": {"text": changed}})
     with pytest.raises(UserError, match=r"encoders\.text: not the encoder that .* differs in layer$"):

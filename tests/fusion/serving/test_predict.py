@@ -23,6 +23,7 @@ import fusion.serving.bundle
 from cache import StoreError, write_sums
 from configs import UserError, command
 from extract.corpora.manifest import read_manifest
+from extract.passes.live import LiveEncoder
 from fusion.card import main as write_its_card
 from fusion.explain import main as explain_main
 from fusion.explaining.answer import explain_fusion
@@ -94,10 +95,21 @@ def test_encoders_run_in_another_precision_where_that_is_asked_for(project, pred
     assert probabilities(half).sum() == pytest.approx(1)
     assert 0 < np.abs(probabilities(half) - probabilities(plain)).max() < 0.2
     given = ("--text", WORDS["happy"])
+    seen: list[np.ndarray] = []
+    encode = LiveEncoder.encode
+
+    def noted(encoder: LiveEncoder, clips: Any) -> Any:
+        found = encode(encoder, clips)
+        seen.extend(found[0].values())
+        return found
+
+    monkeypatch.setattr(LiveEncoder, "encode", noted)
     _, (plain,), _ = predict(*given)
     _, (small,), said = predict(*given, "--precision", "int8")
     assert said.startswith("encoders in int8")
-    assert 0 < np.abs(probabilities(small) - probabilities(plain)).max() < 0.2
+    assert len(seen) == 2
+    assert 0 < np.abs(seen[1] - seen[0]).max() < 0.1 * np.abs(seen[0]).max()  # a head need not show it
+    np.testing.assert_allclose(probabilities(small), probabilities(plain), atol=0.2)
     code, answers, said = predict(name, "--precision", "int8")  # a ResNet: convolutions alone
     assert (code, answers) == (2, [])
     assert said.splitlines()[-1].endswith("has no linear layers, which are what int8 is for: take --precision bf16")
