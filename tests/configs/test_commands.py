@@ -94,7 +94,7 @@ def test_every_script_and_option_that_a_message_names_is_there(where: str, propo
     app = typer.Typer()
     app.command()(importlib.import_module(script.removesuffix(".py").replace("/", ".")).main)
     parameters = typer.main.get_command(app).params
-    options = {option for each in parameters for option in each.opts}
+    options = {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
     named = [word for word in rest if word.startswith("--")]
     assert set(named) <= options, f"{where}: {proposed}"
     if proposed.endswith(".py"):
