@@ -8,14 +8,21 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any
 
 import typer
 
-from configs import UserError, command, load
-from fusion.serving.bundle import Bundle, open_bundle
-from fusion.serving.doubt import check_doubt
-from fusion.serving.options import pairs, with_encoders
+from configs import UserError, command
+from fusion.serving.bundle import Bundle
+from fusion.serving.options import (
+    BundleOption,
+    ConfidenceOption,
+    DeviceOption,
+    EncoderOption,
+    PrecisionOption,
+    opened,
+    pairs,
+)
 
 BATCH = 8  # windows answered together, where so many wait
 
@@ -48,22 +55,11 @@ def main(
     text: Annotated[
         Path | None, typer.Option(metavar="FILE.srt | FILE.vtt", help="Captions of a file: what is said, and when.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
-    encoder: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = (
-        "auto"
-    ),
-    precision: Annotated[
-        Literal["bf16", "int8"] | None,
-        typer.Option(help="Of encoders: faster, and near what the heads were trained on. Default: the profile's."),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(help="With each answer the set of classes that holds the true one in so large a share of cases."),
-    ] = None,
+    bundle: BundleOption = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    confidence: ConfidenceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each window.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Write these lines there, too.")] = None,
 ) -> None:
@@ -87,10 +83,8 @@ def main(
     if text and (found.is_live or found.is_folder):
         raise UserError(f"--text: captions belong to a file, and {found.name} is none")
     captions = read_captions(text) if text else None
-    opened = open_bundle(bundle or load().run_dir / "bundle")
-    if confidence is not None:
-        check_doubt(opened, confidence)
-    profile, given = with_encoders(opened.profile, encoder), pairs("--metadata", metadata)
+    stack, profile = opened(bundle, encoder, confidence)
+    given = pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
@@ -106,19 +100,19 @@ def main(
     gc.freeze()
     gc.enable()
     ear = None if threshold is None else Ear(threshold)
-    with ExitStack() as stack:
-        predictor = stack.enter_context(Predictor(opened, profile, device, confidence, precision))
+    with ExitStack() as closing:
+        predictor = closing.enter_context(Predictor(stack, profile, device, confidence, precision))
         is_timed = found.is_live or realtime
         answering = Answering(
             predictor, profile, known_metadata(given, predictor.fields), ear, smooth, is_timed, captions
         )
         cut, whole = cut_for(predictor, window, hop, ear is not None), cut_for(predictor, listen=ear is not None)
         if not cut.wanted:
-            raise UserError(f"{opened.folder}: none of its heads reads sound or pictures: there is nothing to stream")
+            raise UserError(f"{stack.folder}: none of its heads reads sound or pictures: there is nothing to stream")
         predictor.load(("audio", "video"))
-        write = _writer(stack, opened, as_json, out)
+        write = _writer(closing, stack, as_json, out)
         waiting = Waiting(arrivals(found, cut, _note, whole), queue, found.is_live, realtime)
-        stack.callback(waiting.stop)
+        closing.callback(waiting.stop)
         began = time.monotonic()
         try:
             while batch := waiting.take(1 if found.is_folder else BATCH):
@@ -132,7 +126,7 @@ def main(
         finally:
             if answering.counts["windows"]:
                 wall = time.monotonic() - began
-                stack.callback(lambda: _note(summary(answering, waiting.dropped, wall)))
+                closing.callback(lambda: _note(summary(answering, waiting.dropped, wall)))
 
 
 def _check(window: float, hop: float, smooth: float, queue: int, out: Path | None) -> None:

@@ -5,20 +5,16 @@ from typing import Annotated
 import typer
 
 from configs import command
+from fusion.serving.options import BundleOption, ConfidenceOption, DeviceOption, EncoderOption, PrecisionOption
 from fusion.web.limits import Limits
 from fusion.web.running import (
-    BundleOption,
     CertificateOption,
-    ConfidenceOption,
-    DeviceOption,
-    EncoderOption,
     HostOption,
     KeyOption,
     MegabytesOption,
     PasswordOption,
     Place,
     PortOption,
-    PrecisionOption,
     SecondsOption,
     TimeoutOption,
     WaitingOption,

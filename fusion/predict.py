@@ -5,15 +5,22 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
-from configs import UserError, command, load, some
-from fusion.serving.bundle import Bundle, open_bundle
-from fusion.serving.doubt import check_doubt
-from fusion.serving.options import pairs, with_encoders
+from configs import UserError, command, some
+from fusion.serving.bundle import Bundle
+from fusion.serving.options import (
+    BundleOption,
+    ConfidenceOption,
+    DeviceOption,
+    EncoderOption,
+    PrecisionOption,
+    opened,
+    pairs,
+)
 
 BAR = 30  # characters of a probability of 1
 
@@ -39,25 +46,11 @@ def main(
             help="Where media of conversations and tables lie. Default: beside the file, or one up from json/."
         ),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")] = None,
-    encoder: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="For encoders: cpu, cuda, cuda:1, mps; auto takes a CUDA GPU if there is one.")
-    ] = "auto",
-    precision: Annotated[
-        Literal["bf16", "int8"] | None,
-        typer.Option(help="Of encoders: faster, and near what the heads were trained on. Default: the profile's."),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="Say so if unsure: answer with the set of classes that holds the true one in so large a share of "
-            "cases, such as 0.9; more than one is said as don't know."
-        ),
-    ] = None,
+    bundle: BundleOption = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    confidence: ConfidenceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each unit instead of a table.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write a row per unit there, instead of printing them.")
@@ -78,10 +71,8 @@ def main(
     """
     if out and (out.suffix != ".csv" or out.is_dir() or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out}: name a .csv file in a folder that is there")
-    opened = open_bundle(bundle or load().run_dir / "bundle")
-    if confidence is not None:
-        check_doubt(opened, confidence)
-    profile, given = with_encoders(opened.profile, encoder), pairs("--metadata", metadata)
+    stack, profile = opened(bundle, encoder, confidence)
+    given = pairs("--metadata", metadata)
 
     gc.disable()  # libraries allocate much and free nothing while they are imported: a second of start-up
     # these take seconds to import: help and mistakes should not wait for them
@@ -94,7 +85,7 @@ def main(
     gc.freeze()
     gc.enable()
     errors, rows, n = [], list[dict[str, Any]](), 0
-    with Predictor(opened, profile, device, confidence, precision) as predictor:
+    with Predictor(stack, profile, device, confidence, precision) as predictor:
         if precision:
             print(f"encoders in {precision}: numbers differ from those of the profile's precision", file=sys.stderr)
         found = manifests(inputs or [], text, audio, given, media, profile, predictor.fields)
@@ -108,9 +99,9 @@ def main(
         with tqdm(total=total, desc="predicting", unit="unit", disable=None, delay=2) as progress:
             for answer in (answer for manifest in found for answer in predictor.answers(manifest)):
                 if out:
-                    rows.append(_row(answer, opened, confidence))
+                    rows.append(_row(answer, stack, confidence))
                 else:
-                    said = json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, opened))
+                    said = json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_table(answer, stack))
                     tqdm.write(said)
                 n += 1
                 errors += [f"{answer['unit']}: {answer['error']}"] if answer["error"] else []

@@ -1,20 +1,16 @@
 """Answer for new clips over HTTP, with a trained stack."""
 
 from configs import command
+from fusion.serving.options import BundleOption, ConfidenceOption, DeviceOption, EncoderOption, PrecisionOption
 from fusion.web.limits import Limits
 from fusion.web.running import (
-    BundleOption,
     CertificateOption,
-    ConfidenceOption,
-    DeviceOption,
-    EncoderOption,
     HostOption,
     KeyOption,
     MegabytesOption,
     PasswordOption,
     Place,
     PortOption,
-    PrecisionOption,
     SecondsOption,
     TimeoutOption,
     WaitingOption,

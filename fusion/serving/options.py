@@ -1,8 +1,45 @@
-"""NAME=VALUE on the command line, and where encoders lie on this machine."""
+"""What command lines of a bundle share: their options, the bundle itself, and NAME=VALUE."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from configs import Profile, UserError, changed
+import typer
+
+from configs import Profile, UserError, changed, load
+from fusion.serving.bundle import Bundle, open_bundle
+from fusion.serving.doubt import check_doubt
+
+BundleOption = Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")]
+EncoderOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="For encoders: cpu, cuda, cuda:1, mps; auto takes a CUDA GPU if there is one.")
+]
+PrecisionOption = Annotated[
+    Literal["bf16", "int8"] | None,
+    typer.Option(help="Of encoders: faster, and near what the heads were trained on. Default: the profile's."),
+]
+ConfidenceOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Say so if unsure: answer with the set of classes that holds the true one in so large a share of "
+        "cases, such as 0.9; more than one is said as don't know."
+    ),
+]
+
+
+def opened(bundle: Path | None, encoder: list[str] | None, confidence: float | None) -> tuple[Bundle, Profile]:
+    """The bundle that is named, or dvc.yaml's, and its profile with encoders' folders as they are on this machine.
+
+    Raises:
+        UserError: no bundle, or none that answers with a confidence; see :func:`with_encoders`.
+    """
+    found = open_bundle(bundle or load().run_dir / "bundle")
+    if confidence is not None:
+        check_doubt(found, confidence)
+    return found, with_encoders(found.profile, encoder)
 
 
 def pairs(option: str, given: list[str] | None, allowed: list[str] | None = None) -> dict[str, str]:

@@ -12,32 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from configs import UserError, load
-from fusion.serving.bundle import open_bundle
-from fusion.serving.doubt import check_doubt
-from fusion.serving.options import with_encoders
+from configs import UserError
+from fusion.serving.options import opened
 from fusion.web.limits import Limits, is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
 
-BundleOption = Annotated[Path | None, typer.Option(help="Default: the bundle of the profile that dvc.yaml names.")]
-EncoderOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=FOLDER", help="Where an encoder's files lie, if not where the profile says."),
-]
-DeviceOption = Annotated[str, typer.Option(help="For encoders: cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
-PrecisionOption = Annotated[
-    Literal["bf16", "int8"] | None,
-    typer.Option(help="Of encoders: faster, and near what the heads were trained on. Default: the profile's."),
-]
-ConfidenceOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Say so if unsure: with each answer the set of classes that holds the true one in so large a share of "
-        "cases, such as 0.9."
-    ),
-]
 HostOption = Annotated[
     str, typer.Option(help="Address to listen at. Any other than this machine's loopback needs a password.")
 ]
@@ -98,10 +79,7 @@ def run(
     for option, path in (("--certificate", place.certificate), ("--key", place.key)):
         if path and not path.is_file():
             raise UserError(f"{option} {path}: no such file")
-    opened = open_bundle(bundle or load().run_dir / "bundle")
-    if confidence is not None:
-        check_doubt(opened, confidence)
-    profile = with_encoders(opened.profile, encoder)
+    stack, profile = opened(bundle, encoder, confidence)
     with _listening(place) as listening:
         try:
             import python_multipart  # noqa: F401 (Starlette asks for it when the first form comes)
@@ -114,8 +92,8 @@ def run(
         from fusion.web.answering import Answering
         from fusion.web.page import Page
 
-        print(f"loading {opened.folder} ...", file=sys.stderr)
-        with Answering(opened, profile, device, limits, confidence, precision) as answering:
+        print(f"loading {stack.folder} ...", file=sys.stderr)
+        with Answering(stack, profile, device, limits, confidence, precision) as answering:
             answering.warm()
             page = Page(answering, limits, is_loopback(place.host)) if with_page else None
             app = make_app(answering, limits, place.password, page)

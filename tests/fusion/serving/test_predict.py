@@ -117,7 +117,7 @@ def test_encoders_run_in_another_precision_where_that_is_asked_for(project, pred
     opened = open_bundle(project.bundle)
     own = opened.profile.encoders["text"].model_copy(update={"runtime": "openvino"})
     profile = opened.profile.model_copy(update={"encoders": opened.profile.encoders | {"text": own}})
-    monkeypatch.setattr("fusion.predict.with_encoders", lambda *_: profile)
+    monkeypatch.setattr("fusion.serving.options.with_encoders", lambda *_: profile)
     code, answers, said = predict(*given, "--precision", "int8")
     assert (code, answers) == (2, [])
     assert "encoders.text: int8 is for CPUs and runtime: torch; leave it out, or take" in said.splitlines()[-1]
