@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from extract.pages.rendering import environment
 from fusion.report.context import Told, media_root, told
 from fusion.report.doubt import SHOWN
-from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, SAME, Findings, Mistake
+from fusion.report.findings import FEWEST_UNITS, SAME, Findings, Mistake
 from fusion.report.outputs import display_name, fell_back, fold_scores, untestable, worsened
 from fusion.report.provenance import Run, gather, text_of
 from fusion.report.significance import LEVEL
@@ -31,6 +31,7 @@ __all__ = ["Run", "gather", "write_report"]
 
 TEMPLATE = "report.html.j2"  # its sections are in templates/parts/
 MOST_REASONS = 30  # rows of the errors table
+UNFOLDED_MISTAKES = 9  # three rows of them; the others are folded away
 LONGEST_TEXT = 320  # characters of what was said
 LEADING = 3  # strategies that are shown beside the chosen one; the others are folded away
 FEWEST_TO_DIAGNOSE = 50  # units; with fewer, only the choice has a reliability diagram
@@ -80,7 +81,7 @@ def write_report(path: Path, found: Fusion, run: Run, findings: Findings) -> Non
         layers={head: said for head, file in run.sources.items() if (said := read_layers(file))},
         constants={
             "fewest": FEWEST_UNITS,
-            "mistakes": MOST_MISTAKES,
+            "unfolded": UNFOLDED_MISTAKES,
             "reasons": MOST_REASONS,
             "text": LONGEST_TEXT,
             "level": LEVEL,
@@ -218,12 +219,12 @@ def _better_calibrated(found: Fusion) -> tuple[str, float] | None:
     return (best, at(best)["ece"]) if at(best)["ece"] < chosen["ece"] - SAME else None
 
 
-def _by_confusion(shown: list[Shown]) -> dict[tuple[str, str], list[Shown]]:
+def _by_confusion(shown: list[Shown]) -> list[Shown]:
     """Mistakes by what was taken for what: those of the surest one first."""
-    result: dict[tuple[str, str], list[Shown]] = {}
+    kinds: dict[tuple[str, str], list[Shown]] = {}
     for each in shown:
-        result.setdefault((each[0].label, each[0].predicted), []).append(each)
-    return result
+        kinds.setdefault((each[0].label, each[0].predicted), []).append(each)
+    return [each for kind in kinds.values() for each in kind]
 
 
 def _shown(mistakes: Sequence[Mistake], manifest: Path | None) -> list[Shown]:

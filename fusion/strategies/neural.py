@@ -6,17 +6,18 @@ strength is counted in units of summed log-loss, so it fades as data grows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scipy.special import log_softmax
-from torch import Tensor
 
 from fusion.strategies.calibration import calibrated, silent_where_absent
 from fusion.strategies.pools import FittedWeighted, Weighted
 from fusion.strategies.stacking import base_and_features
 from fusion.tables.predictions import HeadOutputs
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and most that know this strategy never run it
+    from torch import Tensor
 
 IDENTITY = "_id"
 RAREST = 5  # units that a metadata category needs to be one
@@ -67,11 +68,15 @@ def _confidences(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.where(present[..., None], np.stack([sure, best[..., -1] - best[..., -2]], axis=2), 0.0)
 
 
-def _tensor(values: Any) -> Tensor:
+def _tensor(values: Any) -> "Tensor":
+    import torch
+
     return torch.tensor(values, dtype=torch.float32)
 
 
-def _minimise(loss: Callable[..., Tensor], start: list[np.ndarray], steps: int) -> list[list[Any]]:
+def _minimise(loss: Callable[..., "Tensor"], start: list[np.ndarray], steps: int) -> list[list[Any]]:
+    import torch
+
     parameters = [torch.tensor(values, dtype=torch.float32, requires_grad=True) for values in start]
     optimiser = torch.optim.LBFGS(
         parameters,
@@ -82,7 +87,7 @@ def _minimise(loss: Callable[..., Tensor], start: list[np.ndarray], steps: int) 
         line_search_fn="strong_wolfe",
     )
 
-    def closure() -> Tensor:
+    def closure() -> "Tensor":
         optimiser.zero_grad()
         value = loss(*parameters)
         value.backward()
@@ -116,6 +121,8 @@ class FittedAttention:
 
     def _scores(self, outputs: HeadOutputs) -> np.ndarray:
         """What each head adds to the scores of the classes, (n, h, c); 0 where it is absent."""
+        import torch
+
         log_p = silent_where_absent(outputs, self.features.base.calibrations)
         gate = _attend(
             _tensor(self.features(outputs)),
@@ -125,9 +132,11 @@ class FittedAttention:
         return (gate.numpy() * np.exp(self.log_sharpness))[..., None] * log_p
 
 
-def _attend(x: Tensor, present: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, bias: Tensor) -> Tensor:
-    scores = torch.tanh(x @ first + first_bias) @ second + bias  # (n, h)
-    return scores.masked_fill(~present, -torch.inf).softmax(dim=1)
+def _attend(
+    x: "Tensor", present: "Tensor", first: "Tensor", first_bias: "Tensor", second: "Tensor", bias: "Tensor"
+) -> "Tensor":
+    scores = (x @ first + first_bias).tanh() @ second + bias  # (n, h)
+    return scores.masked_fill(~present, -np.inf).softmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,8 @@ class Attention:
     steps: int = 60
 
     def fit(self, outputs: HeadOutputs, labels: np.ndarray, groups: np.ndarray, seed: int) -> FittedAttention:
+        import torch
+
         base = Weighted().fit(outputs, labels, groups, seed)
         features = Features.fit(base, outputs)
         x, truth, present = _tensor(features(outputs)), torch.from_numpy(labels), torch.from_numpy(outputs.present)
@@ -152,7 +163,9 @@ class Attention:
         bias, sharpness = np.log(np.maximum(base.weights, 0.01)), np.full(h, np.log(base.sharpness))
         at_start = _tensor(bias), _tensor(sharpness)
 
-        def loss(first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor, scale: Tensor) -> Tensor:
+        def loss(
+            first: "Tensor", first_bias: "Tensor", second: "Tensor", second_bias: "Tensor", scale: "Tensor"
+        ) -> "Tensor":
             weights = _attend(x, present, first, first_bias, second, second_bias) * scale.exp()
             z = torch.einsum("nh,nhc->nc", weights, log_p)
             prior = (first**2).sum() * x.shape[1] ** 0.5 + (second**2).sum()

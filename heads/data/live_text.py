@@ -1,17 +1,18 @@
 """Texts encoded here and now as a store holds them, so that a head can be asked about a text with a word less."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache import Header, Store
 from configs import Profile
 from extract.corpora.manifest import Unit
-from extract.encoders.checkpoints.tokenizer import load_tokenizer
-from extract.encoders.checkpoints.weights import find_folder
 from extract.media.sources import Clip
 from extract.media.texts import BETWEEN_TEXTS, join_texts
-from extract.passes.live import LiveEncoder
+
+if TYPE_CHECKING:  # with it come transformers, which what reads no text by an encoder does without
+    from extract.passes.live import LiveEncoder
 
 Span = tuple[int, int]  # of characters
 
@@ -31,9 +32,11 @@ class LiveText:
         UserError: the encoder cannot be loaded, or the store was made with another.
     """
 
-    def __init__(self, profile: Profile, name: str, stored: Store | LiveEncoder) -> None:
+    def __init__(self, profile: Profile, name: str, stored: "Store | LiveEncoder") -> None:
         self._spec = profile.encoders[name]
         if isinstance(stored, Store):
+            from extract.passes.live import LiveEncoder
+
             stored = LiveEncoder(profile, name, Header.read(stored.path))
         self._encoder = stored
         self._known: dict[str, np.ndarray | None] = {}
@@ -54,6 +57,9 @@ class LiveText:
         Returns:
             (tokens,), or None where that cannot be told: the tokenizer is not a fast one, or gives another number.
         """
+        from extract.encoders.checkpoints.tokenizer import load_tokenizer
+        from extract.encoders.checkpoints.weights import find_folder
+
         tokenizer = load_tokenizer(self._spec, find_folder(self._spec))
         separator = tokenizer.sep_token if self._spec.conversation else None
         texts = [text.replace(BETWEEN_TEXTS, " ") for text in parts.values()] if separator else list(parts.values())

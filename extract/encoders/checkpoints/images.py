@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
-from transformers.image_processing_backends import PilBackend
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from configs import UserError, one_line
 from configs.outside import read_json
@@ -107,6 +104,10 @@ def _name(stated: dict[str, Any]) -> str | None:
 
 def _processor(path: Path, stated: dict[str, Any], model_type: str) -> Any:
     """transformers' processor with these settings, its own defaults for what they leave out; None: no such class."""
+    import transformers  # takes seconds with its processors, and most encoders need none of them
+    from transformers.image_processing_backends import PilBackend
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
     name = _name(stated)
     if name is None:
         known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type.removesuffix("_vision_model"))

