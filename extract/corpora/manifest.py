@@ -54,7 +54,7 @@ FREE = ("meta_", "privileged_")  # prefixes of the columns that a dataset adds, 
 TO_PREDICT = "to predict"  # the only class, and every unit's label, in a manifest of clips that are new
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """What carries a label. ``clip_ids`` are the clips it may see, in order; the last one is ``unit_id``."""
 

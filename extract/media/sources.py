@@ -38,7 +38,7 @@ REMEMBERED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """An object of object storage: ``path`` below ``root``, a URL such as ``s3://bucket/avamerg``."""
 
@@ -46,7 +46,7 @@ class RemoteFile:
     path: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Elsewhere:
     """What was computed elsewhere: an array that the encoder's source has under the clip's id.
 
@@ -64,7 +64,7 @@ class Held(Protocol):
         """What an encoder's task makes of it, ``Decoded``. Raises MediaError and ClipError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     clip_id: str
     source: Path | RemoteFile | Elsewhere | Held | str  # a file, an object, an array, what is decoded, the text itself

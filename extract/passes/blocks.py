@@ -22,7 +22,7 @@ FINISHERS = 4  # threads that average features over time beside a GPU
 UNREADABLE = (MediaError, ClipError, ChangedError, OSError)  # a clip's own fault
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """A clip to compute. ``place`` is its position among all clips of the pass, computed or not.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from checkpoints import save_checkpoints
-from shells import REPOSITORY, Shell, shell_in
+from shells import REPOSITORY, Shell, scripts_in, shell_in
 
 COPIED = [
     "cache",
@@ -30,7 +30,6 @@ TINY = {  # what the profile says of its encoders instead: two of audio, and two
 }
 HEADS = {  # of the sample's, enough to see who reads what; and what they read
     "audio": ["audio", "speech"],
-    "text": ["text"],
     "metadata": [],
     "video_text_metadata": ["video", "frames", "text"],
 }
@@ -67,4 +66,4 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shell(project: Path) -> Shell:
     """``shell(line, code=0)``: a command line in the project folder, as if typed there with the environment active."""
-    return shell_in(project)
+    return scripts_in(project)
