@@ -22,8 +22,8 @@ def main() -> None:
         meant = f"did you mean {near[0]}?" if near else "emocache --help lists them"
         print(f"error: {word[:100]!r}: no such command: {meant}", file=sys.stderr)
         raise SystemExit(2)
-    sys.argv[1:] = rest
     script = import_module(COMMANDS[word][0])
+    sys.argv[1:] = getattr(script, "repeated", list)(rest)  # of one that takes lists of files
     from configs import command
 
     command(script.main, f"emocache {word}")

@@ -96,6 +96,8 @@ def test_a_script_ends_as_it_does_by_its_own_name(call: Call, tmp_path: Path, mo
     assert code == 2
     assert "Usage: emocache train [OPTIONS]" in err
     assert "emocache train --head audio runs/" in call("search", "--help")[1].replace("\n  ", " ")
+    said = "error: --predictions without --config: name a folder for the results with --out\n"
+    assert call("stack", "--predictions", "a.csv", "b.csv") == (2, "", said)  # a list, as the script takes it
 
 
 def test_messages_name_words() -> None:
