@@ -23,7 +23,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.draws import KINDS, draw
-from configs import command
+from configs.command_line import command
 from configs.schema import Fusion, Metric
 from fusion.strategies.catalogue import STRATEGIES
 from fusion.strategies.choice import HEAD, NAMES, choose, decide, goodness_of

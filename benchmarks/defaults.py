@@ -26,8 +26,9 @@ import typer
 import yaml
 from tqdm import tqdm
 
-from configs import Profile, command, load
-from configs.schema import Head
+from configs.command_line import command
+from configs.profiles import load
+from configs.schema import Head, Profile
 from extract.corpora.manifest import Manifest, Unit, read_manifest
 from heads.data.folds import FoldTask, inner_parts, unit_folds
 from heads.fitting.base import baseline_head

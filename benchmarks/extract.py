@@ -24,7 +24,8 @@ import transformers as hf
 import typer
 from tqdm import tqdm
 
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from configs.schema import Encoder, Modality, StoreSettings
 from extract.encoders.encoder import LoadedEncoder, Window
 from extract.encoders.loading import load

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cache import Store, StoreWriter
-from configs import command
+from configs.command_line import command
 from configs.schema import Encoder, Tail
 from extract.encoders.layers import keep_needed_layers, places_of_tail
 from extract.encoders.tail import build_tail

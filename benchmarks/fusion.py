@@ -16,7 +16,7 @@ import polars as pl
 import typer
 from scipy.special import log_softmax
 
-from configs import command
+from configs.command_line import command
 from fusion.strategies.catalogue import STRATEGIES, Blend, fit_all
 from fusion.tables.predictions import Predictions, read
 

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(path for path in sys.path if not path.endswith("benchmarks"))]  # extract.py is there, too
 
 from benchmarks.on_gpu.report import Notes, Report
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 
 MINUTES = 7.8  # of the whole
 PACKAGES = ("torch", "transformers", "numpy", "av", "polars", "scikit-learn")

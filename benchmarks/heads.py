@@ -24,7 +24,8 @@ import transformers as hf
 import typer
 
 from cache import Store, StoreWriter
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, make_manifest
 from heads.data.batches import UnitData

@@ -22,7 +22,9 @@ import av
 import numpy as np
 import typer
 
-from configs import UserError, command, load
+from configs import UserError
+from configs.command_line import command
+from configs.profiles import load
 from extract.media.damage import MediaError
 from extract.media.reading import SAMPLE_RATE, audio_blocks, frames_at, middles
 from fusion.serving.bundle import open_bundle

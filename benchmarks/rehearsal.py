@@ -31,7 +31,8 @@ import typer
 import yaml
 
 from benchmarks.avamerg_like import dialogues, vocabulary, write_corpus, write_sound
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 PIXELS = 32

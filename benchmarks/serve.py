@@ -14,7 +14,8 @@ import numpy as np
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 
 SERVER = Path(__file__).parents[1] / "fusion" / "serve.py"
 TIMEOUT = 300.0  # seconds that a client waits

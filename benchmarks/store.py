@@ -17,7 +17,7 @@ import zarr
 from tqdm import tqdm
 
 from cache import Store, StoreWriter
-from configs import command
+from configs.command_line import command
 
 try:  # optional: pip install datasets
     import datasets

@@ -16,7 +16,10 @@ import typer
 
 sys.path[:] = [path for path in sys.path if not path.endswith("benchmarks")]  # there is an extract.py, too
 
-from configs import ConfigOption, OverrideArgument, Profile, UserError, changed, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import changed, load
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, read_manifest
 
 Found = dict[tuple[str, int], list[np.ndarray]]  # head and number of views: for each seed, (units, classes)

@@ -16,7 +16,7 @@ from cache.disk.unfinished import begin, begun, end
 from cache.files.checksums import read_checksums
 from cache.files.layout import OWN_FILES, Entry, Header, new_values_hash, read_index
 from cache.shelf import extraction_of
-from configs import command
+from configs.command_line import command
 
 _COMMIT_SECONDS = 20
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cache import Store, StoreError, claimed
 from cache.foreign.exports import FORMATS, write_whole
-from configs import command
+from configs.command_line import command
 
 
 def main(

@@ -15,7 +15,10 @@ from cache.disk.locks import writing_process
 from cache.disk.unfinished import begun
 from cache.files.layout import Header, read_index_table
 from cache.shelf import stores_of
-from configs import UserError, command, completed, load, one_line, some
+from configs import UserError, one_line, some
+from configs.advice import completed
+from configs.command_line import command
+from configs.profiles import load
 from configs.schema import OF_VIEW, SHELF
 
 ERRORS, DAMAGED = "errors.parquet", "damaged.parquet"

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from configs.schema import Modality
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import Modality, Profile
 from extract.corpora.manifest import read_manifest
 
 

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from configs import ConfigOption, OverrideArgument, command, load
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 
 
 def main(

@@ -13,7 +13,9 @@ from cache import StoreError, parquet_bytes, writable, write_atomically
 from cache.foreign.exports import write_npz, write_whole
 from cache.foreign.layouts import Layout, layout_of, outline
 from cache.foreign.pickles import read_pickle
-from configs import UserError, command, completed
+from configs import UserError
+from configs.advice import completed
+from configs.command_line import command
 
 MEMORY = 4  # bytes of memory for one of the file, and
 MORE_MEMORY = 2**32  # beside what is taken already

@@ -13,7 +13,8 @@ from cache.checks import Report, inspect
 from cache.disk.locks import locked, writing_process
 from cache.repair import repair
 from cache.shelf import extraction_of
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 
 _SHOWN = 20
 

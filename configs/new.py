@@ -12,9 +12,11 @@ sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from configs import UserError, command, completed, load
-from configs.advice import is_command
+from configs import UserError
+from configs.advice import completed, is_command
+from configs.command_line import command
 from configs.pipeline import select
+from configs.profiles import load
 from configs.schema import Dataset
 from configs.sections.common import Name
 

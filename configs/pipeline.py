@@ -4,8 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
-from configs import UserError, load, shipped
+from configs import UserError, shipped
 from configs.advice import is_command
+from configs.profiles import load
 
 PIPELINE = Path("dvc.yaml")
 OF_DVC = {  # what a checkout has, too

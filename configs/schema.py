@@ -191,7 +191,7 @@ class Profile(Section):
         return self.run_dir / "extracted"
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting that it uses, defaults too, as :func:`configs.load` reads them."""
+        """Every setting that it uses, defaults too, as :func:`configs.profiles.load` reads them."""
         heads = {name: head.model_dump(mode="json", include=head.used) for name, head in self.heads.items()}
         return self.model_dump(mode="json") | {"heads": heads}
 

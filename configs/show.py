@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 
 
 def main(

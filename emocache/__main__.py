@@ -24,7 +24,7 @@ def main() -> None:
         raise SystemExit(2)
     script = import_module(COMMANDS[word][0])
     sys.argv[1:] = getattr(script, "repeated", list)(rest)  # of one that takes lists of files
-    from configs import command
+    from configs.command_line import command
 
     command(script.main, f"emocache {word}")
 

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cache import read_published
-from configs import Profile, UserError, command, completed, load
+from configs import UserError
+from configs.advice import completed
+from configs.command_line import command
 from configs.pipeline import PIPELINE, select
+from configs.profiles import load
+from configs.schema import Profile
 from emocache.pipeline import run
 
 SAMPLE = "sample"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from configs import command
+from configs.command_line import command
 from emocache.pipeline import run
 
 

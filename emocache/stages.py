@@ -10,7 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 
 ROOT = Path(__file__).resolve().parents[1]  # a checkout, or the folder of packages
 FOLDERS = ("cache", "configs", "emocache", "extract", "fusion", "heads")

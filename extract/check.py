@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from cache import claimed, publish_folder
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load, some
-from configs.schema import MAX_DAMAGE, FaceCrop, Modality
+from configs import UserError, some
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import MAX_DAMAGE, FaceCrop, Modality, Profile
 from extract.checking.findings import assembled, refused
 from extract.checking.kinds import KINDS
 from extract.checking.looking import Looked, look

@@ -11,7 +11,10 @@ import polars as pl
 import typer
 
 from cache import claimed, writable, write_text_atomically
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load, some
+from configs import UserError, some
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import Profile
 from configs.sections.datasets import AvamergDataset, TableDataset
 from configs.tables import plain, shortened
 from extract.corpora.manifest import Manifest, write_manifest

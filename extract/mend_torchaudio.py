@@ -5,7 +5,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from configs import UserError, command, first_line
+from configs import UserError, first_line
+from configs.command_line import command
 
 ASIDE = ".aside"  # behind the name of a library that is not to be found
 

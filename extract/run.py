@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
-from configs.schema import OF_VIEW, Modality
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import OF_VIEW, Modality, Profile
 from extract.corpora.manifest import read_manifest
 
 

@@ -7,7 +7,10 @@ import typer
 from tqdm import tqdm
 
 from cache import claimed
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import Profile
 from extract.corpora.manifest import read_manifest
 from fusion.report.provenance import all_failed
 

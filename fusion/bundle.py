@@ -1,6 +1,7 @@
 """Collect a trained stack in one verified folder."""
 
-from configs import ConfigOption, OverrideArgument, command, load
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from fusion.report.card import write_card
 from fusion.serving.bundle import make_bundle, open_bundle
 

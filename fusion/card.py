@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from cache import write_text_atomically
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
 from configs.outside import read_json
+from configs.profiles import load
 from fusion.report.card import card, write_card
 from fusion.serving.bundle import ABOUT, add_to_bundle, open_bundle
 

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from cache import claimed, writable
-from configs import ConfigOption, OverrideArgument, command, completed, load
+from configs.advice import completed
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 from heads.explaining.asked import folder_of, unit_called
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from fusion.serving.bundle import open_bundle
 
 

@@ -12,7 +12,8 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from fusion.serving.bundle import Bundle
 from fusion.serving.options import (
     BundleOption,

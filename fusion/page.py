@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from configs import command
+from configs.command_line import command
 from fusion.serving.options import BundleOption, ConfidenceOption, DeviceOption, EncoderOption, PrecisionOption
 from fusion.web.limits import Limits
 from fusion.web.running import (

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from configs import UserError, command, some
+from configs import UserError, some
+from configs.command_line import command
 from fusion.serving.bundle import Bundle
 from fusion.serving.options import (
     BundleOption,

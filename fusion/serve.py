@@ -1,6 +1,6 @@
 """Answer for new clips over HTTP, with a trained stack."""
 
-from configs import command
+from configs.command_line import command
 from fusion.serving.options import BundleOption, ConfidenceOption, DeviceOption, EncoderOption, PrecisionOption
 from fusion.web.limits import Limits
 from fusion.web.running import (

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from cache import claimed, is_published, publish_folder, read_published
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from configs.schema import Fusion as Settings
+from configs.schema import Profile
 from fusion.report.charts import write_charts
 from fusion.report.findings import analyse
 from fusion.report.outputs import write_outputs

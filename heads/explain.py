@@ -9,7 +9,11 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, claimed, writable
-from configs import ConfigOption, OverrideArgument, Profile, UserError, command, completed, load
+from configs import UserError
+from configs.advice import completed
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit, read_manifest
 from heads.explaining.asked import folder_of, unit_called
 

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 from cache import claimed, publish_folder, read_sealed_json
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 
 
 def main(config: ConfigOption = None, overrides: OverrideArgument = None) -> None:

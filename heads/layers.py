@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from cache import Store, claimed, publish_folder
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 
 

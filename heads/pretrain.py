@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from cache import claimed
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from configs.schema import Pretraining, unpretrainable
 from extract.corpora.manifest import read_manifest
 

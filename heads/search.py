@@ -7,7 +7,10 @@ import typer
 import yaml
 
 from cache import claimed, write_text_atomically
-from configs import ConfigOption, OverrideArgument, UserError, command, completed, load
+from configs import UserError
+from configs.advice import completed
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 from heads.cluster.engines import EngineOption, fitting_on
 

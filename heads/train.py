@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from configs import ConfigOption, OverrideArgument, UserError, command, load
+from configs import UserError
+from configs.command_line import ConfigOption, OverrideArgument, command
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 from heads.cluster.engines import EngineOption, fitting_on
 

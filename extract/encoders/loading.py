@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from configs import Profile, UserError, first_line
-from configs.schema import Encoder, View
+from configs import UserError, first_line
+from configs.schema import Encoder, Profile, View
 from extract.augmenting.views import Augmenter
 from extract.encoders.acoustic import load_functionals_encoder, load_spectrum_encoder
 from extract.encoders.audio import load_audio_encoder

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 
@@ -47,7 +46,7 @@ def _square(image: np.ndarray, size: int, framing: Framing) -> np.ndarray:
     else:
         scale = scaled / min(height, width)
         new_size = max(scaled, round(width * scale)), max(scaled, round(height * scale))
-        resized = cv2.resize(image, new_size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        resized = _scaled(image, new_size, shrinks=scale < 1)
     top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
     return resized[top : top + size, left : left + size]
 
@@ -56,5 +55,12 @@ def _squeezed(image: np.ndarray, side: int) -> np.ndarray:
     """Both sides to ``side`` pixels: what shrinks is averaged, what grows is interpolated, one after the other."""
     height, width = image.shape[:2]
     if height > side or width > side:
-        image = cv2.resize(image, (min(side, width), min(side, height)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+        image = _scaled(image, (min(side, width), min(side, height)), shrinks=True)
+    return _scaled(image, (side, side), shrinks=False)
+
+
+def _scaled(image: np.ndarray, size: tuple[int, int], shrinks: bool) -> np.ndarray:
+    """``size``: width and height in pixels."""
+    import cv2  # sound does without, and every decoder starts with this module
+
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -5,15 +5,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from configs.schema import FaceCrop
 from extract.media.damage import Damage, Heard, MediaError, Seen, SilentError
 from extract.media.framing import MIDDLE_SQUARE, Framing, resize_and_crop
 from extract.media.opening import length_in_header
 from extract.media.reading import SAMPLE_RATE, Beat, audio_blocks, frames_at, middles, time_span
+
+if TYPE_CHECKING:
+    from configs.schema import FaceCrop
 
 BLOCK_SAMPLES = 10 * SAMPLE_RATE  # of long audio, sent at a time
 
@@ -138,7 +140,7 @@ class VideoTask:
     size: int
     segment_seconds: float
     short_segments: int
-    face_crop: FaceCrop | None
+    face_crop: "FaceCrop | None"
     max_damage: float = 1
     framing: Framing = MIDDLE_SQUARE
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from cache import Header, Store, begin, differing_fields, end, settings_header, writable, write_sealed_json
 from cache.remote.copies import BackgroundPush, fetch
 from cache.shelf import Found, find, settle
-from configs import Profile, UserError
-from configs.schema import Encoder, View
+from configs import UserError
+from configs.schema import Encoder, Profile, View
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest
 from extract.corpora.media_paths import confine

@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 
 from cache import Header, all_finite, differing_fields
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.encoders.loading import load_encoder
 from extract.media.decoding import usable_cores
 from extract.media.sources import Clip

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from configs import command
+from configs.command_line import command
 from extract.sample.faces import FPS, SIZE, film
 from extract.sample.script import Conversation, write
 from extract.sample.voices import RATE, Studio

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from cache import read_published
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 from fusion.serving.bundle import fused_units, inputs_of
 from fusion.serving.live import categories, contributions

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cache import Store, read_sealed_json, write_sealed_json
-from configs import Profile
+from configs.schema import Profile
 from fusion.leaks.outputs import Check
 
 

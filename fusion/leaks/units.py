@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.folds import unit_folds
 

@@ -13,9 +13,9 @@ import jinja2
 import polars as pl
 
 from cache import read_published
-from configs import Profile, UserError
+from configs import UserError
 from configs.outside import read_json
-from configs.schema import Encoder
+from configs.schema import Encoder, Profile
 from fusion.report.context import counts
 from fusion.report.outputs import display_name
 from fusion.report.provenance import VERDICTS

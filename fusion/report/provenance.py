@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from cache import Header, read_published, read_sealed_json, read_small
-from configs import Profile
+from configs.schema import Profile
 from fusion.report.context import clip_ids, counts, read_beside
 from fusion.strategies.choice import BASELINE
 from heads.metrics import interval

@@ -31,8 +31,9 @@ from cache import (
     verify_whole,
     write_sums,
 )
-from configs import Profile, UserError, load
-from configs.schema import Head
+from configs import UserError
+from configs.profiles import load
+from configs.schema import Head, Profile
 
 if TYPE_CHECKING:  # these import torch or more, which is not needed to verify a folder
     from fusion.strategies.catalogue import Fitted

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from configs import Profile, UserError, some
+from configs import UserError, some
+from configs.schema import Profile
 from configs.sections.datasets import AvamergDataset
 from configs.tables import TABLES, filled, said
 from extract.corpora.avamerg import read_avamerg

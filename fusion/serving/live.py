@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.special import log_softmax
 
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
 from extract.media.sources import Clip, Held

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from configs import Profile, UserError, changed, load
+from configs import UserError
+from configs.profiles import changed, load
+from configs.schema import Profile
 from fusion.serving.bundle import Bundle, open_bundle
 from fusion.serving.doubt import check_doubt
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from configs import Profile
+from configs.schema import Profile
 from extract.media.damage import ClipError
 from extract.media.streaming.cutting import ALL_SOUND, Cut, Window, wanted_of
 from extract.media.tasks import AudioTask, Decoded

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any
 
-from configs import Profile
+from configs.schema import Profile
 from extract.media.damage import ClipError, MediaError
 from extract.media.streaming.cutting import ALL_SOUND, Window
 from extract.media.tasks import Decoded, VideoTask

@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest
 from extract.media.decoding import Decoders
 from extract.media.reading import SAMPLE_RATE, MediaError

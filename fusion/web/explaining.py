@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest
 from fusion.serving.bundle import Bundle
 from fusion.serving.live import Predictor

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 from fastapi.responses import HTMLResponse
 
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, read_manifest
 from extract.pages.rendering import environment
 from fusion.web.answering import Answering

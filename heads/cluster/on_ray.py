@@ -26,8 +26,8 @@ from filelock import FileLock
 from ray.exceptions import RayError, RayTaskError
 
 from cache import Store
-from configs import EngineError, Profile, UserError, first_line
-from configs.schema import Head
+from configs import EngineError, UserError, first_line
+from configs.schema import Head, Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.features import share_memory
 from heads.data.folds import FoldModel, Record

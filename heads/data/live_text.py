@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache import Header, Store
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.manifest import Unit
 from extract.media.sources import Clip
 from extract.media.texts import BETWEEN_TEXTS, join_texts

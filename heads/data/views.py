@@ -11,8 +11,8 @@ import numpy as np
 
 from cache import Store
 from cache.remote.copies import fetch
-from configs import Profile, UserError
-from configs.schema import OF_VIEW, Head
+from configs import UserError
+from configs.schema import OF_VIEW, Head, Profile
 from extract.corpora.manifest import Manifest
 
 

@@ -5,7 +5,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 
 

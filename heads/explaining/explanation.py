@@ -10,7 +10,9 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from cache import Store, read_published
-from configs import Profile, UserError, completed
+from configs import UserError
+from configs.advice import completed
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.live_text import LiveText, Span
 from heads.explaining.attention import Attention, attention_of

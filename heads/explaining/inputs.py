@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.explaining.media import Media
 from heads.explaining.occlusion import Removal, answers

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from cache import Store, read_small
-from configs import Profile, completed
+from configs.advice import completed
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import LISTENER, SPEAKER, metadata_column, seen_clips
 from heads.data.live_text import LiveText, Span, source_text, without

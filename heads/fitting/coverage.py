@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from cache import Store, read_small, writing_process
-from configs import Profile, UserError
-from configs.schema import OF_VIEW, Head
+from configs import UserError
+from configs.schema import OF_VIEW, Head, Profile
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.layers import layers_of

@@ -16,8 +16,8 @@ import typer
 from tqdm import tqdm
 
 from cache import Store, claimed
-from configs import Profile, UserError
-from configs.schema import Head
+from configs import UserError
+from configs.schema import Head, Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, FoldTask, Record, inner_parts, unit_folds
@@ -135,7 +135,9 @@ def cross_validate(
 def compute_deterministically() -> None:
     """Let torch, in this process, take what gives the same numbers each time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode(
+        "warn"
+    )  # use_deterministic_algorithms(True, warn_only=True) imports the compiler
     # Slow, and nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -15,8 +15,7 @@ import typer
 import yaml
 
 from cache import parquet_bytes, publish_folder
-from configs import Profile
-from configs.schema import Head
+from configs.schema import Head, Profile
 from extract.corpora.manifest import Unit
 from heads.data.folds import Record
 from heads.data.standardised import said_of as said_of_centring
@@ -166,7 +165,7 @@ def headline_scores(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def resolved(profile: Profile) -> str:
-    """The profile with every setting that it uses, defaults too, as YAML that ``configs.load`` reads."""
+    """The profile with every setting that it uses, defaults too, as YAML that ``configs.profiles.load`` reads."""
     return yaml.safe_dump(profile.resolved(), sort_keys=False, allow_unicode=True)
 
 

@@ -14,8 +14,7 @@ import torch
 import typer
 
 from cache import Store, writable, write_atomically, write_text_atomically
-from configs import Profile
-from configs.schema import Head
+from configs.schema import Head, Profile
 from heads.data.folds import FoldModel, Record
 from heads.data.views import open_views
 from heads.pretraining.folder import pretraining_digest

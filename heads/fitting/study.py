@@ -17,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from cache import StoreError
-from configs import EngineError, Profile, UserError, changed, first_line
-from configs.schema import Head, Range, shape_of
+from configs import EngineError, UserError, first_line
+from configs.profiles import changed
+from configs.schema import Head, Profile, Range, shape_of
 from extract.corpora.manifest import Manifest
 from heads.data.batches import UnitData
 from heads.data.folds import FoldModel, unit_folds

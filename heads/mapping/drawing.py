@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from cache import Store, write_text_atomically
 from cache.remote.copies import fetch
-from configs import Profile, UserError
+from configs import UserError
+from configs.schema import Profile
 from extract.corpora.manifest import read_manifest
 from extract.pages.rendering import environment
 from heads.mapping.points import Points, neighbourly, principal, read_points

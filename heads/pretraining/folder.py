@@ -17,8 +17,8 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from cache import Store, publish_folder, read_published, verify_whole
-from configs import Profile, UserError
-from configs.schema import Head, Pretraining, shape_of
+from configs import UserError
+from configs.schema import Head, Pretraining, Profile, shape_of
 from extract.corpora.manifest import Manifest, Unit
 
 FORMAT = 1

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cache import Store
-from configs import Profile, UserError
-from configs.schema import Head
+from configs import UserError
+from configs.schema import Head, Profile
 from extract.corpora.manifest import Manifest, Unit
 from heads.data.folds import FoldTask, unit_folds
 from heads.data.layers import Layer, layers_of

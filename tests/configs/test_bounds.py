@@ -10,8 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import UserError, load
+from configs import UserError
 from configs.heads import Head, Range, Tail
+from configs.profiles import load
 from configs.schema import Encoder, FaceCrop, Fusion, Profile, StoreSettings
 from configs.sections.datasets import MakeSplits
 

@@ -12,14 +12,16 @@ import pytest
 import typer
 from shells import REPOSITORY
 
-from configs import ConfigOption, OverrideArgument, UserError, command, completed
-from configs.advice import OF_A_PROFILE
+from configs import UserError
+from configs.advice import OF_A_PROFILE, completed
+from configs.command_line import ConfigOption, OverrideArgument, command
 
 FOLDERS = ("configs", "cache", "emocache", "extract", "heads", "fusion")
 
 SCRIPT = """
 import sys
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 def main(name: str = "") -> None:
     '''Says 你好.'''
     print(f"很高兴 {name}")

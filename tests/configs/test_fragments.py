@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import UserError, _merged, changed, load
+from configs import UserError
+from configs.profiles import _merged, changed, load
 
 PROFILE: dict[str, Any] = {
     "name": "tiny",

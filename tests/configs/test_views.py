@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 
 AUDIO = {"family": "wav2vec2", "model": "./m"}
 

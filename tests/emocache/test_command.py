@@ -19,8 +19,10 @@ from shells import REPOSITORY
 import emocache.demo
 import emocache.pipeline
 from cache import publish_folder
-from configs import Profile, UserError, advice, load
+from configs import UserError, advice
 from configs.pipeline import select
+from configs.profiles import load
+from configs.schema import Profile
 from configs.shipped import names, stated_version
 from emocache.__main__ import main
 from emocache.commands import COMMANDS, ROOMS, as_typed

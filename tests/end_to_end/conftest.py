@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from checkpoints import save_checkpoints
 from shells import REPOSITORY, Shell, scripts_in, shell_in
+from warm_python import warm_python
 
 COPIED = [
     "cache",
@@ -64,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shell(project: Path) -> Shell:
+def shell(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """``shell(line, code=0)``: a command line in the project folder, as if typed there with the environment active."""
-    return scripts_in(project)
+    with warm_python(tmp_path_factory.mktemp("bin")) as programs:
+        yield scripts_in(project, programs)

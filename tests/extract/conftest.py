@@ -12,7 +12,7 @@ from checkpoints import FURTHER, MODALITIES, WORDS, save_checkpoints
 from media_tools import Load, Run, write_video
 from s3_server import s3, server  # noqa: F401
 
-from configs import command
+from configs.command_line import command
 from configs.schema import Encoder
 from extract.encoders.encoder import LoadedEncoder
 from extract.encoders.loading import LOADERS

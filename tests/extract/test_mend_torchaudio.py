@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from xxhash import _xxhash
 
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from extract.mend_torchaudio import main, settle
 
 # As the real one: it loads what lies in lib, fails where that does, and does without where there is nothing.

@@ -14,7 +14,7 @@ import yaml
 from s3_server import s3, server  # noqa: F401
 
 from cache import Header, StoreWriter
-from configs import command
+from configs.command_line import command
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, make_manifest, write_manifest
 from heads.data import folds

@@ -10,7 +10,7 @@ import numpy as np
 from checkpoints import save_checkpoints
 from media_tools import write_mp4
 
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.avamerg import read_avamerg
 from extract.corpora.manifest import write_manifest
 from extract.passes.extraction import extract

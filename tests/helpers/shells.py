@@ -15,9 +15,13 @@ REPOSITORY = Path(__file__).parents[2]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def shell_in(folder: Path) -> Shell:
-    """``shell(line, code=0)``: run a line as if typed in the folder with the environment active."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def shell_in(folder: Path, *programs: str) -> Shell:
+    """``shell(line, code=0)``: run a line as if typed in the folder with the environment active.
+
+    Args:
+        programs: folders of programs that are taken first.
+    """
+    path = os.pathsep.join([*programs, str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def run(line: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -29,9 +33,9 @@ def shell_in(folder: Path) -> Shell:
     return run
 
 
-def scripts_in(folder: Path) -> Shell:
+def scripts_in(folder: Path, *programs: str) -> Shell:
     """As :func:`shell_in`, but scripts of this repository run in this process, whose imports are paid for already."""
-    shell = shell_in(folder)
+    shell = shell_in(folder, *programs)
 
     def run(line: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         program, *arguments = shlex.split(line)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from checkpoints import save_checkpoints
 
-from configs import command
+from configs.command_line import command
 
 WORDS = {"happy": "i am so happy today !", "sad": "i am not happy , so sad ."}
 PROFILE: dict[str, Any] = {

@@ -17,7 +17,8 @@ from small_project import PROFILE, make, of_profile, run
 from store_tools import all_files
 
 from cache import Store
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Encoder
 from extract.corpora.manifest import read_manifest
 from heads.fitting.coverage import coverage

@@ -20,7 +20,7 @@ from s3_server import use_server
 from cache import Store
 from cache.disk.unfinished import begun
 from cache.remote import objects
-from configs import load as load_profile
+from configs.profiles import load as load_profile
 from extract import manifest
 from extract import run as run_module
 from extract.corpora.manifest import read_manifest

@@ -17,7 +17,9 @@ import yaml
 
 import configs.new
 import extract.manifest
-from configs import UserError, command, load
+from configs import UserError
+from configs.command_line import command
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 from extract.starting.layouts import recognise
 

@@ -20,9 +20,9 @@ from checkpoints import MODALITIES, save_checkpoints
 from synthetic_heads import CLASSES, make_units
 
 from cache import Header
-from configs import Profile, UserError
+from configs import UserError
 from configs.schema import Encoder as EncoderOf
-from configs.schema import Head
+from configs.schema import Head, Profile
 from extract.corpora.manifest import make_manifest
 from extract.encoders.loading import load_encoder
 from fusion.exporting import checking

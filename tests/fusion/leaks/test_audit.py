@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from synthetic_heads import frame_of, make_units
 
 from cache import StoreWriter, write_sums
-from configs import Profile, command
+from configs.command_line import command
+from configs.schema import Profile
 from extract.corpora.manifest import Manifest, make_manifest, write_manifest
 from fusion.audit import main
 from fusion.leaks.chance import DRAWS, against_chance, clustered_p, relabelling_p

@@ -12,7 +12,8 @@ from media_tools import greys, write_audio, write_mp4
 from synthetic_heads import make_units
 
 from cache import Store, StoreWriter, write_sums
-from configs import Profile, load
+from configs.profiles import load
+from configs.schema import Profile
 from extract.corpora.manifest import make_manifest, read_manifest, write_manifest
 from fusion.report.findings import analyse
 from fusion.report.outputs import fold_scores, summary

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from cache import StoreWriter
-from configs import Profile
+from configs.schema import Profile
 from extract.corpora.manifest import TO_PREDICT, Manifest, make_manifest, read_manifest, write_manifest
 from fusion.serving.bundle import Bundle, make_bundle, open_bundle
 from fusion.serving.doubt import with_set

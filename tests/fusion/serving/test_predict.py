@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 import fusion.serving.bundle
 from cache import StoreError, write_sums
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from extract.corpora.manifest import read_manifest
 from extract.passes.live import LiveEncoder
 from fusion.card import main as write_its_card

@@ -16,7 +16,8 @@ from synthetic_heads import CLASSES, frame_of, make_units
 
 import fusion.stack
 from cache import Store, StoreError, StoreWriter, attach, verify_whole, write_sealed_parquet, write_sums
-from configs import UserError, command
+from configs import UserError
+from configs.command_line import command
 from fusion.report.context import TOLD
 from fusion.stack import main, repeated
 from fusion.strategies.catalogue import load

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from cache import Store
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest
 from fusion.report.provenance import transductive_heads

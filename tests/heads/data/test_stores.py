@@ -10,7 +10,8 @@ import torch
 
 from cache import Store, StoreError
 from cache.remote.copies import push
-from configs import Profile, load
+from configs.profiles import load
+from configs.schema import Profile
 from heads.data import features
 from heads.data.batches import UnitData
 from heads.fitting.cross_validation import open_stores

@@ -19,7 +19,8 @@ from checkpoints import save_checkpoints
 from media_tools import write_video
 
 from cache import Store
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from extract.corpora.clips import clips_with_media
 from extract.corpora.manifest import Manifest, Unit, make_manifest
 from extract.encoders.text import load_text_encoder

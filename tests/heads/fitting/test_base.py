@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cache import Store
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest, write_manifest
 from heads.fitting.base import BASELINE_C, baseline_head

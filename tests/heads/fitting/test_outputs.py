@@ -16,7 +16,7 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import f1_score
 
-from configs import load
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest, write_manifest
 from heads.data.folds import Record
 from heads.fitting import cross_validation

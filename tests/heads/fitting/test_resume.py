@@ -18,7 +18,7 @@ import torch
 from shells import REPOSITORY
 
 from cache import Store
-from configs import load
+from configs.profiles import load
 from extract.corpora.manifest import read_manifest
 from heads.data.batches import UnitData
 from heads.fitting import training

@@ -18,7 +18,8 @@ import yaml
 from shells import REPOSITORY
 
 from cache import Store, claimed
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest
 from heads.fitting import study
@@ -143,7 +144,7 @@ def evaluate_and_die(*arguments, **more):
 study.evaluate, study.STARTUP_TRIALS = evaluate_and_die, 2
 from heads.data import folds
 folds.INNER_FOLDS = 2
-from configs import command
+from configs.command_line import command
 from heads.search import main
 sys.argv = ["search.py", "--config", "profile.yaml", "--head", "pooled", "--trials", "4"]
 command(main)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cache import write_sealed_json
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Head
 from extract.corpora.manifest import Manifest, read_manifest
 from heads import inputs

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as deserialised
 
-from configs import UserError, load
+from configs import UserError
+from configs.profiles import load
 from configs.schema import Pretraining
 from extract.corpora.manifest import Manifest
 from heads import pretrain, train
