@@ -36,7 +36,7 @@ from configs.command_line import command
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 PIXELS = 32
-CODE = ("cache", "configs", "extract", "fusion", "heads")
+CODE = ("cache", "configs", "emocache", "extract", "fusion", "heads")
 CONFIG = "configs/rehearsal.yaml"
 EVERY = 0.5  # seconds between two looks at the memory
 WORTH = 1.0  # seconds: differences below say nothing of growth

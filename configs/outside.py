@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from configs.errors import UserError, one_line
+from configs import UserError, one_line
 
 LARGEST = 2**30  # bytes; nothing that a person or a tool writes as JSON or YAML comes near it
 MOST_NODES = 100_000  # of a YAML file, aliases written out

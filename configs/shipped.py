@@ -5,7 +5,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.errors import UserError
+from configs import UserError
 from emocache.commands import as_typed
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from configs.errors import UserError, one_line
+from configs import UserError, one_line
 from configs.outside import read_outside
 
 # What is stripped: white space of any script, and characters without width that copying leaves behind.

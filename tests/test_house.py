@@ -84,7 +84,10 @@ DOORS = {
     "emocache": ["emocache.commands"],
     "configs": [
         "configs",
+        "configs.advice",
+        "configs.command_line",
         "configs.pipeline",
+        "configs.profiles",
         "configs.shipped",
         "configs.sections.datasets",
         "configs.outside",

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from shells import REPOSITORY
 from small_project import run
 
 from benchmarks.avamerg_like import DIALOGUES, SPLITS, UTTERANCES, dialogues, write_corpus
-from benchmarks.rehearsal import exponent, later_stages, stages, table
+from benchmarks.rehearsal import CODE, exponent, later_stages, stages, table
 from configs.sections.datasets import AvamergDataset
 from extract.corpora.avamerg import read_avamerg
 from extract.media.hashing import new_content_hash
@@ -93,3 +95,8 @@ def test_every_stage_is_a_command_that_exists():
             done = run(words[1].removesuffix(".py"), "--help")
             assert done.code == 0
             assert all(word in done.out for word in words if word.startswith("--")), words
+
+
+def test_the_code_that_the_pipeline_hashes_comes_along():
+    watched = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["code"]["deps"]
+    assert list(CODE) == watched
