@@ -19,8 +19,7 @@ from pathlib import Path
 
 LIBRARIES = (
     "torch",
-    "transformers",
-    "sklearn.ensemble",
+    "transformers.modeling_utils",
     "sklearn.linear_model",
     "matplotlib.figure",
     "zarr",

@@ -19,13 +19,15 @@ from passes import plan_alone, run_alone
 from cache import Store
 from configs import UserError
 from configs.schema import Encoder, StoreSettings
-from extract.encoders.loading import LOADERS
+from extract.encoders.loading import load
 from extract.media.child import LostError
 from extract.media.sources import Clip
 from extract.passes.blocks import Block, Job, Mark, Result
 from extract.passes.devices import DeviceWorker
 from extract.passes.engine import open_writer
 from extract.passes.spread import MAX_LOSSES, NoPlaceError, spread
+
+SOON = Encoder(family="spectrum", kind="mel")  # its processes start soon
 
 
 class Flaky:
@@ -112,9 +114,9 @@ def test_a_block_that_kills_its_workers_ends_the_pass() -> None:
 
 
 @pytest.fixture(params=["devices", pytest.param("ray", marks=pytest.mark.soak)])
-def two_workers(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[tuple[list[Any], Callable[[], None]]]:
+def two_workers(request: pytest.FixtureRequest) -> Iterator[tuple[list[Any], Callable[[], None]]]:
     """Two workers, and what kills the second one's process."""
-    settings = Encoder(family="wav2vec2", model=str(checkpoints / "wav2vec2"))
+    settings = SOON
     if request.param == "ray":
         pytest.importorskip("ray")
         from extract.passes.on_ray import ray_workers
@@ -130,10 +132,10 @@ def two_workers(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[t
 
 
 def test_a_killed_worker_is_started_again(
-    two_workers: tuple[list[Any], Callable[[], None]], checkpoints: Path, media: dict[str, list[Any]], tmp_path: Path
+    two_workers: tuple[list[Any], Callable[[], None]], media: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     workers, kill = two_workers
-    encoder = LOADERS["audio"](Encoder(family="wav2vec2", model=str(checkpoints / "wav2vec2")), torch.device("cpu"))
+    encoder = load(SOON, torch.device("cpu"))
     clips = [Clip(f"clip{i}", path) for i, path in enumerate(media["audio"] * 3)]
     restarts = 0
 
