@@ -51,12 +51,13 @@ def main(
     first: Annotated[int, typer.Option(min=0, help="The seed of the first one.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Problems that are solved at a time.")] = 2,
     test_units: Annotated[int, typer.Option(min=100, help="Test units of each problem.")] = 4000,
+    few_groups: Annotated[bool, typer.Option("--few-groups", help="Problems of three to five people.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown.")] = False,
 ) -> None:
     """Compare fusion strategies, and rules that choose among them, on drawn problems."""
     seeds = range(first, first + draws)
     with ProcessPoolExecutor(jobs) as pool:
-        solved = pool.map(partial(solve, test_units=test_units), seeds)
+        solved = pool.map(partial(solve, test_units=test_units, few_groups=few_groups), seeds)
         results = list(tqdm(solved, "problems", total=draws, disable=None))
     counts = {size: sum(result.size == size for result in results) for size in SIZES}
     print(f"{draws} problems, seeds {first} to {seeds[-1]}; by units: {counts}\n")
@@ -71,9 +72,9 @@ def main(
         print(f"  {line}")
 
 
-def solve(seed: int, test_units: int) -> Result:
+def solve(seed: int, test_units: int, few_groups: bool = False) -> Result:
     """Fuse the problem of a seed in all ways, and let all rules choose."""
-    problem = draw(seed, test_units)
+    problem = draw(seed, test_units, few_groups)
     units, oof = problem.units, problem.units.splits == "oof"
     heads = {f"{HEAD}{name}": Single(h) for h, name in enumerate(units.heads)}
     log_p, _, _ = cross_fit(units, {**heads, **STRATEGIES}, seed)
@@ -82,7 +83,7 @@ def solve(seed: int, test_units: int) -> Result:
     known, on_oof = units.where(oof), {name: values[oof] for name, values in log_p.items()}
     chosen = {
         f"{choice} by {NAMES[metric]}": choose(known, on_oof, metric, choice)
-        for choice in ("best", "one_se")
+        for choice in ("best", "one_se", "likeliest")
         for metric in get_args(Metric)
     }
     default = choose(known, on_oof, Fusion().metric, Fusion().choice)

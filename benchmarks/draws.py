@@ -36,8 +36,8 @@ class Draw:
     units: Predictions  # oof in folds, and test
 
 
-def draw(seed: int, test_units: int = TEST_UNITS) -> Draw:
-    """The fusion problem of a seed."""
+def draw(seed: int, test_units: int = TEST_UNITS, few_groups: bool = False) -> Draw:
+    """The fusion problem of a seed; with ``few_groups``, of 30 to 500 units of three to five people."""
     rng = np.random.default_rng([seed, 2026])
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     acted = kind == "acted"
@@ -45,6 +45,8 @@ def draw(seed: int, test_units: int = TEST_UNITS) -> Draw:
     h = int(rng.integers(3, 7) if acted else rng.integers(2, 7))
     n = int(np.exp(rng.uniform(np.log(1000), np.log(1500)) if acted else rng.uniform(np.log(60), np.log(5000))))
     n_groups = 24 if acted else int(np.exp(rng.uniform(np.log(8), np.log(n / 2))))
+    if few_groups:
+        n, n_groups = int(np.exp(rng.uniform(np.log(30), np.log(500)))), int(rng.integers(3, 6))
     groups = rng.integers(n_groups, size=n)
     test_groups = n_groups + rng.integers(max(24, round(n_groups * test_units / n)), size=test_units)
     folds = np.concatenate([groups % FOLDS, np.full(test_units, NO_FOLD)])

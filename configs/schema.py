@@ -74,8 +74,9 @@ class Fusion(Section):
     heads: Annotated[list[str], Field(min_length=1)] | None = None  # heads to fuse; default: all of the profile
     strategies: Annotated[list[Strategy], Field(min_length=1)] = list(get_args(Strategy))  # those that are compared
     metric: Metric = "macro_f1"  # what the choice among them goes by
-    # best: the best, or a simpler one that equals it; one_se: the simplest that is not a standard error behind it
-    choice: Literal["best", "one_se"] = "best"
+    # best: the best, or a simpler one that equals it. Of it and of what is not a standard error behind it, likeliest is
+    # the one of the lowest log-loss, one_se the simplest
+    choice: Literal["likeliest", "best", "one_se"] = "likeliest"
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 1000  # resamples behind each 95 % interval
     # speaker: what heads say is centred for each speaker first. Transductive: it reads the other, unlabelled units of
     # the person who is judged; every title says so, and a clip by itself gets the plain fusion

@@ -32,17 +32,22 @@ def choose(units: Predictions, log_p: Mapping[str, np.ndarray], metric: str, cho
         log_p: log-probabilities (n, c) of each candidate, from simple to complex; ``head:NAME`` for single heads,
             ``baseline:NAME`` for their baselines.
         metric: one of ``NAMES``.
-        choice: ``best`` takes the simplest of the best and of what is equal to it; ``one_se`` the simplest of the best
-            and of what cannot be told from it: what is not a standard error behind, paired and clustered by group.
+        choice: ``best`` takes the simplest of the best and of what is equal to it. Of the best and of what cannot be
+            told from it - what is not a standard error behind, paired and clustered by group - ``one_se`` takes the
+            simplest, ``likeliest`` that of the lowest log-loss.
     """
     good = goodness_of(units, log_p, metric)
     best = max(good, key=lambda name: good[name])
+
+    def is_near(name: str) -> bool:
+        allowed = 0.0 if choice == "best" else standard_error(units, log_p[name], log_p[best], metric)
+        return good[best] - good[name] <= max(CLOSE, allowed)
+
+    if choice == "likeliest":
+        return choose(units, {name: log_p[name] for name in log_p if is_near(name)}, "log_loss", "best")
     # No head is simpler than another: of heads, the best comes first.
-    for name in sorted(log_p, key=lambda name: -good[name] if name.startswith((HEAD, BASELINE)) else np.inf):
-        allowed = standard_error(units, log_p[name], log_p[best], metric) if choice == "one_se" else 0.0
-        if good[best] - good[name] <= max(CLOSE, allowed):
-            return name
-    raise AssertionError("the best is as good as itself")
+    ranked = sorted(log_p, key=lambda name: -good[name] if name.startswith((HEAD, BASELINE)) else np.inf)
+    return next(name for name in ranked if is_near(name))
 
 
 def goodness_of(units: Predictions, log_p: Mapping[str, np.ndarray], metric: str) -> dict[str, float]:
@@ -67,10 +72,12 @@ def rule(metric: str, choice: str, judged_on: str = "oof") -> str:
     what = f"the {low} cross-fitted {NAMES[metric]} on oof"
     if judged_on == "val":
         what = f"the {low} {NAMES[metric]} on val, as out-of-fold scores flatter"
-    near = f"of those within {CLOSE} of it"
-    if choice == "one_se":
+    near, taken = f"of those within {CLOSE} of it", "the simplest"
+    if choice != "best":
         near = "of those that it cannot be told from (one standard error, paired, by group)"
-    return f"{what}, {near} the simplest, every single head and plain baseline among the candidates"
+    if choice == "likeliest":
+        taken = "the one of the lowest log-loss"
+    return f"{what}, {near} {taken}, every single head and plain baseline among the candidates"
 
 
 # --- from probabilities to classes ---

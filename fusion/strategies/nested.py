@@ -73,7 +73,7 @@ def fuse(
     strategies: list[str],
     *,
     metric: str = "macro_f1",
-    choice: str = "best",
+    choice: str = "likeliest",
     force: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,

@@ -33,6 +33,10 @@ def test_a_seed_is_a_problem_and_folds_never_part_groups() -> None:
     assert kinds == set(KINDS)
     again = draw(9, test_units=300).units
     np.testing.assert_array_equal(again.logits, units.logits)
+    few = draw(9, test_units=300, few_groups=True).units
+    oof = few.splits == "oof"
+    assert 30 <= oof.sum() <= 500
+    assert 3 <= len(set(few.groups[oof])) == len(set(few.folds[oof])) <= 5
 
 
 def test_a_problem_is_solved_in_all_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +44,7 @@ def test_a_problem_is_solved_in_all_ways(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("benchmarks.choice.STRATEGIES", some)
     result = solve(0, test_units=200)
     assert result.size == "< 200"
-    rules = {f"{choice} by {metric}" for choice in ("best", "one_se") for metric in ("macro-F1", "log-loss")}
+    rules = {f"{choice} by {metric}" for choice in ("best", "likeliest") for metric in ("macro-F1", "log-loss")}
     for judge in ("macro_f1", "log_loss"):
         assert rules | set(some) | {"best head"} <= set(result.worth[judge])
         assert set(result.worth[judge].values()) >= {result.worth[judge][rule] for rule in rules}

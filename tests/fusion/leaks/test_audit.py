@@ -501,7 +501,7 @@ def test_training_that_the_permuted_labels_do_not_reach_is_noticed(monkeypatch: 
     monkeypatch.setattr("fusion.leaks.permutation.fuse", noted)
     assert permuted(["sound"])["permutation.true_labels"].verdict == "skipped"  # as likely as one in six
     checks = permuted(["sound"], runs=6, fusion={"strategies": ["mean"], "metric": "accuracy", "choice": "one_se"})
-    assert set(asked) == {("macro_f1", "best"), ("accuracy", "one_se")}  # as the profile has it
+    assert set(asked) == {("macro_f1", "likeliest"), ("accuracy", "one_se")}  # as the profile has it
     assert checks["permutation.oof"].verdict == "pass"
     assert checks["permutation.true_labels"].verdict == "fail"
     assert checks["permutation.true_labels"].number == pytest.approx(1)

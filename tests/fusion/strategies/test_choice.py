@@ -20,7 +20,7 @@ def mistaken(units: Predictions, rows: np.ndarray) -> np.ndarray:
     return np.where(rows, (units.labels + 1) % 3, units.labels)
 
 
-@pytest.mark.parametrize("choice", ["best", "one_se"])
+@pytest.mark.parametrize("choice", ["best", "one_se", "likeliest"])
 def test_a_tiny_gain_at_equal_accuracy_does_not_choose_the_complex_one(choice: str) -> None:
     """The one errs on a unit of a rare class, the other on one of a common class: that is all that they differ in."""
     units = make_units(1500, group_size=1)
@@ -66,6 +66,21 @@ def test_one_se_takes_the_simple_one_where_one_group_makes_the_difference() -> N
     assert {choose(units, log_p, metric, "one_se") for metric in METRICS} == {"xgboost"}
 
 
+def test_likeliest_takes_the_more_probable_where_hits_differ_by_chance_alone() -> None:
+    units = make_units(900, group_size=30)
+    lost = np.arange(900) % 4 == 0
+    luck = lost & (units.groups != "g0")
+    log_p = {"head:h0": answers(units, mistaken(units, luck), 0.99), "mean": answers(units, mistaken(units, lost))}
+    for metric in ("macro_f1", "accuracy", "weighted_f1"):
+        assert choose(units, log_p, metric, "best") == "head:h0"
+        assert choose(units, log_p, metric, "likeliest") == "mean"
+    skill = lost & (np.arange(900) % 8 == 0)  # clearly better, however loud
+    log_p["head:h0"] = answers(units, mistaken(units, skill), 0.9999)
+    assert goodness_of(units, log_p, "log_loss")["head:h0"] < goodness_of(units, log_p, "log_loss")["mean"]
+    assert choose(units, log_p, "accuracy", "likeliest") == "head:h0"
+    assert choose(units, log_p, "log_loss", "likeliest") == choose(units, log_p, "log_loss", "best") == "mean"
+
+
 def test_of_heads_the_best_is_taken() -> None:
     """No head is simpler than another: where they are equal enough, their order in the profile says nothing."""
     units = make_units(900, group_size=30)
@@ -98,5 +113,6 @@ def test_the_rule_is_told_as_it_is() -> None:
     assert "lowest cross-fitted log-loss" in found.rule
     assert "one standard error" in found.rule
     assert f"within {CLOSE}" in rule("accuracy", "best")
+    assert "one standard error, paired, by group) the one of the lowest log-loss" in rule("accuracy", "likeliest")
     on_oof = {name: values[units.splits == "oof"] for name, values in found.log_p.items()}
     assert found.chosen == choose(units.where(units.splits == "oof"), on_oof, "log_loss", "one_se")
