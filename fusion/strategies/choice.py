@@ -72,12 +72,9 @@ def rule(metric: str, choice: str, judged_on: str = "oof") -> str:
     what = f"the {low} cross-fitted {NAMES[metric]} on oof"
     if judged_on == "val":
         what = f"the {low} {NAMES[metric]} on val, as out-of-fold scores flatter"
-    near, taken = f"of those within {CLOSE} of it", "the simplest"
-    if choice != "best":
-        near = "of those that it cannot be told from (one standard error, paired, by group)"
-    if choice == "likeliest":
-        taken = "the one of the lowest log-loss"
-    return f"{what}, {near} {taken}, every single head and plain baseline among the candidates"
+    near = f"within {CLOSE} of it" if choice == "best" else "not one standard error behind it (paired, by group)"
+    taken = "the one of the lowest log-loss" if choice == "likeliest" else "the simplest"
+    return f"{what}; of what is {near}, {taken}; every single head and plain baseline is a candidate"
 
 
 # --- from probabilities to classes ---
