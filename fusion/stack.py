@@ -51,8 +51,8 @@ def main(
     """Fuse the predictions of several heads into one, and say honestly whether it helped.
 
     Reads each head's predictions.parquet, fits fusion strategies on out-of-fold predictions of the training units,
-    compares them by nested cross-validation, takes the best (or the best single head or the plain mean, if nothing
-    beats them), scores it on test, and writes predictions, metrics, charts and report.html.
+    compares them by nested cross-validation, takes one (or a single head, a plain baseline or the mean, if nothing is
+    clearly better), scores it on test, and writes predictions, metrics, charts and report.html.
 
     Predictions of other programs can be fused as well, without a profile:
 

@@ -157,7 +157,7 @@ def _choice(found: Fusion, findings: Findings) -> str:
     where = "training units" if found.judged_on == "oof" else "val units"
     if fell_back(found):
         what = "plain baseline" if found.chosen.startswith(BASELINE) else "single head"
-        return f"Of {against} nothing beat the {what} on {where}, so the fusion fell back to it."
+        return f"Of {against} nothing was clearly better than the {what} on {where}, so the fusion fell back to it."
     return f"Of {against}, “{found.chosen}” was taken, on {where} that its fit had not seen."
 
 

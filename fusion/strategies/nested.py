@@ -269,18 +269,13 @@ def _notes(
         )
     if force:
         notes.append(f"The strategy {chosen} was asked for; it was not chosen by comparison.")
-    elif chosen.startswith(HEAD):
-        notes.append(
-            f"No strategy beat the best single head on {judged} (by enough): the fusion is that head, "
-            f"{chosen.removeprefix(HEAD)}, alone."
-        )
-    elif chosen.startswith(BASELINE):
-        name = chosen.removeprefix(BASELINE)
-        notes.append(
-            f"No head and no strategy beat the plain baseline of head {name} on {judged}: the fusion is that baseline."
-        )
+    elif chosen.startswith((HEAD, BASELINE)):
+        kind = HEAD if chosen.startswith(HEAD) else BASELINE
+        what = {HEAD: "head", BASELINE: "the plain baseline of head"}[kind]
+        name = chosen.removeprefix(kind)
+        notes.append(f"Nothing was clearly better than {what} {name} on {judged}: the fusion is that alone.")
     elif chosen == "mean" and any(name not in ("majority", "mean") and ":" not in name for name in scores):
-        notes.append(f"No trained strategy beat the mean on {judged} (by enough): the fusion is the mean.")
+        notes.append(f"No trained strategy was clearly better than the mean on {judged}: the fusion is the mean.")
     shared = Counter(units.distinct_baselines.values())
     for first in (name for name, count in shared.items() if count > 1):
         same = [head for head, other in units.distinct_baselines.items() if other == first != head]

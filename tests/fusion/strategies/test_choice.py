@@ -113,6 +113,8 @@ def test_the_rule_is_told_as_it_is() -> None:
     assert "lowest cross-fitted log-loss" in found.rule
     assert "one standard error" in found.rule
     assert f"within {CLOSE}" in rule("accuracy", "best")
-    assert "one standard error behind it (paired, by group), the one of the lowest log-loss" in rule("accuracy", "likeliest")
+    assert "one standard error behind it (paired, by group), the one of the lowest log-loss" in rule(
+        "accuracy", "likeliest"
+    )
     on_oof = {name: values[units.splits == "oof"] for name, values in found.log_p.items()}
     assert found.chosen == choose(units.where(units.splits == "oof"), on_oof, "log_loss", "one_se")

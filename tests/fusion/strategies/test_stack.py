@@ -262,7 +262,7 @@ def test_a_published_heads_baseline_is_a_candidate_and_its_row_says_so(
     summary, html = Path("out/summary.txt").read_text(), Path("out/report.html").read_text()
     assert len(re.findall(r"^\* baseline h0 +0\.", summary, re.MULTILINE)) == 2  # test and oof
     for said in (
-        "No head and no strategy beat the plain baseline of head h0",
+        "Nothing was clearly better than the plain baseline of head h0",
         "Head h0 is out of fold WORSE than the plain baseline on its inputs, macro-F1 -0.200 [-0.300, -0.100]: "
         "try heads.h0.kind=linear.",
         "Head h1 is out of fold WORSE than the plain baseline on its inputs, macro-F1 -0.200 [-0.300, -0.100].",
