@@ -89,14 +89,20 @@ def extract(
         if arrays := together[0].encoder.arrays:
             hashed[reads] = hash_arrays(clips[reads], arrays, spec.modality)
         elif reads not in hashed:
-            sources = Sources(profile.sources_path(spec.modality), trust=not rehash)
-            hashed[reads] = hash_clips(clips[reads], sources, means.workers)
-            if not dry_run:
-                sources.save()
+            hashed[reads] = _hashed(profile, spec.modality, clips[reads], means.workers, dry_run, rehash)
         too_many += _extract(profile, clips[reads], hashed[reads], together, means, dry_run)
         del together  # a GPU need not hold them while the next ones are loaded
     if too_many:
         raise UserError("; ".join(too_many), exit_code=3)
+
+
+def _hashed(profile: Profile, modality: str, clips: list[Clip], workers: int, dry_run: bool, rehash: bool) -> Hashed:
+    """The content of clips. What is remembered of their files is as large, and goes before the pass begins."""
+    sources = Sources(profile.sources_path(modality), trust=not rehash)
+    contents = hash_clips(clips, sources, workers)
+    if not dry_run:
+        sources.save()
+    return contents
 
 
 def block_clips(profile: Profile, name: str) -> int:
