@@ -723,7 +723,7 @@ def simple(project: Project) -> Iterator[Path]:
         write_sums(head)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fusion.stack.write_charts", lambda *_: None)
-            stack(config=str(project.root / "tiny.yaml"), overrides=["fusion.strategies=[mean]"])
+            stack(config=str(project.root / "tiny.yaml"), overrides=["fusion.strategies=[mean]", "fusion.choice=best"])
         make_bundle(project.profile, root / "bundle")
         yield root
 
