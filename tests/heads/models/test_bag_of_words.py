@@ -60,6 +60,20 @@ def test_it_learns_and_its_probabilities_sum_to_one(tools: SimpleNamespace) -> N
     np.testing.assert_allclose(np.exp(log_p).sum(1), 1)
 
 
+def test_what_is_said_of_a_c_is_what_it_gives_alone(tools: SimpleNamespace) -> None:
+    manifest, _ = tools.dataset(80)
+    units = manifest.units()
+    texts, labels = unit_texts(manifest, units), np.array([manifest.classes.index(unit.label) for unit in units])
+
+    def loss_of_each(**settings: object) -> dict[float, float]:
+        task = tools.task(texts, np.arange(40), np.arange(40, 60), bag(letters=False, **settings), 3, labels=labels)
+        return {record["c"]: record["inner_loss"] for record in fit_fold(task)[1]}
+
+    together = loss_of_each()
+    assert len(together) > 2
+    assert together == {c: loss for each in together for c, loss in loss_of_each(c=each).items()}
+
+
 def test_a_chosen_c_needs_no_validation_and_an_unknown_text_no_words(tools: SimpleNamespace) -> None:
     manifest, _ = tools.dataset(40)
     units = manifest.units()
