@@ -83,7 +83,7 @@ def extract(
             )
     hashed: dict[Reads, Hashed] = {}
     too_many: list[str] = []
-    for together in _passes(profile, manifest, names, means.device):
+    for together in _passes(profile, manifest, clips, names, means.device):
         spec = profile.encoder(together[0].name)
         reads = _reads(together[0].name, spec)
         if arrays := together[0].encoder.arrays:
@@ -111,7 +111,9 @@ def block_clips(profile: Profile, name: str) -> int:
     return spec.block_clips or BLOCK_CLIPS["audio" if spec.source else spec.modality]
 
 
-def _passes(profile: Profile, manifest: Manifest, names: Sequence[str], device: str) -> Iterator[list[Member]]:
+def _passes(
+    profile: Profile, manifest: Manifest, clips: dict[Reads, list[Clip]], names: Sequence[str], device: str
+) -> Iterator[list[Member]]:
     """The encoders of each pass, each followed by its views. Those of one modality are loaded together; texts and
     features need no decoding, and go alone."""
     alone = {name for name in names if profile.encoders[name].modality == "text" or profile.encoders[name].source}
@@ -121,7 +123,7 @@ def _passes(profile: Profile, manifest: Manifest, names: Sequence[str], device: 
         chosen = [n for n in waiting if profile.encoders[n].modality == modality and n not in alone]
         chosen = waiting[:1] if waiting[0] in alone else chosen
         waiting = [name for name in waiting if name not in chosen]
-        members = [member for name in chosen for member in _with_views(profile, manifest, name, device)]
+        members = [member for name in chosen for member in _with_views(profile, manifest, clips, name, device)]
         while members:
             first, members = members[0], members[1:]
             same = [
@@ -134,14 +136,16 @@ def _passes(profile: Profile, manifest: Manifest, names: Sequence[str], device: 
             del together
 
 
-def _with_views(profile: Profile, manifest: Manifest, name: str, device: str) -> Iterator[Member]:
+def _with_views(
+    profile: Profile, manifest: Manifest, clips: dict[Reads, list[Clip]], name: str, device: str
+) -> Iterator[Member]:
     """An encoder, loaded, and its views, which have the same network."""
     encoder, size = load_encoder(profile, name, device), block_clips(profile, name)
     for each in [name, *profile.views_of(name)]:
         spec = profile.encoder(each)
-        clips = frozenset(clip.clip_id for clip in clips_with_media(manifest, spec))
+        read = clips_with_media(manifest, spec) if isinstance(spec, View) else clips[_reads(name, spec)]
         loaded = seen_as(encoder, spec) if isinstance(spec, View) else encoder
-        yield Member(each, loaded, profile.store_path(each), size, clips)
+        yield Member(each, loaded, profile.store_path(each), size, frozenset(clip.clip_id for clip in read))
 
 
 def _reads(name: str, spec: Encoder) -> Reads:
