@@ -34,7 +34,7 @@ from heads.data.folds import FoldTask, inner_parts, unit_folds
 from heads.fitting.base import baseline_head
 from heads.fitting.cross_validation import compute_deterministically, must_choose, open_stores
 from heads.fitting.kinds import KINDS
-from heads.metrics import difference, evaluate
+from heads.metrics.scores import difference, evaluate
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def curve(profile: Profile, manifest: Manifest, name: str, shares: list[float], 
     from heads.data.folds import unit_folds
     from heads.fitting.cross_validation import Course, open_stores
     from heads.fitting.kinds import KINDS
-    from heads.metrics import difference, evaluate
+    from heads.metrics.scores import difference, evaluate
     from heads.pretraining.clips import read_unlabelled
     from heads.pretraining.fitting import pretrained_weights
 

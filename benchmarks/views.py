@@ -72,7 +72,7 @@ def measure(profile: Profile, manifest: Manifest, names: list[str], counts: list
 
 
 def table(found: Found, manifest: Manifest, seeds: int) -> list[dict[str, Any]]:
-    from heads.metrics import difference, evaluate
+    from heads.metrics.scores import difference, evaluate
 
     trained = [unit for unit in manifest.units() if unit.split == "train"]
     labels, groups = [unit.label for unit in trained] * seeds, [unit.group for unit in trained] * seeds

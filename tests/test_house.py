@@ -128,7 +128,12 @@ DOORS = {
         "extract.passes.means",  # cache/ingest.py runs a pass
     ],
     "heads": [
-        "heads.metrics",
+        "heads.metrics.calibration",
+        "heads.metrics.choosing",
+        "heads.metrics.confusions",
+        "heads.metrics.intervals",
+        "heads.metrics.printed",
+        "heads.metrics.scores",
         "heads.pictures",
         "heads.data.batches",
         "heads.data.folds",

@@ -34,7 +34,7 @@ def _place_here(given: Any) -> Any:
 
 
 Modality = Literal["audio", "video", "text"]
-Metric = Literal["macro_f1", "accuracy", "weighted_f1", "log_loss"]  # what a choice goes by: heads.metrics.goodness
+Metric = Literal["macro_f1", "accuracy", "weighted_f1", "log_loss"]  # that choices go by: heads/metrics/choosing.py
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 HomePath = Annotated[Path, BeforeValidator(_place_here)]
 HomeText = Annotated[str, AfterValidator(_place_here)]  # a path that is kept as text: a pattern, or one below another

@@ -12,7 +12,8 @@ from fusion.exporting import checking
 from fusion.exporting.standalone import Stack
 from fusion.serving.bundle import Bundle
 from heads.exporting.graph import EXACT
-from heads.metrics import difference, evaluate, interval, without_nan
+from heads.metrics.printed import interval, without_nan
+from heads.metrics.scores import difference, evaluate
 
 INT8, ROUNDS = "int8", 30
 

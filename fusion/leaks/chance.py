@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heads.metrics import SCORES
+from heads.metrics.confusions import SCORES
 
 DRAWS = 2000  # permutations behind each p-value: the smallest is 1 / 2001
 SURE = 0.001  # a p-value at which a leak counts as shown: one clean project in a thousand fails

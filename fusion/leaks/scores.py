@@ -12,7 +12,7 @@ from fusion.strategies.nested import cross_fit
 from fusion.strategies.optimism import LIKELY, MUCH, NOTABLE, SURE, Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Single, Weighted
 from fusion.tables.predictions import read
-from heads.metrics import evaluate
+from heads.metrics.scores import evaluate
 
 NAME = "scores.oof"
 POOL = "weighted"  # the fusion that all others start from, as the heads' own may not be made yet

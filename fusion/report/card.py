@@ -20,7 +20,7 @@ from fusion.report.context import counts
 from fusion.report.outputs import display_name
 from fusion.report.provenance import VERDICTS
 from fusion.tables.predictions import SPLITS
-from heads.metrics import without_nan
+from heads.metrics.printed import without_nan
 
 CARD, TEMPLATE = "README.md", "card.md.j2"
 UNKNOWN = "unknown"

@@ -15,7 +15,7 @@ from fusion.report.findings import FEWEST_UNITS, Findings, Gate, Row
 from fusion.report.outputs import display_name
 from fusion.strategies.choice import HEAD
 from fusion.strategies.nested import Fusion
-from heads.metrics import shown
+from heads.metrics.printed import shown
 from heads.pictures import literal, save
 
 # Okabe and Ito's palette keeps apart for all common kinds of colour blindness.

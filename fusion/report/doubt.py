@@ -9,7 +9,8 @@ import numpy as np
 from fusion.strategies.conformal import ENOUGH_GROUPS, Sets, calibrate, left_out_sets
 from fusion.strategies.nested import Fusion
 from fusion.tables.predictions import Predictions
-from heads.metrics import RESAMPLES_AT_ONCE, interval
+from heads.metrics.intervals import RESAMPLES_AT_ONCE
+from heads.metrics.printed import interval
 
 CONFIDENCES = (0.8, 0.9, 0.95)
 SHOWN = "0.9"  # of them, where there is room for one

@@ -11,7 +11,8 @@ from fusion.report.significance import against
 from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import Fusion
 from fusion.tables.predictions import Predictions
-from heads.metrics import difference, evaluate, reliability
+from heads.metrics.calibration import reliability
+from heads.metrics.scores import difference, evaluate
 
 FEWEST_UNITS = 10  # of a subgroup that has a row of its own; smaller ones are pooled
 MOST_VALUES = 8  # of a field, by number of units; the rest is pooled

@@ -19,7 +19,10 @@ from fusion.strategies.conformal import save_sets
 from fusion.strategies.nested import Fusion
 from fusion.strategies.speakers import SAVED, save_centred
 from fusion.tables.predictions import write
-from heads.metrics import PAPERS, SCORES, TESTABLE_GROUPS, as_printed, by_fold, interval, without_nan
+from heads.metrics.confusions import SCORES
+from heads.metrics.intervals import TESTABLE_GROUPS
+from heads.metrics.printed import PAPERS, as_printed, interval, without_nan
+from heads.metrics.scores import by_fold
 
 PLAIN = "plain heads"  # the row of the chosen strategy without centring
 
@@ -144,7 +147,7 @@ def all_metrics(found: Fusion, findings: Findings) -> dict[str, Any]:
 
 
 def fold_scores(found: Fusion) -> dict[str, dict[str, Any]]:
-    """Out of fold, of each head and of what was chosen: :func:`heads.metrics.by_fold`."""
+    """Out of fold, of each head and of what was chosen: :func:`heads.metrics.scores.by_fold`."""
     oof = found.units.splits == "oof"
     labels, folds = found.units.where(oof).label_names, found.units.folds[oof].tolist()
     names = dict.fromkeys([*(f"head:{head}" for head in found.units.heads), found.chosen])

@@ -21,7 +21,7 @@ from fusion.report.training import Panel, read_curves, read_layers
 from fusion.strategies.choice import BASELINE, HEAD
 from fusion.strategies.nested import FEW_GROUPS, Fusion
 from fusion.tables.predictions import SPLITS
-from heads.metrics import PAPERS, interval, shown
+from heads.metrics.printed import PAPERS, interval, shown
 
 if TYPE_CHECKING:
     from extract.pages.thumbnails import Picture

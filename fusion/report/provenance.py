@@ -15,7 +15,7 @@ from cache import Header, read_published, read_sealed_json, read_small
 from configs.schema import Profile
 from fusion.report.context import clip_ids, counts, read_beside
 from fusion.strategies.choice import BASELINE
-from heads.metrics import interval
+from heads.metrics.printed import interval
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "xgboost-cpu", "xgboost", "torch", "polars")  # whatever is installed
 VERDICTS = ("fail", "warn", "pass", "skipped")

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from fusion.strategies.optimism import holm
-from heads.metrics import differences
+from heads.metrics.scores import differences
 
 LEVEL = 0.05
 
@@ -47,10 +47,10 @@ def against(
     Args:
         baseline, candidates: probabilities (n, c).
         labels: (n,) class numbers.
-        known: candidates' :func:`heads.metrics.differences` from the baseline, where they were worked out before.
+        known: candidates' :func:`heads.metrics.scores.differences` from the baseline, if they were worked out before.
 
     Returns:
-        For each candidate ``macro_f1`` and ``accuracy`` as in :func:`heads.metrics.differences`, and ``mcnemar``.
+        For each candidate ``macro_f1`` and ``accuracy`` as in :func:`differences`, and ``mcnemar``.
         ``p_holm`` stands beside ``p`` in ``macro_f1`` and in ``mcnemar``, adjusted over all candidates.
     """
     known = known or {}

@@ -15,7 +15,9 @@ from scipy.special import log_softmax
 
 from fusion.tables.predictions import Predictions
 from fusion.tables.reading import SPLITS
-from heads.metrics import SCORES, evaluate, goodness, goodness_without_each
+from heads.metrics.choosing import goodness, goodness_without_each
+from heads.metrics.confusions import SCORES
+from heads.metrics.scores import evaluate
 
 HEAD = "head:"  # before the name of a candidate that is one head alone
 BASELINE = "baseline:"  # the same of a head's plain baseline

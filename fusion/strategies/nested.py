@@ -23,7 +23,8 @@ from fusion.strategies.optimism import Gap, gaps, group_accuracies, told
 from fusion.strategies.pools import Baseline, Single
 from fusion.tables.predictions import Predictions
 from fusion.tables.reading import SPLITS
-from heads.metrics import TESTABLE_GROUPS, difference, evaluate, majority
+from heads.metrics.intervals import TESTABLE_GROUPS
+from heads.metrics.scores import difference, evaluate, majority
 
 FEWEST_UNITS = 10  # below this, or below two units per class, nothing is fitted beyond the mean
 LARGE_SHARE = 0.2  # of a split's units without a head: it is said first

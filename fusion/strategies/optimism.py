@@ -57,7 +57,7 @@ def gaps(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], by_group: Accura
     dealing the same groups out anew leave them as far apart?
 
     Args:
-        scores: candidate: split: :func:`heads.metrics.evaluate`.
+        scores: candidate: split: :func:`heads.metrics.scores.evaluate`.
         by_group: candidate: split: :func:`group_accuracies`.
     """
     found = [

@@ -40,7 +40,7 @@ def fuse_centred(units: Predictions, strategies: list[str], **settings: Any) -> 
     """
     # seconds to import, and who predicts fuses nothing
     from fusion.strategies.nested import Plain, candidate, cross_fit, fuse
-    from heads.metrics import evaluate
+    from heads.metrics.scores import evaluate
 
     found = fuse(centred(units), strategies, **settings)
     seed, bootstrap = settings.get("seed", 0), settings.get("bootstrap", 1000)

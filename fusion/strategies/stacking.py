@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from fusion.strategies.calibration import calibrated
 from fusion.strategies.pools import FittedWeighted, Weighted
 from fusion.tables.predictions import HeadOutputs
-from heads.metrics import some
+from heads.metrics.choosing import some
 
 if TYPE_CHECKING:  # seconds to import, and few predictions need it
     import xgboost

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from configs.schema import Head
 from heads.data.folds import FoldTask, Record
 from heads.data.sampling import class_weights
-from heads.metrics import is_sure, judged, some
+from heads.metrics.choosing import is_sure, judged, some
 from heads.models.columns import scalers
 from heads.models.linear import LinearModel, choose, choose_layers, fit
 

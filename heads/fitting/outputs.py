@@ -21,7 +21,9 @@ from heads.data.folds import Record
 from heads.data.standardised import said_of as said_of_centring
 from heads.fitting.curves import by_model, draw_curves, mean_curve, step_of
 from heads.fitting.saved import TrainedHead, save_head
-from heads.metrics import SCORES, as_printed, by_fold, difference, evaluate, interval, majority, shown, without_nan
+from heads.metrics.confusions import SCORES
+from heads.metrics.printed import as_printed, interval, shown, without_nan
+from heads.metrics.scores import by_fold, difference, evaluate, majority
 from heads.pretraining.folder import said_of as said_of_pretraining
 
 Predictions = dict[str, tuple[np.ndarray, np.ndarray]]  # split: indices of its units, log-probabilities (n, classes)

@@ -29,7 +29,7 @@ from heads.fitting.cross_validation import Course, FitFolds, Place, check_conten
 from heads.fitting.kinds import KINDS, what_is_read
 from heads.fitting.progress_file import training_key
 from heads.fitting.saved import average
-from heads.metrics import evaluate
+from heads.metrics.scores import evaluate
 from heads.pretraining.folder import starts_of
 
 Space = dict[str, list[Any] | Range]

@@ -16,7 +16,7 @@ from heads.data.batches import seen_clips
 from heads.data.folds import FoldTask, Record
 from heads.data.sampling import class_weights
 from heads.data.scripts import CHARACTER, TERM, WORD, folded
-from heads.metrics import Judgement, judged
+from heads.metrics.choosing import Judgement, judged
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer

@@ -14,7 +14,7 @@ from xgboost.callback import EarlyStopping
 from configs import UserError
 from heads.data.folds import FoldTask, Record
 from heads.data.sampling import class_weights
-from heads.metrics import SCORES
+from heads.metrics.confusions import SCORES
 from heads.models.linear import spread
 from heads.models.pooled import UnitRows
 

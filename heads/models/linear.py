@@ -21,7 +21,7 @@ from configs import UserError
 from heads.data.folds import FoldTask, Record
 from heads.data.layers import Layer, lacks_layer, layers_of
 from heads.data.sampling import class_weights
-from heads.metrics import is_sure, judged, some
+from heads.metrics.choosing import is_sure, judged, some
 from heads.models.columns import DEVIATION, VIEWS, Block, Scaler, matrix, names_of, scalers, selected
 from heads.models.pooled import BEFORE, OWN, UnitRows
 

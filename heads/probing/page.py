@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from extract.pages.rendering import environment
-from heads.metrics import SCORES, interval, without_nan
+from heads.metrics.confusions import SCORES
+from heads.metrics.printed import interval, without_nan
 from heads.pictures import literal, save
 from heads.probing.sweep import Curve
 

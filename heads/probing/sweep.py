@@ -18,7 +18,8 @@ from extract.corpora.manifest import Manifest, Unit
 from heads.data.folds import FoldTask, unit_folds
 from heads.data.layers import Layer, layers_of
 from heads.fitting.cross_validation import training_part
-from heads.metrics import SCORES, differences, evaluate
+from heads.metrics.confusions import SCORES
+from heads.metrics.scores import differences, evaluate
 from heads.models.columns import scalers
 from heads.models.linear import DEFAULT_C, choose, fit
 from heads.models.pooled import UnitRows, unit_rows
@@ -26,8 +27,8 @@ from heads.models.pooled import UnitRows, unit_rows
 
 @dataclass(frozen=True)
 class Probe:
-    """One layer: its scores (:func:`heads.metrics.evaluate`), and how far it is above the encoder's best layer, paired
-    on the same resamples of whole groups; None for that layer itself."""
+    """One layer: its scores (:func:`heads.metrics.scores.evaluate`), and how far it is above the encoder's best layer,
+    paired on the same resamples of whole groups; None for that layer itself."""
 
     layer: int
     scores: dict[str, Any]
@@ -47,7 +48,7 @@ class Curve:
     fingerprint: str
     n_units: int  # training units that the store has, and on which all layers are probed
     n_missing: int
-    metric: str  # that layers are compared by, one of heads.metrics.SCORES
+    metric: str  # that layers are compared by, one of heads.metrics.confusions.SCORES
     probes: list[Probe]
 
     @property

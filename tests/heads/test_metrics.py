@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from heads.metrics import (
-    as_printed,
-    by_fold,
-    difference,
-    evaluate,
-    goodness,
-    goodness_without_each,
-    majority,
-    reliability,
-)
+from heads.metrics.calibration import reliability
+from heads.metrics.choosing import goodness, goodness_without_each
+from heads.metrics.printed import as_printed
+from heads.metrics.scores import by_fold, difference, evaluate, majority
 
 CLASSES = ["c0", "c1", "c2", "c3"]
 

@@ -7,7 +7,7 @@ from synthetic_heads import CLASSES, make_units
 from fusion.report.findings import FEWEST_UNITS, MOST_MISTAKES, analyse
 from fusion.strategies.nested import Fusion, fuse
 from fusion.tables.predictions import Predictions
-from heads.metrics import evaluate
+from heads.metrics.scores import evaluate
 
 
 def units_with(metadata: dict[str, list[str | None]], **options: float) -> Predictions:

@@ -15,7 +15,7 @@ from fusion.report.outputs import summary, write_outputs
 from fusion.report.page import gather, write_report
 from fusion.strategies.conformal import SETS_FILE
 from fusion.strategies.nested import Fusion, fuse
-from heads.metrics import reliability
+from heads.metrics.calibration import reliability
 
 KEYS = {
     "headline", "choice", "plain", "best_head", "gain_over_best_head", "majority", "heads", "strategies",

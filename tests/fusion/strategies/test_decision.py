@@ -6,7 +6,8 @@ from synthetic_heads import CLASSES, make_units
 
 from fusion.strategies.choice import TAUS, decide
 from fusion.tables.predictions import Predictions
-from heads.metrics import SCORES, evaluate
+from heads.metrics.confusions import SCORES
+from heads.metrics.scores import evaluate
 
 
 def rare_units(test_share: float = 0.5) -> tuple[Predictions, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 
 from fusion.strategies.optimism import Gap, group_accuracies, holm, told
 from fusion.strategies.optimism import gaps as gaps_of
-from heads.metrics import evaluate
+from heads.metrics.scores import evaluate
 
 CLASSES = ("a", "b", "c")
 Scores = dict[str, dict[str, Any]]

@@ -22,7 +22,7 @@ from fusion.report.context import TOLD
 from fusion.stack import main, repeated
 from fusion.strategies.catalogue import load
 from fusion.tables.predictions import read
-from heads.metrics import evaluate
+from heads.metrics.scores import evaluate
 
 pytestmark = pytest.mark.xdist_group("stack")  # what is made for all of them is made once
 SCRIPT = REPOSITORY / "fusion" / "stack.py"
