@@ -77,6 +77,8 @@ def stages(heads: Sequence[str], unit: str = "UNIT") -> Iterator[Stage]:
     yield Stage("bundle", f"python fusion/bundle.py --config {CONFIG}")
     yield Stage("predict one", "python fusion/predict.py one.json --json --bundle runs/rehearsal/bundle")
     yield Stage("explain one", f"python heads/explain.py --config {CONFIG} {unit}")
+    yield Stage("code", "python emocache/stages.py")
+    yield Stage("settings", f"python configs/show.py --config {CONFIG} --out runs/rehearsal/profile.yaml")
     yield Stage("dvc: hashes everything", "dvc commit --force --quiet")
     yield Stage("dvc: nothing to do", "dvc repro --quiet")
     yield Stage("dvc: again", "dvc repro --quiet")

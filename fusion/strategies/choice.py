@@ -40,9 +40,12 @@ def choose(units: Predictions, log_p: Mapping[str, np.ndarray], metric: str, cho
     """
     good = goodness_of(units, log_p, metric)
     best = max(good, key=lambda name: good[name])
+    without_each = None if choice == "best" else jackknifed(units, log_p[best], metric)
 
     def is_near(name: str) -> bool:
-        allowed = 0.0 if choice == "best" else standard_error(units, log_p[name], log_p[best], metric)
+        allowed = 0.0
+        if without_each is not None:
+            allowed = standard_error(jackknifed(units, log_p[name], metric), without_each)
         return good[best] - good[name] <= max(CLOSE, allowed)
 
     if choice == "likeliest":
@@ -56,16 +59,17 @@ def goodness_of(units: Predictions, log_p: Mapping[str, np.ndarray], metric: str
     return {name: goodness(metric, units.label_names, values, units.classes) for name, values in log_p.items()}
 
 
-def standard_error(units: Predictions, log_p: np.ndarray, other: np.ndarray, metric: str) -> float:
-    """Of the difference of two candidates' scores on the same units: the jackknife over groups."""
+def jackknifed(units: Predictions, log_p: np.ndarray, metric: str) -> np.ndarray:
+    """A candidate's score with each group left out in turn, (groups,); of a single group: none."""
     groups = units.groups.tolist()
-    n_groups = len(set(groups))
-    if n_groups < 2:
-        return 0.0
-    left, right = (
-        goodness_without_each(metric, units.label_names, each, units.classes, groups) for each in (log_p, other)
-    )
-    return float(np.sqrt((n_groups - 1) * (left - right).var()))
+    if len(set(groups)) < 2:
+        return np.empty(0)
+    return goodness_without_each(metric, units.label_names, log_p, units.classes, groups)
+
+
+def standard_error(left: np.ndarray, right: np.ndarray) -> float:
+    """Of the difference of two candidates' scores on the same units, each :func:`jackknifed`."""
+    return float(np.sqrt((len(left) - 1) * (left - right).var())) if len(left) else 0.0
 
 
 def rule(metric: str, choice: str, judged_on: str = "oof") -> str:

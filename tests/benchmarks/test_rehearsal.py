@@ -100,3 +100,11 @@ def test_every_stage_is_a_command_that_exists():
 def test_the_code_that_the_pipeline_hashes_comes_along():
     watched = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["code"]["deps"]
     assert list(CODE) == watched
+
+
+def test_everything_that_dvc_would_run_is_run_before_it_takes_stock():
+    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
+    wanted = {(stage.get("do") or stage)["cmd"].split()[1] for stage in pipeline}
+    typed = [stage.command for stage in stages(["audio"])]
+    ran = {command.split()[1] for command in typed[: next(i for i, each in enumerate(typed) if "dvc commit" in each)]}
+    assert wanted <= ran

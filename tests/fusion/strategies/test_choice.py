@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_heads import make_units
 
-from fusion.strategies.choice import CLOSE, choose, goodness_of, rule, standard_error
+from fusion.strategies.choice import CLOSE, choose, goodness_of, jackknifed, rule, standard_error
 from fusion.strategies.nested import fuse
 from fusion.tables.predictions import Predictions
 
@@ -94,16 +94,19 @@ def test_of_heads_the_best_is_taken() -> None:
 
 
 def test_the_standard_error_is_that_of_a_mean_and_counts_groups() -> None:
+    def error_of(units: Predictions, one: np.ndarray, other: np.ndarray, metric: str) -> float:
+        return standard_error(jackknifed(units, one, metric), jackknifed(units, other, metric))
+
     units = make_units(300, group_size=1)
     one, other = units.logits[:, 0], units.logits[:, 1]
     gained = (one - other)[np.arange(300), units.labels]
-    assert standard_error(units, one, other, "log_loss") == pytest.approx(gained.std(ddof=1) / 300**0.5)
+    assert error_of(units, one, other, "log_loss") == pytest.approx(gained.std(ddof=1) / 300**0.5)
     twice = np.repeat(np.arange(300), 2)
     doubled = units.where(twice)  # each unit twice, in its group
     for metric in METRICS:
-        alone = standard_error(units, one, other, metric)
-        assert standard_error(doubled, one[twice], other[twice], metric) == pytest.approx(alone)
-    assert standard_error(replace(units, groups=np.full(300, "everyone")), one, other, "macro_f1") == 0
+        alone = error_of(units, one, other, metric)
+        assert error_of(doubled, one[twice], other[twice], metric) == pytest.approx(alone)
+    assert error_of(replace(units, groups=np.full(300, "everyone")), one, other, "macro_f1") == 0
 
 
 def test_the_rule_is_told_as_it_is() -> None:
