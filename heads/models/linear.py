@@ -7,6 +7,7 @@ equals.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialised
 from scipy.linalg import eigh
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from configs import UserError
 from heads.data.folds import FoldTask, Record
@@ -290,7 +291,7 @@ def _path(
         labels = np.tile(labels, len(versions))
         counts = np.tile(np.ones(len(units)) if counts is None else counts, len(versions)) / len(versions)
     found, start, basis = [], None, None
-    with threadpool_limits(1):  # products of a few columns: on two shared cores, two threads took ten times as long
+    with _threads().limit(limits=1):  # of few columns: on two shared cores, two threads took ten times as long
         if x.shape[1] > len(x):
             values, vectors = eigh(x.astype(np.float64) @ x.T.astype(np.float64))
             kept = values > 1e-9 * max(values[-1], 1e-12)
@@ -307,6 +308,12 @@ def _path(
                 weights, intercepts = np.c_[0 * weights, weights], np.r_[0.0, intercepts]
             found.append((weights if basis is None else basis @ weights, intercepts, model.classes_))
     return found
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Found once: to look through all that is loaded takes as long as a small fit."""
+    return ThreadpoolController()
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
