@@ -135,9 +135,7 @@ def cross_validate(
 def compute_deterministically() -> None:
     """Let torch, in this process, take what gives the same numbers each time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may answer differently each time
-    torch.set_deterministic_debug_mode(
-        "warn"
-    )  # use_deterministic_algorithms(True, warn_only=True) imports the compiler
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms says the same, and imports the compiler
     # Slow, and nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
