@@ -40,13 +40,14 @@ def choose(units: Predictions, log_p: Mapping[str, np.ndarray], metric: str, cho
     """
     good = goodness_of(units, log_p, metric)
     best = max(good, key=lambda name: good[name])
-    without_each = None if choice == "best" else jackknifed(units, log_p[best], metric)
+    of_best = np.empty(0) if choice == "best" else jackknifed(units, log_p[best], metric)
 
     def is_near(name: str) -> bool:
-        allowed = 0.0
-        if without_each is not None:
-            allowed = standard_error(jackknifed(units, log_p[name], metric), without_each)
-        return good[best] - good[name] <= max(CLOSE, allowed)
+        behind = good[best] - good[name]
+        is_close = behind <= CLOSE
+        if is_close or choice == "best":
+            return is_close
+        return behind <= standard_error(jackknifed(units, log_p[name], metric), of_best)
 
     if choice == "likeliest":
         return choose(units, {name: log_p[name] for name in log_p if is_near(name)}, "log_loss", "best")

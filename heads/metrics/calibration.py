@@ -19,7 +19,7 @@ def reliability(labels: Sequence[str], probabilities: np.ndarray, classes: Seque
         2019); ``bins``: those that hold units, each ``{"low", "high", "units", "confidence", "accuracy"}``.
 
     Raises:
-        ValueError: as :func:`evaluate`.
+        ValueError: as :func:`heads.metrics.scores.evaluate`.
     """
     true = class_numbers(labels, classes)
     probabilities = checked(probabilities, len(true), len(classes))

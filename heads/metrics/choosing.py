@@ -31,7 +31,7 @@ def goodness(metric: str, labels: Sequence[Any], log_p: np.ndarray, classes: Seq
         classes: in the order of the columns.
 
     Raises:
-        ValueError: as :func:`evaluate`.
+        ValueError: as :func:`heads.metrics.scores.evaluate`.
     """
     true = class_numbers(labels, classes)
     log_p = checked(log_p, len(true), len(classes))

@@ -291,7 +291,7 @@ def _path(
         labels = np.tile(labels, len(versions))
         counts = np.tile(np.ones(len(units)) if counts is None else counts, len(versions)) / len(versions)
     found, start, basis = [], None, None
-    with _threads().limit(limits=1):  # of few columns: on two shared cores, two threads took ten times as long
+    with _threads().limit(limits=1):  # products of a few columns: two threads took ten times as long
         if x.shape[1] > len(x):
             values, vectors = eigh(x.astype(np.float64) @ x.T.astype(np.float64))
             kept = values > 1e-9 * max(values[-1], 1e-12)
